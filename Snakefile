@@ -1,0 +1,24 @@
+# How few bits can a language model take, by which recipe? Stages in pipeline order; `rule all` asks for one study.
+#
+#   snakemake --cores all                                          the demo study
+#   snakemake --cores all --config study=smoke                     another one
+#   snakemake --cores all --config overrides='study.ranks=[0,16]'  Hydra overrides, separated by blanks
+#   snakemake --cores all --config model_path=FOLDER               the study on a checkpoint of your own
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/prepare.smk"
+include: "workflow/rules/calibrate.smk"
+include: "workflow/rules/quantize.smk"
+include: "workflow/rules/lorc.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        COMPLETE,

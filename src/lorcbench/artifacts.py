@@ -1,0 +1,147 @@
+"""Every file format that we write: JSON and safetensors, atomic, checksummed, with the identity of the job that made them.
+
+A stage leaves two JSON files: ``result.json``, deterministic and compared byte for byte, and ``run.json``, how it went (time,
+memory, host). Tensors lie beside the result in shards, one a decoder block, each named with its digest in the result; a
+shard of the same job is reused when a killed stage starts again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+FORMAT_VERSION = 1
+
+
+class ArtifactError(Exception):
+    """A file that is not what it should be: missing, damaged, of another kind or another format version."""
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no blanks: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def fingerprint(value: Any) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of a JSON value."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def replacing(path: Path):
+    """Yields a temporary path beside `path`; on success it is flushed to disk and renamed, else it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, kind: str, payload: dict) -> dict:
+    """Write `payload` with its kind, format version and digest; returns what was written."""
+    # What is digested is what a reader gets: keys that JSON turns into strings would sort otherwise.
+    body = json.loads(canonical({"format": FORMAT_VERSION, "kind": kind, **payload}))
+    body["digest"] = hashlib.sha256(canonical(body).encode()).hexdigest()
+    write_text(path, json.dumps(body, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return body
+
+
+def read_json(path: Path, kind: str) -> dict:
+    """Read what `write_json` wrote.
+
+    Raises:
+        ArtifactError: the file is missing, damaged, or of another kind or format version; the message names it.
+    """
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        claimed = body.pop("digest")
+        found = f"{body['kind']} in format {body['format']}"
+        digest = hashlib.sha256(canonical(body).encode()).hexdigest()
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: missing") from None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise ArtifactError(f"{path}: damaged (not the JSON that was written); delete it and run again") from None
+    if digest != claimed:
+        raise ArtifactError(f"{path}: damaged (its digest does not match); delete it and run again")
+    if body["kind"] != kind or body["format"] != FORMAT_VERSION:
+        raise ArtifactError(f"{path}: expected {kind} in format {FORMAT_VERSION}, found {found}")
+    return {**body, "digest": claimed}
+
+
+def write_shard(path: Path, tensors: dict, identity: str, notes: dict | None = None) -> str:
+    """Write a safetensors file that carries the identity of its job and notes; returns the digest of its bytes."""
+    from safetensors.torch import save_file
+
+    ordered = {name: tensors[name].cpu().contiguous() for name in sorted(tensors)}
+    with replacing(path) as temporary:
+        # One metadata key: safetensors writes several in no fixed order, and equal jobs must give equal bytes.
+        save_file(ordered, temporary, metadata={"lorcbench": canonical({"identity": identity, "notes": notes or {}})})
+        temporary.chmod(0o644)
+        digest = file_digest(temporary)
+    return digest
+
+
+def read_shard(path: Path, digest: str) -> dict:
+    """The tensors of a shard, whose bytes must have the digest that its result names.
+
+    Raises:
+        ArtifactError: missing, truncated, altered or foreign.
+    """
+    from safetensors.torch import load
+
+    if not path.is_file():
+        raise ArtifactError(f"{path}: missing")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise ArtifactError(f"{path}: damaged or foreign (its digest does not match); delete it and run again")
+    return load(data)
+
+
+def finished_shard(path: Path, identity: str) -> tuple[str, dict] | None:
+    """Digest and notes of a shard left by an earlier, killed run of the same job, or None if there is none to reuse."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = json.loads((file.metadata() or {}).get("lorcbench", "{}"))
+    except (OSError, SafetensorError, ValueError):
+        return None
+    return (file_digest(path), found["notes"]) if found.get("identity") == identity else None
+
+
+class Shards:
+    """The shards of one result, read one block at a time."""
+
+    def __init__(self, result_path: Path, kind: str) -> None:
+        self.folder = result_path.parent
+        self.result = read_json(result_path, kind)
+
+    def block(self, index: int) -> dict:
+        """All tensors of decoder block `index`, by linear and part: ``fc1.weight`` → ``fc1.codes`` and so on."""
+        shard = self.result["shards"][index]
+        return read_shard(self.folder / shard["file"], shard["sha256"])

@@ -1,0 +1,403 @@
+"""The one schema: dataclasses that Hydra validates conf/ and the command line against.
+
+A setting is chosen by the name of a conf file, with changes spelled behind it: ``method=gptq+damp=0.05`` is
+``conf/method/gptq.yaml`` with ``damp`` changed. That name is a path component, a tag and a table entry alike, so two settings
+never share a file. Neither torch nor transformers is imported here: the workflow reads configs at parse time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+EXTRA_CONF = "LORCBENCH_CONF"  # environment variable: a folder of the user's own conf files, looked into first
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+VARIANT = rf"{NAME}(?:\+[a-z_]+=[A-Za-z0-9._-]+)*"
+_CHANGED = re.compile(rf"{NAME}(?:\+[a-z_]+=[A-Za-z0-9._-]+)+(?:/r\d+)?")
+
+
+class ConfigError(Exception):
+    """A configuration that makes no sense; the message is one line that says what would be right."""
+
+
+def _one_of(owner: str, key: str, value: Any, allowed: tuple) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{owner}.{key}={value}: expected one of {', '.join(map(str, allowed))}")
+
+
+def _positive(owner: str, **values: float | None) -> None:
+    for key, value in values.items():
+        if value is not None and not value > 0:
+            raise ConfigError(f"{owner}.{key}={value}: expected a positive number")
+
+
+@dataclass
+class StandinConfig:
+    """How a stand-in is trained; its shape is the model's.
+
+    Attributes:
+        text: the text that it is trained and measured on (conf-independent: ``stdlib``).
+        vocabulary: tokens of the byte-level BPE that all stand-ins share.
+        positions: the longest sequence.
+        steps, batch, length: optimizer steps of `batch` sequences of `length` tokens.
+        lr: peak learning rate of AdamW (embeddings, norms, biases), cosine decay.
+        matrix_lr: peak learning rate of Muon (weight matrices of the blocks).
+        seed: of initialization and batches.
+    """
+
+    text: str = "stdlib"
+    vocabulary: int = 2048
+    positions: int = 128
+    steps: int = 400
+    batch: int = 8
+    length: int = 128
+    lr: float = 6e-3
+    matrix_lr: float = 2e-2
+    seed: int = 0
+
+
+@dataclass
+class ModelConfig:
+    """One checkpoint. Shapes are facts of the published models (or the stand-in's own), used for checks before a job starts.
+
+    Attributes:
+        name: the name in paths; the conf file's own unless a folder was given on the command line.
+        family: ``opt`` or ``bloom``.
+        source: ``standin`` (trained by the pipeline), ``hub`` (`repo`, `revision`) or ``folder`` (`path`).
+        layers, hidden, heads, ffn: the shape; None if only the checkpoint knows.
+    """
+
+    name: str = MISSING
+    family: str | None = None
+    source: str = MISSING
+    repo: str | None = None
+    revision: str = "main"
+    path: str | None = None
+    layers: int | None = None
+    hidden: int | None = None
+    heads: int | None = None
+    ffn: int | None = None
+    standin: StandinConfig | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("model", "source", self.source, ("standin", "hub", "folder"))
+        needed = {"hub": "repo", "folder": "path", "standin": "standin"}[self.source]
+        if getattr(self, needed) is None:
+            raise ConfigError(f"model.{needed}=null: a model of source {self.source} needs it")
+
+
+@dataclass
+class NoneMethod:
+    """Full precision: nothing is quantized."""
+
+    kind: str = "none"
+
+
+@dataclass
+class RtnMethod:
+    """Round to nearest."""
+
+    kind: str = "rtn"
+
+
+@dataclass
+class GptqMethod:
+    """GPTQ; the fields after `hessian` are `lorcbench.methods.gptq.GptqSettings`.
+
+    Attributes:
+        hessian: ``propagated``: a block's inputs come from the already quantized blocks (published); ``cached``: of the
+            unquantized model, from the calibrate stage, once for the whole grid.
+    """
+
+    kind: str = "gptq"
+    hessian: str = "propagated"
+    damp: float = 0.01
+    block: int = 128
+    group_params: str = "block_start"
+    static_groups: bool = False
+    act_order: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("method", "hessian", self.hessian, ("propagated", "cached"))
+        _one_of("method", "group_params", self.group_params, ("block_start", "corrected"))
+        _positive("method", damp=self.damp, block=self.block)
+
+    @property
+    def settings(self) -> dict:
+        """The arguments of `GptqSettings`."""
+        return {key: value for key, value in asdict(self).items() if key not in ("kind", "hessian")}
+
+
+@dataclass
+class CalibrationConfig:
+    """Which tokens calibration sees, and in which arithmetic.
+
+    Attributes:
+        text: ``none`` (data-free), ``stdlib``.
+        n_samples, length: sequences and tokens a sequence.
+        seed: of the random windows.
+        dtype: of the forward passes; second moments are float32.
+    """
+
+    text: str = MISSING
+    n_samples: int = 128
+    length: int = 2048
+    seed: int = 0
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        _one_of("calibration", "dtype", self.dtype, ("float32", "float16", "bfloat16"))
+        _positive("calibration", n_samples=self.n_samples, length=self.length)
+
+
+@dataclass
+class LorcConfig:
+    """LoRC factors.
+
+    Attributes:
+        kind: ``none`` or ``plain`` (SVD of the error, as published).
+        bits: of the stored factors, 16 or 8.
+        fused_qkv: ``split``: BLOOM's query_key_value is three matrices to LoRC; ``fused``: one.
+    """
+
+    kind: str = "plain"
+    bits: int = 8
+    fused_qkv: str = "split"
+
+    def __post_init__(self) -> None:
+        _one_of("lorc", "kind", self.kind, ("none", "plain"))
+        _one_of("lorc", "bits", self.bits, (8, 16))
+        _one_of("lorc", "fused_qkv", self.fused_qkv, ("split", "fused"))
+
+
+@dataclass
+class EvalConfig:
+    """A perplexity protocol and the lm-eval tasks that go with it.
+
+    Attributes:
+        text: where the corpora come from.
+        corpora: names of the corpora.
+        window: tokens a window; windows do not overlap.
+        max_windows: at most so many windows a corpus.
+        dtype: of the forward passes; log-probabilities are float32.
+        tasks: lm-eval task names.
+    """
+
+    text: str = MISSING
+    corpora: list[str] = MISSING
+    window: int = 2048
+    max_windows: int | None = None
+    dtype: str = "float32"
+    tasks: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _one_of("eval", "dtype", self.dtype, ("float32", "float16", "bfloat16"))
+        _positive("eval", window=self.window, max_windows=self.max_windows)
+        if not self.corpora:
+            raise ConfigError("eval.corpora=[]: expected at least one corpus")
+
+    def protocol(self) -> dict:
+        """What a perplexity depends on: all but the tasks."""
+        return {key: value for key, value in asdict(self).items() if key != "tasks"}
+
+
+@dataclass
+class RuntimeConfig:
+    """Machine facts.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        threads: kernel threads. A fixed number, not the host's: sums change their last bits with it, so it is recorded.
+        batch_tokens: tokens in one forward pass.
+        bootstrap: resamples of a confidence interval.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    batch_tokens: int = 2048
+    bootstrap: int = 2000
+
+    def __post_init__(self) -> None:
+        _one_of("runtime", "device", self.device, ("cpu", "cuda"))
+        _positive("runtime", threads=self.threads, batch_tokens=self.batch_tokens, bootstrap=self.bootstrap)
+
+
+@dataclass
+class TrackingConfig:
+    """Where runs are tracked: an MLflow tracking URI; null is the SQLite store under results/."""
+
+    uri: str | None = None
+
+
+@dataclass
+class GridConfig:
+    """One product of axes; an axis left out takes the study's."""
+
+    models: list[str] | None = None
+    methods: list[str] | None = None
+    calibrations: list[str] | None = None
+    weights: list[str] | None = None
+    activations: list[str] | None = None
+    lorc: list[str] | None = None
+    ranks: list[int] | None = None
+
+
+@dataclass
+class StudyConfig:
+    """A named set of cells: concatenated grids, without the excluded.
+
+    Attributes:
+        title: one line for the report.
+        models … ranks: an axis for every grid that does not name its own.
+        eval: the perplexity protocol.
+        grids: products of axes, concatenated.
+        exclude: cells matching every axis that an entry names are left out.
+        harness: cells that lm-eval measures too, chosen like `exclude`.
+        indivisible: what to do about groups that do not divide a model's widths: ``refuse``, or ``skip`` and list them.
+    """
+
+    title: str = MISSING
+    models: list[str] | None = None
+    methods: list[str] | None = None
+    calibrations: list[str] | None = None
+    weights: list[str] | None = None
+    activations: list[str] | None = None
+    lorc: list[str] | None = None
+    ranks: list[int] | None = None
+    eval: str = MISSING
+    grids: list[GridConfig] = field(default_factory=list)
+    exclude: list[GridConfig] = field(default_factory=list)
+    harness: list[GridConfig] = field(default_factory=list)
+    indivisible: str = "refuse"
+
+    def __post_init__(self) -> None:
+        _one_of("study", "indivisible", self.indivisible, ("refuse", "skip"))
+
+
+AXES = tuple(field.name for field in fields(GridConfig))
+
+_SCHEMAS = {
+    "model": {"model": ModelConfig},
+    "method": {"none": NoneMethod, "rtn": RtnMethod, "gptq": GptqMethod},
+    "calibration": {"calibration": CalibrationConfig},
+    "lorc": {"lorc": LorcConfig},
+    "eval": {"eval": EvalConfig},
+    "runtime": {"runtime": RuntimeConfig},
+    "tracking": {"tracking": TrackingConfig},
+    "study": {"study": StudyConfig},
+}
+for _group, _nodes in _SCHEMAS.items():
+    for _name, _node in _nodes.items():
+        ConfigStore.instance().store(group=f"schema/{_group}", name=_name, node=_node)
+
+
+def conf_dir() -> Path:
+    """The repository's conf/ folder; the package is used from an editable install."""
+    return Path(__file__).resolve().parents[2] / "conf"
+
+
+def compose(overrides: list[str]) -> DictConfig:
+    """conf/config.yaml with `overrides` in Hydra's syntax, variants of names (``method=gptq+damp=0.05``) allowed.
+
+    Raises:
+        ConfigError: unknown group entry, unknown key, or a value of the wrong type.
+    """
+    if extra := os.environ.get(EXTRA_CONF):
+        overrides = [*overrides, f"hydra.searchpath=[file://{Path(extra).resolve()}]"]
+    expanded = [part for override in overrides for part in _expand_variant(override)]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return hydra_compose("config", expanded)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_one_line(error)) from None
+
+
+def _expand_variant(override: str) -> list[str]:
+    """One override in our spelling as overrides in Hydra's grammar, which knows no unquoted ``=`` inside a value."""
+    group, _, value = override.partition("=")
+    if group not in _SCHEMAS or "+" not in value:
+        return [f"{group}={_CHANGED.sub(_quoted, value)}" if _ else override]
+    stem, *changes = value.split("+")
+    return [f"{group}={stem}", *(f"{group}.{change}" for change in changes)]
+
+
+def _quoted(match: re.Match) -> str:
+    return f"'{match[0]}'"
+
+
+def _one_line(error: Exception) -> str:
+    """Hydra's and OmegaConf's many-line messages as one line that says what would be right."""
+    text = str(error)
+    if match := re.search(r"Could not override '([\w.]+?)\.?'.*?\+([\w.]+)=", text, re.DOTALL):
+        group = match[2].partition(".")[0]
+        return f"unknown key {match[2]}; known keys of {group}: {', '.join(_keys(group))}"
+    if match := re.search(r"Could not find '(\w+)/(.*?)'", text):
+        return _unknown(match[1], match[2])
+    reason = str(error.__cause__ or "").partition("\n")[0]
+    return ": ".join(part for part in (text.partition("\n")[0], reason) if part)
+
+
+def _keys(group: str) -> list[str]:
+    nodes = _SCHEMAS.get(group, {}).values()
+    return sorted({field.name for node in nodes for field in fields(node)}) or sorted(_SCHEMAS)
+
+
+def names(group: str) -> list[str]:
+    """The stems of the conf files of `group`."""
+    folders = [conf_dir(), *([Path(extra)] if (extra := os.environ.get(EXTRA_CONF)) else [])]
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+
+
+def _unknown(group: str, name: str) -> str:
+    return f"{group} {name!r} is unknown; conf/{group} has {', '.join(names(group))}"
+
+
+@cache
+def load(group: str, name: str) -> Any:
+    """The dataclass instance that `name` (a conf file's stem, with changes) stands for in `group`.
+
+    Raises:
+        ConfigError: the name is unknown or misspelt, a key is unknown, or a value makes no sense.
+    """
+    stem = name.partition("+")[0]
+    if stem not in names(group):
+        raise ConfigError(_unknown(group, stem))
+    if not re.fullmatch(VARIANT, name):
+        raise ConfigError(f"{group} {name!r}: expected {stem}, or {stem}+key=value with a known key")
+    changes = [f"model.name={stem}"] if group == "model" else []
+    node = compose([f"{group}={name}", *changes])[group]
+    try:
+        return OmegaConf.to_object(node)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{group} {name}: {_one_line(error)}") from None
+
+
+@cache
+def canonical(group: str, name: str) -> str:
+    """The one spelling of a variant: changes that change nothing dropped, the rest in alphabetical order."""
+    stem, *changes = name.split("+")
+    value, base = asdict(load(group, name)), asdict(load(group, stem))
+    changed = sorted(key for key in {change.partition("=")[0] for change in changes} if value[key] != base[key])
+    return "+".join([stem, *(f"{key}={_spell(value[key])}" for key in changed)])
+
+
+def _spell(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def plain(value: Any) -> Any:
+    """A dataclass or OmegaConf node as plain containers, for JSON."""
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else asdict(value)

@@ -1,0 +1,109 @@
+"""Open what earlier stages left: checkpoints, token windows, quantized weights, factors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from lorcbench import lorc, paths
+from lorcbench.architectures import Architecture
+from lorcbench.artifacts import Shards, read_json
+from lorcbench.checkpoint import Checkpoint
+from lorcbench.formats import WeightFormat, cap
+from lorcbench.quantizer import dequantize, from_stored
+
+
+def checkpoint_folder(names: dict[str, str]) -> Path:
+    """The folder of a prepared checkpoint."""
+    folder = Path(paths.CHECKPOINT.format(**names))
+    return folder / read_json(folder / "result.json", "checkpoint")["folder"]
+
+
+def tokens(folder: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """Token windows (n, length) int64 by corpus, and the digest of their result."""
+    shards = Shards(folder / "result.json", "tokens")
+    return {name: windows.long() for name, windows in shards.block(0).items()}, shards.result["digest"]
+
+
+class QuantizedModel:
+    """The quantized weights of one model, read a block at a time."""
+
+    def __init__(self, names: dict[str, str]) -> None:
+        self.shards = Shards(Path(paths.QUANTIZED.format(**names)) / "result.json", "quantized")
+        self.format = WeightFormat.parse(names["weight"])
+        self.digest = self.shards.result["digest"]
+
+    def block(self, index: int) -> dict[str, torch.Tensor]:
+        """Ŵ (out, in) float32 of every linear of block `index`."""
+        tensors = self.shards.block(index)
+        return {
+            linear: dequantize(from_stored(parts_of(tensors, linear), self.format, width), self.format)
+            for linear, width in self.shards.result["widths"].items()
+        }
+
+
+def parts_of(tensors: dict[str, torch.Tensor], linear: str) -> dict[str, torch.Tensor]:
+    """The tensors of one linear in a shard of quantized weights, by part."""
+    names = {part: f"{linear}.{part}" for part in ("codes", "scale", "zero")}
+    return {part: tensors[name] for part, name in names.items() if name in tensors}
+
+
+class Factors:
+    """The LoRC factors of one quantized model, read a block at a time."""
+
+    def __init__(self, names: dict[str, str], lorc_name: str, rank: int) -> None:
+        folder = Path(paths.FACTORS.format(**{**names, "lorc": lorc_name, "cap": cap(rank)}))
+        self.shards = Shards(folder / "result.json", "factors")
+        self.rank, self.digest = rank, self.shards.result["digest"]
+
+    def block(self, index: int, architecture: Architecture, config: dict) -> tuple[dict[str, torch.Tensor], int]:
+        """B·A (out, in) float32 of every linear of block `index`, and the bits that their factors take at this rank."""
+        stored: dict[str, dict[str, torch.Tensor]] = {}
+        for name, tensor in self.shards.block(index).items():
+            matrix, _, part = name.rpartition(".")
+            stored.setdefault(matrix, {})[part] = tensor
+        bits = sum(lorc.stored_bits(factors, self.rank) for factors in stored.values())
+        products = {matrix: lorc.correction(factors, self.rank) for matrix, factors in stored.items()}
+        corrections = {}
+        for linear in architecture.linear_names:
+            if linear in products:
+                corrections[linear] = products[linear]
+            else:  # fused, and corrected part by part
+                rows = architecture.parts(linear, config)
+                whole = torch.empty(sum(map(len, rows.values())), products[f"{linear}.q"].shape[1])
+                for part, index_ in rows.items():
+                    whole[index_] = products[f"{linear}.{part}"]
+                corrections[linear] = whole
+        return corrections, bits
+
+
+class CellWeights:
+    """What the block linears of one cell hold: Ŵ, or Ŵ + B·A; nothing for full precision, which keeps the checkpoint's.
+
+    The correction is added in float32 before the weight is rounded to the forward's type: x Ŵᵀ + x Aᵀ Bᵀ up to rounding.
+    """
+
+    def __init__(self, names: dict[str, str], lorc_name: str, rank: int) -> None:
+        self.quantized = QuantizedModel(names) if names["method"] != "none" else None
+        self.factors = Factors(names, lorc_name, rank) if rank else None
+        self._factor_bits = 0
+
+    def block(self, index: int, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+        """Weights (out, in) float32 to install into block `index`."""
+        if self.quantized is None:
+            return {}
+        weights = self.quantized.block(index)
+        if self.factors is None:
+            return weights
+        corrections, bits = self.factors.block(index, checkpoint.architecture, checkpoint.config)
+        self._factor_bits += bits
+        return {name: weight + corrections[name] for name, weight in weights.items()}
+
+    def size(self) -> dict[str, float]:
+        """Number of weights and bits a weight that are stored for the blocks read so far, factors counted."""
+        if self.quantized is None:
+            return {}
+        result = self.quantized.shards.result
+        bits = result["bits_per_weight"] + self._factor_bits / result["weights"]
+        return {"weights": result["weights"], "bits_per_weight": bits, "max_damp": result["max_damp"]}

@@ -1,0 +1,190 @@
+"""What every stage does around its work: configuration, logging, progress, failure records, run records."""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import json
+import os
+import platform
+import resource
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import psutil
+from omegaconf import OmegaConf
+
+from lorcbench import config
+from lorcbench.artifacts import fingerprint, read_json, write_json, write_text
+from lorcbench.versions import code_version
+
+_GROUPS = ("model", "method", "calibration", "lorc", "eval")
+_PROGRESS_EVERY = 5.0  # seconds between progress lines
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+class Job:
+    """One run of one stage.
+
+    Attributes:
+        stage: its name.
+        overrides: the command line.
+        names: the wildcards of the path patterns, canonical names as given on the command line.
+        cfg: the composed configuration.
+        folder: where its result goes; set by `at`.
+    """
+
+    def __init__(self, stage: str, overrides: list[str]) -> None:
+        self.stage, self.overrides = stage, overrides
+        self.cfg = config.compose(overrides)
+        given = dict(override.partition("=")[::2] for override in overrides)
+        self.names = {group: given.get(group, "none") for group in _GROUPS}
+        self.names["protocol"] = given.get("eval", "stdlib")
+        self.names |= {key: str(self.cfg[key]) for key in ("text", "weight", "trained", "activation", "cap")}
+        if name := given.get("model.name"):
+            self.names["model"] = name
+        self.folder: Path | None = None
+        # From the start of the process: imports are a large part of a small job.
+        self.started = time.monotonic() - (time.time() - psutil.Process().create_time())
+        self._log = None
+        self._said = 0.0
+
+    def __getattr__(self, group: str) -> Any:
+        """A config group as its dataclass: ``job.method``, ``job.calibration``, …"""
+        if group not in (*_GROUPS, "runtime", "tracking"):
+            raise AttributeError(group)
+        node = self.cfg.get(group)
+        if node is None:
+            raise config.ConfigError(f"stage {self.stage} needs {group}=NAME; known: {', '.join(config.names(group))}")
+        if group == "model":
+            node.name = self.names["model"]
+        return OmegaConf.to_object(node)
+
+    def at(self, pattern: str) -> Path:
+        """Name the folder of the result, from a pattern of `lorcbench.paths`, and start its log there."""
+        self.folder = Path(pattern.format(**self.names))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._log = open(self.folder / "log.txt", "w", encoding="utf-8", buffering=1)  # noqa: SIM115  lives as long as the job
+        faulthandler.enable(self._log)
+        self.log(f"{self.stage} {' '.join(sys.argv[1:])}")
+        return self.folder
+
+    def log(self, line: str) -> None:
+        """One line into the job's log."""
+        if self._log:
+            print(f"{time.monotonic() - self.started:8.1f} s  {line}", file=self._log)
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        """Say where a long stage is, on the terminal and in the log, every few seconds at most."""
+        elapsed = time.monotonic() - self.started
+        if elapsed - self._said < _PROGRESS_EVERY and done < total:
+            return
+        self._said = elapsed
+        left = elapsed / done * (total - done) if done else float("nan")
+        line = f"{what} {done}/{total}, {elapsed:.0f} s, about {left:.0f} s left"
+        self.log(line)
+        if done < total:
+            print(f"[{self.stage} {self._title()}] {line}", file=sys.stderr, flush=True)
+
+    def _title(self) -> str:
+        shown = (self.names[key] for key in ("model", "method", "weight", "activation"))
+        return " ".join(name for name in shown if name not in ("none", "w16", "a16"))
+
+    @cached_property
+    def threads(self) -> int:
+        """Kernel threads."""
+        return self.runtime.threads
+
+    def identity(self, settings: Any, inputs: dict[str, str]) -> dict:
+        """What this job's bytes depend on: settings, digests of inputs, code, kernel threads, library versions."""
+        return {
+            "stage": self.stage,
+            "code": code_version(self.stage),
+            "settings": settings,
+            "inputs": inputs,
+            "threads": self.threads,
+            "versions": _versions(),
+        }
+
+    def finish(self, kind: str, identity: dict, payload: dict) -> dict:
+        """Write result.json and run.json; returns the result."""
+        body = write_json(self.folder / "result.json", kind, {"identity": identity, **payload})
+        write_json(self.folder / "run.json", "run", self._run_record())
+        (self.folder / "failed.json").unlink(missing_ok=True)
+        return body
+
+    def _run_record(self) -> dict:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return {
+            "stage": self.stage,
+            "seconds": round(time.monotonic() - self.started, 3),
+            "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
+            "peak_rss_mib": round(usage.ru_maxrss / 1024, 1),
+            "host": platform.node(),
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "commit": _commit(),
+        }
+
+    def fail(self, error: BaseException) -> None:
+        """Leave a record of the failure beside where the result would be, the traceback in the log."""
+        self.log("".join(traceback.format_exception(error)))
+        if self.folder:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            write_text(self.folder / "failed.json", json.dumps({"stage": self.stage, "reason": reason}) + "\n")
+
+
+def _versions() -> dict[str, str]:
+    """Versions of the imported libraries that numbers depend on."""
+    named = ("torch", "transformers", "numpy", "numba", "scipy", "tokenizers", "lm_eval")
+    return {name: sys.modules[name].__version__ for name in named if hasattr(sys.modules.get(name), "__version__")}
+
+
+def _commit() -> str | None:
+    found = subprocess.run(
+        ["git", "-C", str(config.conf_dir()), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or None
+
+
+def input_digest(folder: Path, kind: str) -> str:
+    """The digest of the result in `folder`."""
+    return read_json(folder / "result.json", kind)["digest"]
+
+
+def shard_identity(identity: dict) -> str:
+    """The mark that shards of one job carry, so that a restarted job knows its own."""
+    return fingerprint(identity)
+
+
+def run(stage: str, work: Callable[[Job], None]) -> None:
+    """Run a stage as a process: exit code 0, or 1 with a failure record, or 2 for a configuration that makes no sense."""
+    _die_with_parent()
+    try:
+        job = Job(stage, sys.argv[1:])
+        threads = str(job.threads)
+    except config.ConfigError as error:
+        sys.exit(f"{stage}: {error}")
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[variable] = threads  # before torch and numpy are imported
+    try:
+        work(job)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:  # the boundary of the process: every failure is recorded, none is swallowed
+        job.fail(error)
+        where = f"; log: {job.folder}/log.txt" if job.folder else ""
+        sys.exit(f"{stage} failed: {type(error).__name__}: {' '.join(str(error).split())}{where}")
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process when the workflow is killed, so that no orphan goes on writing."""
+    if sys.platform == "linux" and os.environ.get("LORCBENCH_JOB"):
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)

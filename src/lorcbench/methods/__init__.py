@@ -1,0 +1,1 @@
+"""Post-training quantization methods: tensors in, tensors out."""

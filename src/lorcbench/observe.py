@@ -1,0 +1,26 @@
+"""Watch the inputs of a block's linears while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from lorcbench.architectures import Architecture
+from lorcbench.statistics import SecondMoment
+
+
+@contextmanager
+def observed(block: nn.Module, architecture: Architecture) -> Iterator[dict[str, SecondMoment]]:
+    """While open, every forward of `block` adds to the second moments yielded, one an input: q, k and v share theirs."""
+    moments, hooks = {}, []
+    for group in architecture.linears:
+        linear = block.get_submodule(group[0])
+        moment = moments[group[0]] = SecondMoment(linear.in_features, linear.weight.device)
+        hooks.append(linear.register_forward_pre_hook(lambda module, args, moment=moment: moment.add(args[0])))
+    try:
+        yield moments
+    finally:
+        for hook in hooks:
+            hook.remove()

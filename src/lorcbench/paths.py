@@ -1,0 +1,22 @@
+"""Where everything lies, once: the workflow's patterns and the stages' files are the same strings.
+
+A wildcard is a name that Hydra takes as it stands, and every setting that changes bytes is in the path. What studies can
+share lies under ``results/cache``; ``results/<study>`` holds views.
+"""
+
+CACHE = "results/cache"
+LOCK = "results/.lock"
+MLFLOW = "results/mlflow.db"
+MLFLOW_ARTIFACTS = "results/mlflow-artifacts"
+
+TEXT = CACHE + "/text/{text}"
+CHECKPOINT = CACHE + "/checkpoint/{model}"
+TOKENS = CACHE + "/tokens/{model}/{protocol}"
+CALIBRATION_TOKENS = CACHE + "/calibration/{model}/{calibration}/tokens"
+STATISTICS = CACHE + "/calibration/{model}/{calibration}/statistics"
+QUANTIZED = CACHE + "/quantize/{model}/{method}/{calibration}/{weight}/{trained}"
+FACTORS = CACHE + "/lorc/{model}/{method}/{calibration}/{weight}/{trained}/{lorc}/cap{cap}"
+EVALUATION = CACHE + "/evaluate/{model}/{method}/{calibration}/{weight}/{trained}/{activation}/{protocol}"
+HARNESS = CACHE + "/harness/{model}/{method}/{calibration}/{weight}/{trained}/{activation}/{protocol}"
+
+STUDY = "results/{study}"

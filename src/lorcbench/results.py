@@ -1,0 +1,182 @@
+"""Finished result files → one record a cell: what the table, the figures, the claims and the tracker are made of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from lorcbench import config, paths
+from lorcbench.artifacts import read_json
+from lorcbench.formats import WeightFormat
+from lorcbench.intervals import mean_perplexity_difference, nll_difference, perplexity
+from lorcbench.study import Cell, Study
+
+COLUMNS = (
+    *("study", "model", "family", "standin", "method", "weight", "activation", "rank", "lorc", "hessian", "calibration"),
+    *("seed", "protocol", "corpus", "ppl", "ppl_fp", "delta_nll", "delta_nll_low", "delta_nll_high", "delta_ppl"),
+    *("delta_ppl_low", "delta_ppl_high", "bits_per_weight", "paper_bits", "weights", "max_damp", "seconds"),
+    *("peak_rss_mib", "status", "reason"),
+)
+
+
+@dataclass
+class CellResult:
+    """All that was measured of one cell.
+
+    Attributes:
+        cell: which.
+        family, standin: of its model; `standin` says that the pipeline trained it, so its numbers are no published model's.
+        hessian: GPTQ's setting, "" for other methods.
+        seed: of the calibration, None without one.
+        status: ``ok``, ``failed`` or ``not run``; `reason` says why.
+        nll: per-window losses in nats a token, by corpus; empty unless ok.
+        bits_per_weight: what is stored for the block linears: codes, scales, zero points and factors.
+        weights: number of weights in the block linears.
+        max_damp: the largest GPTQ damping that was needed, None without GPTQ.
+        seconds, peak_rss_mib: of the jobs that made the cell (shared ones counted in full) and their largest memory.
+        harness: lm-eval metrics, ``{"task/metric": value}``.
+    """
+
+    cell: Cell
+    family: str = ""
+    standin: bool = False
+    hessian: str = ""
+    seed: int | None = None
+    status: str = "not run"
+    reason: str = ""
+    nll: dict[str, np.ndarray] = field(default_factory=dict)
+    bits_per_weight: float | None = None
+    weights: int | None = None
+    max_damp: float | None = None
+    seconds: float | None = None
+    peak_rss_mib: float | None = None
+    harness: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def mean_ppl(self) -> float:
+        """Arithmetic mean of the corpora's perplexities, the paper's average."""
+        return float(np.mean([perplexity(values) for values in self.nll.values()]))
+
+
+def collect(study: Study) -> list[CellResult]:
+    """One record a cell of the study, in its order, from whatever result files exist."""
+    return [_collect(study, cell) for cell in study.cells]
+
+
+def _collect(study: Study, cell: Cell) -> CellResult:
+    names = {**cell.paths(), "protocol": study.eval}
+    method = config.load("method", cell.method)
+    result = CellResult(cell, hessian=getattr(method, "hessian", ""))
+    if cell.calibration != "none":
+        result.seed = config.load("calibration", cell.calibration).seed
+    folders = _folders(cell, names)
+    checkpoint = _read(folders["checkpoint"], "checkpoint")
+    result.family = checkpoint["family"] if checkpoint else study.model(cell.model).family or ""
+    result.standin = study.model(cell.model).source == "standin"
+    entry = ((_read(folders["evaluation"], "perplexity") or {}).get("variants", {})).get(cell.variant)
+    failed = next((found for folder in folders.values() if (found := _failure(folder))), None)
+    if failed:
+        result.status, result.reason = "failed", failed
+        return result
+    if entry is None:
+        result.reason = _why_not(folders)
+        return result
+    result.status = "ok"
+    result.nll = {corpus: np.array(values) for corpus, values in entry["nll"].items()}
+    result.weights = entry.get("weights")
+    result.bits_per_weight = entry.get("bits_per_weight", 16.0)
+    result.max_damp = entry.get("max_damp")
+    runs = [run for stage in ("quantized", "factors", "evaluation") if (run := _run(folders.get(stage)))]
+    result.seconds = round(sum(run["seconds"] for run in runs), 3)
+    result.peak_rss_mib = max((run["peak_rss_mib"] for run in runs), default=None)
+    if cell in study.harness:
+        harness = _read(Path(paths.HARNESS.format(**names)), "harness") or {"variants": {}}
+        measured = harness["variants"].get(cell.variant, {})
+        result.harness = {name: value for name, value in measured.items() if name != "identity"}
+    return result
+
+
+def _folders(cell: Cell, names: dict[str, str]) -> dict[str, Path]:
+    """The folders of all jobs that a cell rests on, in the order in which they run."""
+    folders = {"checkpoint": paths.CHECKPOINT, "tokens": paths.TOKENS}
+    if cell.calibration != "none":
+        folders |= {"calibration": paths.CALIBRATION_TOKENS}
+        if getattr(config.load("method", cell.method), "hessian", "") == "cached":
+            folders |= {"statistics": paths.STATISTICS}
+    if cell.method != "none":
+        folders |= {"quantized": paths.QUANTIZED}
+    if cell.rank:
+        folders |= {"factors": paths.FACTORS}
+    folders |= {"evaluation": paths.EVALUATION}
+    return {stage: Path(pattern.format(**names)) for stage, pattern in folders.items()}
+
+
+def _read(folder: Path, kind: str) -> dict | None:
+    path = folder / "result.json"
+    return read_json(path, kind) if path.is_file() else None
+
+
+def _run(folder: Path | None) -> dict | None:
+    path = folder / "run.json" if folder else None
+    return read_json(path, "run") if path and path.is_file() else None
+
+
+def _failure(folder: Path) -> str | None:
+    """What a failed job left, if it was not followed by a success."""
+    path = folder / "failed.json"
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return f"{record['stage']}: {record['reason']}"
+
+
+def _why_not(folders: dict[str, Path]) -> str:
+    missing = next(stage for stage, folder in folders.items() if not (folder / "result.json").is_file() or stage == "evaluation")
+    started = (folders[missing] / "log.txt").is_file()
+    return f"{missing}: killed without a record, or cut off" if started else f"{missing}: not run"
+
+
+def rows(study: Study, results: list[CellResult], resamples: int) -> list[dict]:
+    """The tidy table: one row a cell and corpus, and one for the mean of the corpora; one row for a cell without numbers."""
+    baselines = {result.cell.model: result for result in results if result.cell.method == "none" and result.cell.activation == "a16"}
+    table = []
+    for result in results:
+        shared = _shared_columns(study, result)
+        baseline = baselines.get(result.cell.model)
+        if result.status != "ok" or baseline is None or baseline.status != "ok":
+            table.append(shared)
+            continue
+        for corpus in result.nll:
+            delta = nll_difference(result.nll[corpus], baseline.nll[corpus], resamples)
+            ppl, ppl_fp = perplexity(result.nll[corpus]), perplexity(baseline.nll[corpus])
+            numbers = {"corpus": corpus, "ppl": ppl, "ppl_fp": ppl_fp, "delta_nll": delta.value, "delta_ppl": ppl - ppl_fp}
+            table.append(shared | numbers | {"delta_nll_low": delta.low, "delta_nll_high": delta.high})
+        mean = mean_perplexity_difference(result.nll, baseline.nll, resamples)
+        numbers = {"corpus": "mean", "ppl": result.mean_ppl, "ppl_fp": baseline.mean_ppl, "delta_ppl": mean.value}
+        table.append(shared | numbers | {"delta_ppl_low": mean.low, "delta_ppl_high": mean.high})
+    return [{column: row.get(column, "") for column in COLUMNS} for row in table]
+
+
+def _shared_columns(study: Study, result: CellResult) -> dict:
+    cell = result.cell
+    columns = {name: getattr(cell, name) for name in ("model", "method", "calibration", "weight", "activation", "lorc", "rank")}
+    measured = ("family", "standin", "hessian", "seed", "bits_per_weight", "weights", "max_damp", "seconds", "peak_rss_mib")
+    columns |= {name: value for name in (*measured, "status", "reason") if (value := getattr(result, name)) is not None}
+    paper_bits = WeightFormat.parse(cell.weight).paper_bits()
+    return columns | {"study": study.name, "protocol": study.eval, "paper_bits": paper_bits}
+
+
+def run_records(study: Study) -> list[Path]:
+    """The run records of every job that the study's cells rest on, each once, in the order of the stages."""
+    found: dict[str, dict[Path, None]] = {}
+    for cell in study.cells:
+        names = {**cell.paths(), "protocol": study.eval}
+        folders = _folders(cell, names)
+        if cell in study.harness:
+            folders["harness"] = Path(paths.HARNESS.format(**names))
+        for stage, folder in folders.items():
+            found.setdefault(stage, {})[folder / "run.json"] = None
+    return [path for records in found.values() for path in records if path.is_file()]

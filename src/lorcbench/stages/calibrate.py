@@ -1,0 +1,54 @@
+"""Cached statistics of one unquantized model: the second moment of every linear's input, one shard a block."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from lorcbench import inputs, paths
+from lorcbench.artifacts import finished_shard, write_shard
+from lorcbench.blocks import BlockWalk
+from lorcbench.checkpoint import Checkpoint
+from lorcbench.job import Job, input_digest, run, shard_identity
+from lorcbench.observe import observed
+from lorcbench.statistics import to_triangle
+
+
+def main(job: Job) -> None:
+    """Walk the blocks once and keep E[xᵀx] of each input."""
+    settings = job.calibration
+    folder = job.at(paths.STATISTICS)
+    torch.set_num_threads(job.threads)
+    tokens, tokens_digest = inputs.tokens(Path(paths.CALIBRATION_TOKENS.format(**job.names)))
+    checkpoint = Path(paths.CHECKPOINT.format(**job.names))
+    sources = {"checkpoint": input_digest(checkpoint, "checkpoint"), "tokens": tokens_digest}
+    identity = job.identity(vars(settings), sources)
+    mark = shard_identity(identity)
+    walk = BlockWalk(
+        Checkpoint(inputs.checkpoint_folder(job.names)),
+        getattr(torch, settings.dtype),
+        job.runtime.device,
+        job.runtime.batch_tokens,
+    )
+    windows = tokens["calibration"]
+    hidden, shards = walk.embed(windows), []
+    for index in range(walk.depth):
+        file = f"block{index:03d}.safetensors"
+        finished = finished_shard(folder / file, mark)
+        with walk.block(index) as block:
+            if finished is None:
+                with observed(block, walk.architecture) as moments:
+                    walk.advance(block, hidden)
+                triangles = {name: to_triangle(moment.mean().cpu()) for name, moment in moments.items()}
+                digest = write_shard(folder / file, triangles, mark)
+            else:
+                digest = finished[0]
+                walk.advance(block, hidden)
+        shards.append({"file": file, "sha256": digest})
+        job.progress(index + 1, walk.depth, "block")
+    job.finish("statistics", identity, {"shards": shards, "tokens": windows.numel(), "attention": walk.attention})
+
+
+if __name__ == "__main__":
+    run("calibrate", main)

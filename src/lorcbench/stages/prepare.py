@@ -1,0 +1,86 @@
+"""A model's checkpoint on disk: a stand-in trained here, a hub repository downloaded, or a folder of the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lorcbench import paths
+from lorcbench.artifacts import file_digest
+from lorcbench.checkpoint import Checkpoint, CheckpointError
+from lorcbench.job import Job, input_digest, run
+
+
+def main(job: Job) -> None:
+    """Make sure of the checkpoint and write where it is, with the digest of every file."""
+    model = job.model
+    folder = job.at(paths.CHECKPOINT)
+    measured, inputs = {}, {}
+    if model.source == "standin":
+        inputs, measured = _train(job, model, folder)
+        where, revision = folder, None
+    elif model.source == "hub":
+        where, revision = _download(model)
+    else:
+        where, revision = Path(model.path), None
+    checkpoint = Checkpoint(where)
+    for index in range(checkpoint.depth):
+        checkpoint.linears(index)
+        job.progress(index + 1, checkpoint.depth, "checked block")
+    names = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+    files = [where / name for name in names if (where / name).is_file()] + sorted(where.glob("*.safetensors"))
+    payload = {
+        "folder": "." if where == folder else str(where),
+        "files": {path.name: file_digest(path) for path in files},
+        "family": checkpoint.architecture.model_type,
+        "standin": model.source == "standin",
+        "repo": model.repo,
+        "revision": revision,
+        "gate": measured,
+    }
+    settings = {key: value for key, value in vars(model).items() if key != "standin"}
+    settings["standin"] = vars(model.standin) if model.standin else None
+    job.finish("checkpoint", job.identity(settings, inputs), payload)
+
+
+def _train(job: Job, model, folder: Path) -> tuple[dict, dict]:
+    import torch
+    from safetensors.torch import load_file
+    from transformers import PreTrainedTokenizerFast
+
+    from lorcbench import corpora, standin
+
+    torch.set_num_threads(job.threads)
+    text = Path(paths.TEXT.format(text=model.standin.text))
+    end = standin.END_OF_TEXT
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(text / "tokenizer.json"), bos_token=end, eos_token=end, pad_token=end, unk_token=end
+    )
+    streams = {name: stream.long() for name, stream in sorted(load_file(text / "train.safetensors").items())}
+    windows = {}
+    for name in streams:
+        documents = corpora.read_documents(text / "corpora" / name / "test.jsonl")
+        stream = corpora.token_stream(tokenizer, documents)
+        windows[name] = corpora.test_windows(stream, model.standin.positions, 128, name).tokens
+    network = standin.build(model)
+    standin.train(network, model.standin, streams, lambda done, total: job.progress(done, total, "step"))
+    measured = standin.gate(network, streams, windows)
+    network.to(torch.float16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    for path in folder.iterdir():
+        path.chmod(0o644)  # save_pretrained writes weights that nobody else on a shared file system can read
+    return {"text": input_digest(text, "text")}, measured
+
+
+def _download(model) -> tuple[Path, str]:
+    """The hub's files in its own cache, weights as safetensors only; returns the folder and the resolved revision."""
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.txt", "*.safetensors"]
+    folder = Path(snapshot_download(model.repo, revision=model.revision, allow_patterns=patterns))
+    if not list(folder.glob("*.safetensors")):
+        raise CheckpointError(f"{model.repo}: the repository has no safetensors file at revision {model.revision}")
+    return folder, folder.name
+
+
+if __name__ == "__main__":
+    run("prepare", main)

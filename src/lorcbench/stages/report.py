@@ -1,0 +1,82 @@
+"""Result files → cells.csv, figures, the page, and a summary on the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from lorcbench import claims, figures, page, paths, results, study
+from lorcbench.artifacts import read_json, write_text
+from lorcbench.job import Job, run
+
+
+def main(job: Job) -> None:
+    """Write everything that a reader of the study opens."""
+    expanded = study.from_arguments(job.overrides)
+    job.names["study"] = expanded.name
+    job.at(paths.STUDY + "/report")
+    folder = Path(paths.STUDY.format(study=expanded.name))
+    found = results.collect(expanded)
+    table = results.rows(expanded, found, job.runtime.bootstrap)
+    write_text(folder / "cells.csv", _csv(table))
+    verdicts = claims.judge(found, job.runtime.bootstrap)
+    drawn = figures.draw(found, folder / "figures")
+    html = page.render(expanded, found, verdicts, drawn, folder / "figures", _stages(expanded))
+    write_text(folder / "report.html", html)
+    write_text(folder / "claims.json", json.dumps([vars(verdict) for verdict in verdicts], indent=1) + "\n")
+    job.finish("report", {"stage": "report"}, {"cells": len(found)})
+    print(_summary(expanded, found, folder))
+
+
+def _csv(table: list[dict]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, results.COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return text.getvalue()
+
+
+def _stages(expanded: study.Study) -> list[dict]:
+    """Jobs, seconds and largest memory of every stage that the study's cells rest on."""
+    runs: dict[str, dict[Path, dict]] = {}
+    for path in results.run_records(expanded):
+        record = read_json(path, "run")
+        runs.setdefault(record["stage"], {})[path] = record
+    return [
+        {
+            "stage": stage,
+            "jobs": len(records),
+            "seconds": round(sum(record["seconds"] for record in records.values()), 1),
+            "peak_rss_mib": max(record["peak_rss_mib"] for record in records.values()),
+        }
+        for stage, records in runs.items()
+    ]
+
+
+def _summary(expanded: study.Study, found: list[results.CellResult], folder: Path) -> str:
+    """Best cell per bit width, and where everything is."""
+    count = {status: sum(result.status == status for result in found) for status in ("ok", "failed", "not run")}
+    lines = [f"\n{expanded.name}: {count['ok']} cells measured, {count['failed']} failed, {count['not run']} not run"]
+    lines += [f"  failed: {result.cell.key}: {result.reason}" for result in found if result.status == "failed"]
+    for model in dict.fromkeys(result.cell.model for result in found):
+        lines += _best(model, [result for result in found if result.cell.model == model and result.status == "ok"])
+    places = {"page": folder / "report.html", "table": folder / "cells.csv", "MLflow": Path(paths.MLFLOW)}
+    lines += [f"  {name:6} {path}" for name, path in places.items()]
+    return "\n".join(lines)
+
+
+def _best(model: str, found: list[results.CellResult]) -> list[str]:
+    lines = []
+    baseline = next((result.mean_ppl for result in found if result.cell.method == "none"), float("nan"))
+    for bits in sorted({result.cell.weight.split("-")[0] for result in found}, key=lambda name: int(name[1:]), reverse=True):
+        best = min((result for result in found if result.cell.weight.split("-")[0] == bits), key=lambda one: one.mean_ppl)
+        change = 100 * (best.mean_ppl / baseline - 1)
+        recipe = best.cell.key.removeprefix(f"{model}/")
+        lines.append(f"  {model:20} {bits:4} {best.mean_ppl:9.2f} ({change:+6.1f} %)  {best.bits_per_weight:5.2f} bits  {recipe}")
+    return lines
+
+
+if __name__ == "__main__":
+    run("report", main)

@@ -1,0 +1,77 @@
+"""Text that Python carries → corpora, lm-eval tasks, and the byte-level BPE tokenizer that all stand-ins share.
+
+The training text is tokenized here too, once for all stand-ins.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+from tokenizers import ByteLevelBPETokenizer
+
+from lorcbench import paths
+from lorcbench.artifacts import file_digest, replacing, write_text
+from lorcbench.job import Job, run
+from lorcbench.stdlib_text import CORPORA, SPLITS, documents, harness_tasks
+
+VOCABULARY = 2048
+_METRICS = {
+    "stdlib_prose": ["word_perplexity", "byte_perplexity", "bits_per_byte"],
+    "stdlib_continuation": ["acc", "acc_norm"],
+}
+
+
+def main(job: Job) -> None:
+    """Write corpora, tasks and tokenizer."""
+    folder = job.at(paths.TEXT)
+    found = documents()
+    for corpus in CORPORA:
+        for split in SPLITS:
+            _write_jsonl(folder / "corpora" / corpus / f"{split}.jsonl", [{"text": text} for text in found[corpus][split]])
+    tokenizer = ByteLevelBPETokenizer()
+    training = [text for corpus in CORPORA for text in found[corpus]["train"]]
+    tokenizer.train_from_iterator(training, vocab_size=VOCABULARY, special_tokens=["</s>"], show_progress=False)
+    write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
+    streams = {corpus: _stream(tokenizer, found[corpus]["train"]) for corpus in CORPORA}
+    with replacing(folder / "train.safetensors") as temporary:
+        save_file(streams, temporary)
+    for name, items in harness_tasks({corpus: found[corpus]["test"] for corpus in CORPORA}).items():
+        _write_jsonl(folder / "tasks" / f"{name}.jsonl", items)
+        write_text(folder / "tasks" / f"{name}.yaml", json.dumps(_task(name, folder / "tasks" / f"{name}.jsonl"), indent=1))
+    files = [*sorted(folder.glob("*/**/*.jsonl")), folder / "tokenizer.json", folder / "train.safetensors"]
+    digests = {str(path.relative_to(folder)): file_digest(path) for path in files}
+    counts = {corpus: {split: len(found[corpus][split]) for split in SPLITS} for corpus in CORPORA}
+    job.finish("text", job.identity({"vocabulary": VOCABULARY}, {}), {"files": digests, "documents": counts})
+
+
+def _stream(tokenizer: ByteLevelBPETokenizer, texts: list[str]) -> np.ndarray:
+    """(n,) token ids of documents, each followed by the end-of-text token."""
+    ids = [number for encoded in tokenizer.encode_batch(texts) for number in [*encoded.ids, 0]]
+    return np.array(ids, dtype=np.int32)
+
+
+def _write_jsonl(path: Path, items: list[dict]) -> None:
+    write_text(path, "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items))
+
+
+def _task(name: str, data: Path) -> dict:
+    """An lm-eval task over a local file. The path is absolute: lm-eval resolves it against its own working directory."""
+    task = {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(data.resolve())}},
+        "test_split": "test",
+        "metric_list": [{"metric": metric} for metric in _METRICS[name]],
+        "metadata": {"version": 1.0},
+    }
+    if name == "stdlib_prose":
+        return {**task, "output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{text}}"}
+    fields = {"doc_to_text": "{{context}}", "doc_to_choice": "{{choices}}", "doc_to_target": "{{label}}"}
+    return {**task, "output_type": "multiple_choice", "target_delimiter": "", **fields}
+
+
+if __name__ == "__main__":
+    run("text", main)

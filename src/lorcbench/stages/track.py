@@ -1,0 +1,29 @@
+"""Finished results → MLflow. The one process that writes the store; importing again changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lorcbench import paths, results, study
+from lorcbench.artifacts import write_json
+from lorcbench.job import Job, run
+from lorcbench.tracking import comparison_url, track
+
+
+def main(job: Job) -> None:
+    """Import every cell of the study."""
+    expanded = study.from_arguments(job.overrides)
+    job.names["study"] = expanded.name
+    folder = job.at(paths.STUDY + "/track")
+    uri = job.tracking.uri or f"sqlite:///{Path(paths.MLFLOW).resolve()}"
+    artifacts = str(Path(paths.MLFLOW_ARTIFACTS).resolve() / expanded.name)
+    found = results.collect(expanded)
+    imported = track(expanded.name, expanded.config.title, found, uri, artifacts, job.runtime.bootstrap)
+    url = comparison_url(imported["experiment_id"], list(imported["runs"].values()))
+    job.log(f"created {imported['created']}, kept {imported['kept']}, deleted {imported['deleted']}")
+    write_json(folder / "imported.json", "imported", {**imported, "comparison": url, "uri": uri})
+    job.finish("track", {"stage": "track"}, {"cells": len(found)})
+
+
+if __name__ == "__main__":
+    run("track", main)

@@ -1,0 +1,216 @@
+"""A study file → its list of cells, in plain Python: neither torch nor transformers, and no Hydra composition a cell."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from lorcbench import config
+from lorcbench.config import AXES, ConfigError, GridConfig, ModelConfig, StudyConfig
+from lorcbench.formats import ActivationFormat, WeightFormat, cap
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One full combination. Fields that do not apply are ``none``, so that equal work has equal cells.
+
+    Attributes:
+        trained: the activation format that the weights were trained under; a16 unless a method distils under quantization.
+        lorc: name of the LoRC setting; none at rank 0.
+    """
+
+    model: str
+    method: str
+    calibration: str
+    weight: str
+    trained: str
+    activation: str
+    lorc: str
+    rank: int
+
+    @property
+    def key(self) -> str:
+        """The cell as one string, for logs and tags."""
+        rank = f"r{self.rank}" if self.rank == 0 else f"r{self.rank}-{self.lorc}"
+        return "/".join([self.model, self.method, self.calibration, self.weight, self.activation, rank])
+
+    @property
+    def variant(self) -> str:
+        """The cell within its evaluation: ``r0`` or ``plain-int8/r8``."""
+        return "r0" if self.rank == 0 else f"{self.lorc}/r{self.rank}"
+
+    def paths(self) -> dict[str, str]:
+        """The wildcards of every path pattern in `lorcbench.paths` that a cell fills."""
+        wildcards = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "rank"}
+        return {**wildcards, "cap": str(cap(self.rank))}
+
+
+@dataclass(frozen=True)
+class Study:
+    """An expanded study.
+
+    Attributes:
+        name: the conf file's stem.
+        config: the composed study.
+        eval: name of the perplexity protocol.
+        tasks: lm-eval tasks of the harness cells.
+        cells: all cells, full precision of every model first.
+        harness: the cells that lm-eval measures.
+        not_applicable: (model, weight or activation format) left out because groups do not divide.
+        folders: checkpoints given by path on the command line, by model name.
+    """
+
+    name: str
+    config: StudyConfig
+    eval: str
+    tasks: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    harness: tuple[Cell, ...]
+    not_applicable: tuple[tuple[str, str], ...]
+    folders: dict[str, str]
+
+    def model(self, name: str) -> ModelConfig:
+        """The model's config, a folder given on the command line included."""
+        if name in self.folders:
+            return ModelConfig(name=name, source="folder", path=self.folders[name])
+        return config.load("model", name)
+
+
+def load(name: str, overrides: list[str] = (), model_path: str | None = None) -> Study:
+    """Compose a study and expand its cells.
+
+    Args:
+        name: a file of conf/study.
+        overrides: Hydra overrides; ``study.<axis>=[…]`` replaces that axis in every grid.
+        model_path: a checkpoint folder to run the study on instead of its own models.
+
+    Raises:
+        ConfigError: anything that makes no sense, in one line.
+    """
+    if name not in config.names("study"):
+        raise ConfigError(f"study {name!r} is unknown; conf/study has {', '.join(config.names('study'))}")
+    composed = config.compose([f"study={name}", *overrides])
+    study: StudyConfig = OmegaConf.to_object(composed.study)
+    replaced = [axis for axis in AXES if any(override.startswith(f"study.{axis}=") for override in overrides)]
+    folders = {}
+    if model_path:
+        folders = {_folder_name(model_path): str(Path(model_path).resolve())}
+        study.models = list(folders)
+        replaced.append("models")
+    protocol = config.canonical("eval", study.eval)
+    tasks = composed.eval.tasks if any(override.startswith("eval.tasks=") for override in overrides) else None
+    draft = Study(name, study, protocol, (), (), (), (), folders)
+    cells, not_applicable = _expand(draft, replaced)
+    if not cells:
+        raise ConfigError(f"study {name}: no cells; expected at least one grid with models, methods and weights")
+    harness = [cell for cell in cells if any(_matches(cell, chosen) for chosen in study.harness)]
+    tasks = config.load("eval", protocol).tasks if tasks is None else tasks
+    return Study(
+        name, study, protocol, tuple(tasks), tuple(cells), tuple(harness), tuple(not_applicable), folders
+    )
+
+
+def from_arguments(arguments: list[str]) -> Study:
+    """The study that a stage was started for: ``study=NAME``, then overrides and ``model_path`` as the workflow got them."""
+    given = dict(argument.partition("=")[::2] for argument in arguments)
+    if "study" not in given:
+        raise ConfigError(f"study=NAME is missing; known: {', '.join(config.names('study'))}")
+    own = ("study=", "model_path=")
+    overrides = [argument for argument in arguments if not argument.startswith(own)]
+    return load(given["study"], overrides, given.get("model_path"))
+
+
+def _folder_name(path: str) -> str:
+    folder = Path(path).resolve()
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"model_path={path}: expected a checkpoint folder with config.json and safetensors files")
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", folder.name).lstrip("._-") or "model"
+    return name if not (config.conf_dir() / "model" / f"{name}.yaml").exists() else f"{name}-folder"
+
+
+def _expand(study: Study, replaced: list[str]) -> tuple[list[Cell], list[tuple[str, str]]]:
+    cells: dict[Cell, None] = {}
+    missing: dict[tuple[str, str], None] = {}
+    shared = study.config
+    for grid in shared.grids or [GridConfig()]:
+        axes = {}
+        for axis in AXES:
+            own = None if axis in replaced else getattr(grid, axis)
+            axes[axis] = _values(study, axis, own if own is not None else getattr(shared, axis))
+        for combination in itertools.product(*axes.values()):
+            cell = _cell(dict(zip(axes, combination, strict=True)))
+            if cell is None or any(_matches(cell, excluded) for excluded in shared.exclude):
+                continue
+            if bad := _indivisible(study, cell):
+                missing[cell.model, bad] = None
+                continue
+            cells[Cell(cell.model, "none", "none", "w16", "a16", "a16", "none", 0)] = None
+            cells[cell] = None
+    return list(cells), list(missing)
+
+
+_DEFAULTS = {"calibrations": ["none"], "activations": ["a16"], "lorc": ["plain-int8"], "ranks": [0]}
+
+
+def _values(study: Study, axis: str, values: list | None) -> list:
+    """The values of one axis, each known and in its one spelling."""
+    values = _DEFAULTS.get(axis) if values is None else values
+    if not values:
+        raise ConfigError(f"study.{axis}={values}: expected a list with at least one entry")
+    if axis == "ranks":
+        for rank in values:
+            if rank < 0:
+                raise ConfigError(f"study.ranks={values}: a rank is 0 or more")
+        return list(values)
+    if axis in ("weights", "activations"):
+        parse = WeightFormat.parse if axis == "weights" else ActivationFormat.parse
+        try:
+            return [str(parse(value)) for value in values]
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+    group = {"models": "model", "methods": "method", "calibrations": "calibration", "lorc": "lorc"}[axis]
+    return [value if value in study.folders else config.canonical(group, value) for value in values]
+
+
+def _cell(axes: dict) -> Cell | None:
+    """The cell of one combination, or None for one that stands for no work of its own."""
+    kind = config.load("method", axes["methods"]).kind
+    full_precision = axes["weights"] == "w16"
+    if (kind == "none") != full_precision:
+        return None
+    calibration = axes["calibrations"] if kind not in ("none", "rtn") else "none"
+    if kind not in ("none", "rtn") and config.load("calibration", calibration).text == "none":
+        raise ConfigError(f"method {axes['methods']}: needs calibration; set study.calibrations")
+    rank = 0 if full_precision else axes["ranks"]
+    lorc = axes["lorc"] if rank else "none"
+    if rank and config.load("lorc", lorc).kind == "none":
+        raise ConfigError(f"study.lorc={lorc} with rank {rank}: expected a LoRC setting such as plain-int8")
+    return Cell(
+        axes["models"], axes["methods"], calibration, axes["weights"], "a16", axes["activations"], lorc, rank
+    )
+
+
+def _indivisible(study: Study, cell: Cell) -> str | None:
+    model = study.model(cell.model)
+    for fmt in (WeightFormat.parse(cell.weight), ActivationFormat.parse(cell.activation)):
+        for width in filter(None, (model.hidden, model.ffn)):
+            if fmt.group and width % fmt.group:
+                if study.config.indivisible == "refuse":
+                    raise ConfigError(f"{fmt} on {cell.model}: groups of {fmt.group} do not divide its width {width}")
+                return str(fmt)
+    return None
+
+
+_FIELD = {"models": "model", "methods": "method", "calibrations": "calibration", "weights": "weight"}
+_FIELD |= {"activations": "activation", "lorc": "lorc", "ranks": "rank"}
+
+
+def _matches(cell: Cell, chosen: GridConfig) -> bool:
+    """Whether the cell agrees with every axis that `chosen` names."""
+    return all(
+        getattr(cell, _FIELD[axis]) in values for axis in AXES if (values := getattr(chosen, axis)) is not None
+    )
