@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import safetensors.torch
@@ -81,10 +82,9 @@ def test_numbers_that_json_has_not_are_refused_before_anything_is_written(tmp_pa
 def test_an_exception_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "result.json"
     write_text(path, "old")
-    with pytest.raises(RuntimeError, match="interrupted"):
-        with replacing(path) as temporary:
-            temporary.write_text("half of the n")
-            raise RuntimeError("interrupted")
+    with pytest.raises(RuntimeError, match="interrupted"), replacing(path) as temporary:
+        temporary.write_text("half of the n")
+        raise RuntimeError("interrupted")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -92,10 +92,27 @@ def test_an_exception_while_writing_leaves_the_old_file_and_nothing_else(tmp_pat
 def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
     path = tmp_path / "result.json"
     write_text(path, "old")
-    with replacing(path) as temporary:
-        temporary.write_text("new")
+    with open(path) as reader:
+        with replacing(path) as temporary:
+            temporary.write_text("new")
+            assert path.read_text() == "old"
+        assert path.read_text() == "new"
+        assert reader.read() == "old"
+
+
+def test_json_and_text_go_through_the_replacement_too(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    write_text(path, "old")
+
+    def killed(*_):
+        raise OSError("killed")
+
+    monkeypatch.setattr(os, "replace", killed)
+    for write in (lambda: write_text(path, "new"), lambda: write_json(path, "k", PAYLOAD)):
+        with pytest.raises(OSError, match="killed"):
+            write()
         assert path.read_text() == "old"
-    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_shard_that_breaks_off_leaves_the_old_one(tmp_path, monkeypatch):
@@ -117,7 +134,7 @@ def test_a_changed_value_is_noticed(tmp_path):
     path = tmp_path / "result.json"
     write_json(path, "k", {"ppl": 27.65})
     path.write_text(path.read_text().replace("27.65", "26.65"))
-    with pytest.raises(ArtifactError, match="result.json.*digest does not match"):
+    with pytest.raises(ArtifactError, match=r"result\.json.*digest does not match"):
         read_json(path, "k")
 
 
@@ -155,7 +172,7 @@ def test_another_kind_another_version_and_a_missing_file_are_named(tmp_path):
     write_json(path, "quantized", {"format": 99})
     with pytest.raises(ArtifactError, match="found quantized in format 99"):
         read_json(path, "quantized")
-    with pytest.raises(ArtifactError, match="none.json: missing"):
+    with pytest.raises(ArtifactError, match=r"none\.json: missing"):
         read_json(tmp_path / "none.json", "quantized")
 
 
@@ -184,7 +201,7 @@ def test_a_flipped_bit_in_a_shard_is_noticed(tmp_path, position):
     path = tmp_path / "block.safetensors"
     digest = write_shard(path, tensors(), "job")
     flip_bit(path, position)
-    with pytest.raises(ArtifactError, match="block.safetensors.*damaged"):
+    with pytest.raises(ArtifactError, match=r"block\.safetensors.*damaged"):
         read_shard(path, digest)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import reference
@@ -57,7 +59,7 @@ def test_the_error_never_rises_with_the_rank(shape, bits):
     errors = [left_over(error, correction(stored, rank)) for rank in range(min(shape) + 1)]
     assert errors[0] == pytest.approx(float(error.double().norm()))
     # Past the point where a component is smaller than the rounding of those before it, only rounding is left.
-    assert all(after <= before + 1e-6 * errors[0] for before, after in zip(errors, errors[1:], strict=False))
+    assert all(after <= before + 1e-6 * errors[0] for before, after in itertools.pairwise(errors))
     assert errors[-1] <= {None: 1e-5, 16: 1e-3, 8: 2e-2}[bits] * errors[0]
 
 

@@ -142,7 +142,7 @@ def test_groups_that_do_not_divide_are_refused():
 
 def test_a_scale_that_overflows_float16_is_refused_and_float32_takes_it():
     matrix = torch.tensor([[-1e7, 1e7]])
-    with pytest.raises(ValueError, match="overflows.*fp32scale"):
+    with pytest.raises(ValueError, match=r"overflows.*fp32scale"):
         quantize(matrix, WeightFormat(4))
     wide = WeightFormat(4, scale_dtype="float32")
     assert torch.isfinite(dequantize(quantize(matrix, wide), wide)).all()
@@ -168,6 +168,9 @@ def test_restricted_never_uses_the_lowest_code_and_mirrors_under_negation():
     there, back = dequantize(quantize(matrix, fmt), fmt), dequantize(quantize(-matrix, fmt), fmt)
     assert quantize(-matrix, fmt).codes.min() == 1
     assert torch.equal(there, -back)
+    scale, zero = torch.full((1, 1), 0.5), torch.full((1, 1), 4, dtype=torch.int32)
+    for chosen, lowest in ((WeightFormat(3, True, None, "restricted"), 1), (WeightFormat(3, True), 0)):
+        assert encode(torch.tensor([[-9.0, 9.0]]), scale, zero, chosen).tolist() == [[lowest, 7]]
 
 
 @few(100)
@@ -175,12 +178,23 @@ def test_restricted_never_uses_the_lowest_code_and_mirrors_under_negation():
 def test_what_an_artifact_stores_comes_back(matrix, fmt):
     quantized = quantize(matrix, fmt)
     if fmt.convention == "minmax" and quantized.zero is not None:  # packed like codes, so they must fit in b bits
-        assert 0 <= quantized.zero.min()
+        assert quantized.zero.min() >= 0
         assert quantized.zero.max() < 2**fmt.bits
     again = from_stored(to_stored(quantized, fmt), fmt, WIDTH)
     assert torch.equal(again.codes, quantized.codes)
     assert torch.equal(again.scale, quantized.scale)
     assert (again.zero is None) if quantized.zero is None else torch.equal(again.zero, quantized.zero)
+
+
+def test_rows_below_the_normal_numbers_of_float16_keep_zero_points_that_fit_their_codes():
+    matrix = -torch.rand(64, 16, generator=torch.Generator().manual_seed(0)) * 1.25e-6
+    for bits in range(2, 9):
+        fmt = WeightFormat(bits)
+        quantized = quantize(matrix, fmt)
+        assert quantized.zero.max() < 2**bits
+        assert torch.equal(from_stored(to_stored(quantized, fmt), fmt, 16).zero, quantized.zero)
+        step = per_weight(quantized.scale, 16)
+        assert ((matrix - dequantize(quantized, fmt)).abs() <= 0.5001 * step).all()
 
 
 @pytest.mark.parametrize("bits", range(2, 9))

@@ -90,7 +90,7 @@ def full_precision(results: list[CellResult]) -> dict[str, CellResult]:
 
 
 def _int8_is_lossless(finished: dict[Cell, CellResult], resamples: int) -> list[Verdict]:
-    claim = f"Round-to-nearest INT8, one scale a row, stays within {100 * INT8_BOUND:g} % of full precision"
+    claim = f"INT8 round-to-nearest with one scale a row stays within {100 * INT8_BOUND:g} % of full precision"
     baselines = full_precision(list(finished.values()))
     verdicts = []
     for cell, result in finished.items():
@@ -111,7 +111,7 @@ def _gptq_below_rtn(finished: dict[Cell, CellResult]) -> Iterator[_Comparison]:
     for cell, result in finished.items():
         rounded = finished.get(replace(cell, method="rtn", calibration="none"))
         if _plain(cell) and _base(cell) == "GPTQ" and rounded:
-            yield _Comparison("GPTQ is below round-to-nearest", result, rounded)
+            yield _Comparison("GPTQ has a lower perplexity than RTN", result, rounded)
 
 
 def _groups_below_rows(finished: dict[Cell, CellResult], base: str) -> Iterator[_Comparison]:
@@ -125,14 +125,14 @@ def _groups_below_rows(finished: dict[Cell, CellResult], base: str) -> Iterator[
         if row in finished and (row not in finest or weight.group < finest[row][0]):
             finest[row] = weight.group, result
     for row, (_, grouped) in finest.items():
-        yield _Comparison(f"groups are below one scale a row, with {base}", grouped, finished[row])
+        yield _Comparison(f"groups instead of rows lower the perplexity of {base}", grouped, finished[row])
 
 
 def _lorc_below_none(finished: dict[Cell, CellResult], base: str) -> Iterator[_Comparison]:
     for cell, result in finished.items():
         without = finished.get(replace(cell, rank=0, lorc="none"))
         if cell.rank and _base(cell) == base and without:
-            yield _Comparison(f"LoRC is below no LoRC, on {base}", result, without)
+            yield _Comparison(f"LoRC lowers the perplexity of {base}", result, without)
 
 
 def _base(cell: Cell) -> str:

@@ -58,7 +58,7 @@ class StandinConfig:
     """
 
     text: str = "stdlib"
-    vocabulary: int = 2048
+    vocabulary: int = 1024
     positions: int = 128
     steps: int = 400
     batch: int = 8

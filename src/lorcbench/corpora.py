@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 
 JOINER = "\n\n"
 
@@ -48,17 +49,18 @@ def read_documents(path: Path) -> list[str]:
 
 
 def load_tokenizer(folder: Path):
-    """The checkpoint's own tokenizer."""
+    """The checkpoint's own tokenizer, as transformers makes it."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder)
 
 
-def token_stream(tokenizer, documents: list[str]) -> torch.Tensor:
-    """(n,) token ids of the documents joined with blank lines, as GPTQ's loaders join WikiText-2 and PTB."""
-    # Tokenizers warn of streams longer than the model; windows are cut afterwards.
-    ids = tokenizer(JOINER.join(documents), verbose=False)["input_ids"]
-    return torch.tensor(ids, dtype=torch.int64)
+def token_stream(tokenizer: Tokenizer, documents: list[str]) -> torch.Tensor:
+    """(n,) token ids of the documents joined with blank lines, as GPTQ's loaders join WikiText-2 and PTB.
+
+    Special tokens are added as the tokenizer does for one text: OPT's puts its BOS in front of the whole stream.
+    """
+    return torch.tensor(tokenizer.encode(JOINER.join(documents)).ids, dtype=torch.int64)
 
 
 def test_windows(stream: torch.Tensor, window: int, most: int | None, name: str) -> Windows:

@@ -17,7 +17,6 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-from matplotlib.transforms import ScaledTranslation
 
 from lorcbench.claims import full_precision, number, percent
 from lorcbench.formats import WeightFormat
@@ -59,8 +58,9 @@ def draw(results: list[CellResult], folder: Path) -> list[Figure]:
 
     Args:
         results: the cells of a study; those that are not ``ok`` or have no finite perplexity are left out.
-        folder: where the files go; it must exist.
+        folder: where the files go; it is made.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     finished = [result for result in results if result.status == "ok" and np.isfinite(result.mean_ppl)]
     with rc_context(STYLE):
         figures = [make(finished, folder) for make in (_bits, _lorc, _pareto)]
@@ -75,7 +75,7 @@ class _Looks:
         spare = [name for name in methods if name not in COLOURS]
         self.colours = {name: COLOURS[name] for name in methods if name in COLOURS}
         self.colours |= {name: SPARE_COLOURS[index % len(SPARE_COLOURS)] for index, name in enumerate(spare)}
-        formats = sorted({_format(result) for result in results if result.cell.method != "none"}, key=_coarseness)
+        formats = _unique(_format(result) for result in results if result.cell.method != "none")
         self.strokes = {name: STROKES[index % len(STROKES)] for index, name in enumerate(formats)}
         self.methods = [Line2D([], [], color=colour, lw=4, label=name) for name, colour in self.colours.items()]
         self.formats = [
@@ -97,10 +97,10 @@ def _bits(results: list[CellResult], folder: Path) -> Figure | None:
     fig, axes = _canvas((-(-len(models) // columns), columns), 2.6, title, results, handles)
     for ax, model in zip(axes.flat, models, strict=False):
         lines = _lines([result for result in shown if result.cell.model == model])
-        _plot(ax, lines, lambda result: bits.index(_weight(result).bits), baselines[model], looks)
         ax.set_title(model)
         ax.set_xticks(range(len(bits)), [str(value) for value in bits])
         ax.set_xlim(-0.4, len(bits) - 0.6)
+        _plot(ax, lines, lambda result: bits.index(_weight(result).bits), baselines[model], looks)
     for ax in axes.flat[len(models) :]:
         ax.remove()
     axes[0, 0].set_yscale("log")
@@ -129,10 +129,10 @@ def _lorc(results: list[CellResult], folder: Path) -> Figure | None:
     for row, model in enumerate(models):
         for ax, width in zip(axes[row], bits, strict=True):
             lines = _lines([r for r in shown if r.cell.model == model and _weight(r).bits == width], by_rank=True)
-            _plot(ax, lines, lambda result: ranks.index(result.cell.rank), baselines[model], looks)
             ax.set_title(f"{width} bits", fontweight="normal", color=GREY)
             ax.set_xticks(range(len(ranks)), ["none" if rank == 0 else f"r{rank}" for rank in ranks])
             ax.set_xlim(-0.4, len(ranks) - 0.6)
+            _plot(ax, lines, lambda result: ranks.index(result.cell.rank), baselines[model], looks)
         axes[row, 0].annotate(model, (0, 1), (0, 20), "axes fraction", "offset points", fontweight="bold")
     for ax in axes[0]:
         ax.set_yscale("log")
@@ -148,10 +148,9 @@ def _lorc(results: list[CellResult], folder: Path) -> Figure | None:
 
 def _pareto(results: list[CellResult], folder: Path) -> Figure | None:
     """Perplexity against size, one panel a family, each with its front of undominated cells."""
-    baselines = full_precision(results).values()
-    ceiling = 10 * max((result.mean_ppl for result in baselines), default=np.inf)
-    sized = [r for r in results if r.bits_per_weight and r.weights and (r.cell.method != "none" or r in baselines)]
-    shown = [result for result in sized if result.mean_ppl <= ceiling]
+    ceiling = 10 * max((result.mean_ppl for result in full_precision(results).values()), default=np.inf)
+    sizes = _mebibytes(results)
+    shown = [result for result in results if result.cell in sizes and result.mean_ppl <= ceiling]
     if all(result.cell.method == "none" for result in shown):
         return None
     looks, families = _Looks(results), _unique(result.family for result in shown)
@@ -161,49 +160,60 @@ def _pareto(results: list[CellResult], folder: Path) -> Figure | None:
     fig, axes = _canvas((1, len(families)), 4.4, title, results, handles)
     first = axes[0, 0]
     first.set(xscale="log", yscale="log")
-    first.set_xlim(_span([_mib(result) for result in shown], 0.12, 0.05))
+    first.set_xlim(_span([sizes[result.cell] for result in shown], 0.12, 0.05))
     first.set_ylim(_span([result.mean_ppl for result in shown], 0.15, 0.05))
     _log_axis(first.xaxis)
     _log_axis(first.yaxis)
     for ax, family in zip(axes[0], families, strict=True):
         ax.set_title(family)
-        _sizes(ax, [result for result in shown if result.family == family], looks)
+        _draw_family(ax, [result for result in shown if result.family == family], sizes, looks)
     _label(fig, "size of the block linears in MiB: codes, scales, zero points and factors", "mean PPL of the corpora")
     caption = (
         "Every cell of the study; lower and further left is better. No cell of its family is both smaller and better "
         "than a cell on the line; the others are pale."
     )
-    if hidden := len(sized) - len(shown):
+    if hidden := len(sizes) - len(shown):
         caption += f" {hidden} cells above a perplexity of {number(ceiling)} are not drawn."
     return _save(fig, folder, Figure("pareto", title, caption))
 
 
-def _sizes(ax: Axes, members: list[CellResult], looks: _Looks) -> None:
-    """The cells of one family by size, and their front."""
-    front = _front(members)
-    ax.step([_mib(result) for result in front], [result.mean_ppl for result in front], where="post", color=INK, lw=1.2)
+def _mebibytes(results: list[CellResult]) -> dict[Cell, float]:
+    """The size of the block linears of each cell that knows it."""
+    # Full precision stores no codes that would tell the number of weights; other cells of the model do.
+    weights = {result.cell.model: result.weights for result in results if result.weights}
+    known = [result for result in results if result.bits_per_weight and result.cell.model in weights]
+    return {result.cell: result.bits_per_weight * weights[result.cell.model] / 8 / 2**20 for result in known}
+
+
+def _draw_family(ax: Axes, members: list[CellResult], sizes: dict[Cell, float], looks: _Looks) -> None:
+    """The cells of one family by size, and their front: those that no cell beats in size and perplexity."""
+    front: list[CellResult] = []
+    for result in sorted(members, key=lambda result: (sizes[result.cell], result.mean_ppl)):
+        if not front or result.mean_ppl < front[-1].mean_ppl:
+            front.append(result)
+    best = {result.cell: (sizes[result.cell], result.mean_ppl) for result in front}
+    ax.step(*zip(*best.values(), strict=True), where="post", color=INK, lw=1.2)
     for result in members:
-        cell, place, on_front = result.cell, (_mib(result), result.mean_ppl), result in front
-        if cell.method == "none":
+        cell, place = result.cell, (sizes[result.cell], result.mean_ppl)
+        if cell.method == "none" and cell.activation == "a16":
             ax.plot(*place, marker=MARKS["full precision"], color=INK, ms=11, mec="white", mew=0.6, zorder=5)
             ax.annotate(cell.model, place, (5, 9), textcoords="offset points", fontsize=9, ha="right", zorder=6)
         else:
-            mark, (size, alpha) = MARKS["LoRC" if cell.rank else "no LoRC"], (7, 1) if on_front else (5, 0.35)
-            ax.plot(*place, marker=mark, color=looks.colours[cell.method], ms=size, alpha=alpha, mec="white", mew=0.6,
-                    zorder=3 + on_front)
-    _name_front(ax, [result for result in front if result.cell.method != "none"])
+            mark, (size, alpha) = MARKS["LoRC" if cell.rank else "no LoRC"], (7, 1) if cell in best else (5, 0.35)
+            ax.plot(*place, marker=mark, color=looks.colours.get(cell.method, INK), ms=size, alpha=alpha, mec="white",
+                    mew=0.6, zorder=3 + alpha)
+    _name_front(ax, {cell: place for cell, place in best.items() if cell.method != "none"})
 
 
-def _name_front(ax: Axes, front: list[CellResult]) -> None:
+def _name_front(ax: Axes, front: dict[Cell, tuple[float, float]]) -> None:
     """Write the weight format to cells of the front, where there is room; nothing else lies below and left of it."""
     last = np.array([-np.inf, -np.inf])
-    for result in front:
-        place = (_mib(result), result.mean_ppl)
+    for cell, place in front.items():
         here = ax.transData.transform(place) * 72 / ax.get_figure().dpi
         if np.hypot(*(here - last)) < 13:
             continue
-        weight, rank, last = _weight(result), result.cell.rank, here
-        text = f"w{weight.bits} {f'g{weight.group}' if weight.group else 'row'}{f' r{rank}' if rank else ''}"
+        weight, last = WeightFormat.parse(cell.weight), here
+        text = f"w{weight.bits} {f'g{weight.group}' if weight.group else 'row'}{f' r{cell.rank}' if cell.rank else ''}"
         ax.annotate(text, place, (-3, -4), textcoords="offset points", color=GREY, fontsize=7.5, ha="right", va="top",
                     rotation=40, rotation_mode="anchor")
 
@@ -253,17 +263,19 @@ def _plot(
 ) -> None:
     """The lines of one panel: perplexities relative to `baseline`, with their intervals."""
     ax.axhline(1, color="#999999", lw=0.8, zorder=1)
+    left, right = ax.get_xlim()
+    point = (right - left) / (72 * WIDTH * ax.get_position().width)
     for index, line in enumerate(lines):
         # A sideways shift of a few points, so that the bars of several lines do not hide one another.
-        shift = min(3.5, 36 / len(lines)) * (index - (len(lines) - 1) / 2)
-        shifted = ax.transData + ScaledTranslation(shift / 72, 0, ax.get_figure().dpi_scale_trans)
+        shift = min(2, 36 / len(lines)) * (index - (len(lines) - 1) / 2) * point
         changes = [mean_perplexity_difference(result.nll, baseline.nll) for result in line]
         ratio = 1 + np.array([change.value for change in changes]) / baseline.mean_ppl
         half = np.array([change.high - change.value for change in changes]) / baseline.mean_ppl
         half = np.minimum(half, 0.9 * ratio)  # a logarithmic axis has no zero
         dash, marker = looks.strokes[_format(line[0])]
-        ax.errorbar([place(result) for result in line], ratio, half, color=looks.colours[line[0].cell.method], ls=dash,
-                    marker=marker, lw=1.4, ms=4.5, mec="white", mew=0.5, elinewidth=1, zorder=3, transform=shifted)
+        x, colour = [place(result) + shift for result in line], looks.colours[line[0].cell.method]
+        ax.errorbar(x, ratio, half, color=colour, ls=dash, marker=marker, lw=1.4, ms=4.5, mec="white", mew=0.5,
+                    elinewidth=1, zorder=3)
 
 
 def _log_axis(axis: Axis, unit: str = "") -> None:
@@ -312,15 +324,6 @@ def _recovered(shown: list[CellResult], baselines: dict[str, CellResult]) -> str
     return f"At {bits} bits, rank {rank} gives back on average {', '.join(found)}." if found else ""
 
 
-def _front(results: list[CellResult]) -> list[CellResult]:
-    """The cells that no other cell beats in size and perplexity, smallest first."""
-    front: list[CellResult] = []
-    for result in sorted(results, key=lambda result: (_mib(result), result.mean_ppl)):
-        if not front or result.mean_ppl < front[-1].mean_ppl:
-            front.append(result)
-    return front
-
-
 def _without_lorc(cell: Cell) -> Cell:
     return replace(cell, rank=0, lorc="none")
 
@@ -333,15 +336,6 @@ def _format(result: CellResult) -> str:
     """A cell's formats without the bits of the weights, such as ``asym-g32``."""
     weight = result.cell.weight.partition("-")[2]
     return weight if result.cell.activation == "a16" else f"{weight} {result.cell.activation}"
-
-
-def _coarseness(name: str) -> tuple[int, str]:
-    """Sorts formats: whole rows first, then ever finer groups."""
-    return -(WeightFormat.parse(f"w8-{name.partition(' ')[0]}").group or 10**6), name
-
-
-def _mib(result: CellResult) -> float:
-    return result.bits_per_weight * result.weights / 8 / 2**20
 
 
 def _unique(names: Iterable[str]) -> list[str]:

@@ -54,7 +54,7 @@ class Job:
         # From the start of the process: imports are a large part of a small job.
         self.started = time.monotonic() - (time.time() - psutil.Process().create_time())
         self._log = None
-        self._said = 0.0
+        self._first = self._said = None  # (done, when) of the first and the latest progress line
 
     def __getattr__(self, group: str) -> Any:
         """A config group as its dataclass: ``job.method``, ``job.calibration``, …"""
@@ -83,19 +83,24 @@ class Job:
 
     def progress(self, done: int, total: int, what: str) -> None:
         """Say where a long stage is, on the terminal and in the log, every few seconds at most."""
-        elapsed = time.monotonic() - self.started
-        if elapsed - self._said < _PROGRESS_EVERY and done < total:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = self._said = (done, now)
+        if now - self._said[1] < _PROGRESS_EVERY and done < total:
             return
-        self._said = elapsed
-        left = elapsed / done * (total - done) if done else float("nan")
-        line = f"{what} {done}/{total}, {elapsed:.0f} s, about {left:.0f} s left"
+        self._said = (done, now)
+        steps, seconds = done - self._first[0], now - self._first[1]
+        left = f", about {seconds / steps * (total - done):.0f} s left" if steps else ""
+        line = f"{what} {done}/{total}, {now - self.started:.0f} s{left}"
         self.log(line)
         if done < total:
-            print(f"[{self.stage} {self._title()}] {line}", file=sys.stderr, flush=True)
+            self._say(line)
 
-    def _title(self) -> str:
-        shown = (self.names[key] for key in ("model", "method", "weight", "activation"))
-        return " ".join(name for name in shown if name not in ("none", "w16", "a16"))
+    def _say(self, line: str) -> None:
+        method = ("method", "weight") if self.names["method"] != "none" else ()
+        shown = [self.names[key] for key in ("model", *method, "activation")]
+        title = " ".join([self.stage, *(name for name in shown if name not in ("none", "a16"))])
+        print(f"[{title}] {line}", file=sys.stderr, flush=True)
 
     @cached_property
     def threads(self) -> int:
@@ -118,6 +123,7 @@ class Job:
         body = write_json(self.folder / "result.json", kind, {"identity": identity, **payload})
         write_json(self.folder / "run.json", "run", self._run_record())
         (self.folder / "failed.json").unlink(missing_ok=True)
+        self._say(f"done, {time.monotonic() - self.started:.1f} s")
         return body
 
     def _run_record(self) -> dict:

@@ -11,6 +11,7 @@ MLFLOW_ARTIFACTS = "results/mlflow-artifacts"
 
 TEXT = CACHE + "/text/{text}"
 CHECKPOINT = CACHE + "/checkpoint/{model}"
+TOKENIZER = "backend_tokenizer.json"  # in CHECKPOINT
 TOKENS = CACHE + "/tokens/{model}/{protocol}"
 CALIBRATION_TOKENS = CACHE + "/calibration/{model}/{calibration}/tokens"
 STATISTICS = CACHE + "/calibration/{model}/{calibration}/statistics"

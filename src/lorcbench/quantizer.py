@@ -179,14 +179,15 @@ def from_stored(stored: dict[str, torch.Tensor], fmt: WeightFormat, width: int) 
     """What `to_stored` was given, for a matrix of `width` inputs."""
     zero = stored.get("zero")
     if zero is not None:
-        groups = stored["scale"].shape[1]
-        zero = (unpack(zero, fmt.bits, groups) if fmt.convention == "minmax" else zero).to(torch.int32)
+        if fmt.convention == "minmax":
+            zero = unpack(zero, fmt.bits, stored["scale"].numel()).view(stored["scale"].shape)
+        zero = zero.to(torch.int32)
     return Quantized(unpack(stored["codes"], fmt.bits, width), stored["scale"], zero)
 
 
 def _compact(zero: torch.Tensor, fmt: WeightFormat) -> torch.Tensor:
     if fmt.convention == "minmax":  # in [0, 2^b - 1], so as wide as a code
-        return pack(zero.to(torch.uint8), fmt.bits)
+        return pack(zero.to(torch.uint8).view(1, -1), fmt.bits)
     for dtype in (torch.int8, torch.int16):
         if zero.min() >= torch.iinfo(dtype).min and zero.max() <= torch.iinfo(dtype).max:
             return zero.to(dtype)

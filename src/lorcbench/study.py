@@ -36,7 +36,8 @@ class Cell:
     def key(self) -> str:
         """The cell as one string, for logs and tags."""
         rank = f"r{self.rank}" if self.rank == 0 else f"r{self.rank}-{self.lorc}"
-        return "/".join([self.model, self.method, self.calibration, self.weight, self.activation, rank])
+        weight = self.weight if self.trained == "a16" else f"{self.weight}@{self.trained}"
+        return "/".join([self.model, self.method, self.calibration, weight, self.activation, rank])
 
     @property
     def variant(self) -> str:

@@ -9,6 +9,14 @@ from lorcbench import config as settings, paths, study as studies
 from lorcbench.artifacts import canonical
 from lorcbench.formats import cap
 from lorcbench.versions import code_version
+from snakemake.logging import logger
+from snakemake_interface_logger_plugins.common import LogEvent
+
+# Two of Snakemake's lines for every job say nothing that the stages do not say better.
+logger.addFilter(
+    lambda record: getattr(record, "event", None) not in (LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED)
+    and not record.getMessage().startswith("Select jobs")
+)
 
 # `.venv/bin/snakemake` works without activation: stages run in the interpreter that runs the workflow.
 os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from lorcbench import paths
 from lorcbench.artifacts import file_digest
 from lorcbench.checkpoint import Checkpoint, CheckpointError
+from lorcbench.corpora import load_tokenizer
 from lorcbench.job import Job, input_digest, run
 
 
@@ -26,11 +27,14 @@ def main(job: Job) -> None:
     for index in range(checkpoint.depth):
         checkpoint.linears(index)
         job.progress(index + 1, checkpoint.depth, "checked block")
+    # The tokenizer as transformers makes it, for stages that tokenize without importing transformers.
+    load_tokenizer(where).backend_tokenizer.save(str(folder / paths.TOKENIZER))
     names = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
     files = [where / name for name in names if (where / name).is_file()] + sorted(where.glob("*.safetensors"))
     payload = {
         "folder": "." if where == folder else str(where),
         "files": {path.name: file_digest(path) for path in files},
+        "tokenizer": file_digest(folder / paths.TOKENIZER),
         "family": checkpoint.architecture.model_type,
         "standin": model.source == "standin",
         "repo": model.repo,
@@ -46,9 +50,11 @@ def _train(job: Job, model, folder: Path) -> tuple[dict, dict]:
     import torch
     from safetensors.torch import load_file
     from transformers import PreTrainedTokenizerFast
+    from transformers.utils.logging import disable_progress_bar
 
     from lorcbench import corpora, standin
 
+    disable_progress_bar()
     torch.set_num_threads(job.threads)
     text = Path(paths.TEXT.format(text=model.standin.text))
     end = standin.END_OF_TEXT
@@ -59,7 +65,7 @@ def _train(job: Job, model, folder: Path) -> tuple[dict, dict]:
     windows = {}
     for name in streams:
         documents = corpora.read_documents(text / "corpora" / name / "test.jsonl")
-        stream = corpora.token_stream(tokenizer, documents)
+        stream = corpora.token_stream(tokenizer.backend_tokenizer, documents)
         windows[name] = corpora.test_windows(stream, model.standin.positions, 128, name).tokens
     network = standin.build(model)
     standin.train(network, model.standin, streams, lambda done, total: job.progress(done, total, "step"))

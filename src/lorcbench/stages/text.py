@@ -17,7 +17,7 @@ from lorcbench.artifacts import file_digest, replacing, write_text
 from lorcbench.job import Job, run
 from lorcbench.stdlib_text import CORPORA, SPLITS, documents, harness_tasks
 
-VOCABULARY = 2048
+VOCABULARY = 1024
 _METRICS = {
     "stdlib_prose": ["word_perplexity", "byte_perplexity", "bits_per_byte"],
     "stdlib_continuation": ["acc", "acc_norm"],

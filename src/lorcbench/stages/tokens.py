@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 
 from lorcbench import corpora, paths
 from lorcbench.artifacts import write_shard
-from lorcbench.inputs import checkpoint_folder
 from lorcbench.job import Job, input_digest, run, shard_identity
 
 CORPORA = ("reference", "docstrings", "source")
@@ -23,7 +23,7 @@ def main(job: Job) -> None:
     text = Path(paths.TEXT.format(text=settings["text"]))
     inputs = {"checkpoint": input_digest(checkpoint, "checkpoint"), "text": input_digest(text, "text")}
     identity = job.identity(settings, inputs)
-    tokenizer = corpora.load_tokenizer(checkpoint_folder(job.names))
+    tokenizer = Tokenizer.from_file(str(checkpoint / paths.TOKENIZER))
     split = "calibration" if calibration else "test"
     streams = {}
     for name in CORPORA if calibration else settings["corpora"]:

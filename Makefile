@@ -1,0 +1,48 @@
+# Each target sets up what it needs: .venv from the pins, once.
+#   make demo    the demo study: results/demo/report.html
+#   make test    linters and tests
+#   make ui      MLflow on 127.0.0.1
+#   make lock    requirements.lock again, after a change of dependencies
+# With conda: conda env create -f environment.yml && conda activate lorcbench && make demo VENV=$CONDA_PREFIX
+PYTHON ?= python3
+VENV ?= .venv
+# One hashed lock cannot serve the CPU and the CUDA builds, so torch is pinned here; TORCH='torch==2.13.0+cpu' or a wheel will do.
+TORCH ?= torch==2.13.0
+PORT ?= 5000
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
+INSTALLED := $(VENV)/.lorcbench-installed
+
+.PHONY: demo test ui lock install
+.DELETE_ON_ERROR:
+
+demo: $(INSTALLED)
+	$(BIN)/snakemake --cores all
+
+test: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/python -m pytest
+
+ui: $(INSTALLED)
+	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui \
+	  --backend-store-uri sqlite:///results/mlflow.db --default-artifact-root results/mlflow-artifacts \
+	  --host 127.0.0.1 --port $(PORT) --workers 1
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
+	  "Python 3.11 or newer is needed; say which: make PYTHON=python3.11 …")'
+	@echo "Installing into $(VENV): about 2 GB, two to three minutes"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) '$(TORCH)'
+	$(PIP) --require-hashes --no-deps -r requirements.lock
+	$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+lock:
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --no-emit-package torch --no-emit-package sympy --no-emit-package mpmath \
+	  --custom-compile-command 'make lock' --quiet --output-file requirements.lock
