@@ -62,9 +62,7 @@ class BlockWalk:
         batch_tokens: tokens in one forward pass.
     """
 
-    def __init__(
-        self, checkpoint: Checkpoint, dtype: torch.dtype, device: str = "cpu", batch_tokens: int = 2048
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, device: str = "cpu", batch_tokens: int = 2048) -> None:
         self.checkpoint, self.architecture = checkpoint, checkpoint.architecture
         self.dtype, self.device, self.batch_tokens = dtype, device, batch_tokens
         hf_config = transformers.AutoConfig.for_model(**checkpoint.config)

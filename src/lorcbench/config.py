@@ -23,6 +23,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 EXTRA_CONF = "LORCBENCH_CONF"  # environment variable: a folder of the user's own conf files, looked into first
+RUNTIME_VARIABLE = "LORCBENCH_RUNTIME"  # environment variable: runtime overrides from the workflow to its stages
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 VARIANT = rf"{NAME}(?:\+[a-z_]+=[A-Za-z0-9._-]+)*"
 _CHANGED = re.compile(rf"{NAME}(?:\+[a-z_]+=[A-Za-z0-9._-]+)+(?:/r\d+)?")

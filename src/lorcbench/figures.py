@@ -173,7 +173,7 @@ def _pareto(results: list[CellResult], folder: Path) -> Figure | None:
         "than a cell on the line; the others are pale."
     )
     if hidden := len(sizes) - len(shown):
-        caption += f" {hidden} cells above a perplexity of {number(ceiling)} are not drawn."
+        caption += f" Cells with a perplexity above {number(ceiling)} are not drawn: {hidden}."
     return _save(fig, folder, Figure("pareto", title, caption))
 
 
@@ -200,8 +200,16 @@ def _draw_family(ax: Axes, members: list[CellResult], sizes: dict[Cell, float], 
             ax.annotate(cell.model, place, (5, 9), textcoords="offset points", fontsize=9, ha="right", zorder=6)
         else:
             mark, (size, alpha) = MARKS["LoRC" if cell.rank else "no LoRC"], (7, 1) if cell in best else (5, 0.35)
-            ax.plot(*place, marker=mark, color=looks.colours.get(cell.method, INK), ms=size, alpha=alpha, mec="white",
-                    mew=0.6, zorder=3 + alpha)
+            ax.plot(
+                *place,
+                marker=mark,
+                color=looks.colours.get(cell.method, INK),
+                ms=size,
+                alpha=alpha,
+                mec="white",
+                mew=0.6,
+                zorder=3 + alpha,
+            )
     _name_front(ax, {cell: place for cell, place in best.items() if cell.method != "none"})
 
 
@@ -214,13 +222,28 @@ def _name_front(ax: Axes, front: dict[Cell, tuple[float, float]]) -> None:
             continue
         weight, last = WeightFormat.parse(cell.weight), here
         text = f"w{weight.bits} {f'g{weight.group}' if weight.group else 'row'}{f' r{cell.rank}' if cell.rank else ''}"
-        ax.annotate(text, place, (-3, -4), textcoords="offset points", color=GREY, fontsize=7.5, ha="right", va="top",
-                    rotation=40, rotation_mode="anchor")
+        ax.annotate(
+            text,
+            place,
+            (-3, -4),
+            textcoords="offset points",
+            color=GREY,
+            fontsize=7.5,
+            ha="right",
+            va="top",
+            rotation=40,
+            rotation_mode="anchor",
+        )
 
 
 def _canvas(
-    shape: tuple[int, int], height: float, title: str, results: list[CellResult], handles: list[Line2D],
-    sharey: bool | str = True, above: float = 0.0,
+    shape: tuple[int, int],
+    height: float,
+    title: str,
+    results: list[CellResult],
+    handles: list[Line2D],
+    sharey: bool | str = True,
+    above: float = 0.0,
 ) -> tuple[mpl_figure.Figure, np.ndarray]:
     """An empty figure with question, subtitle and legend; panels of `height` inches, `above` inches free above them."""
     # Legend entries that are too long for one line (about 105 characters) go on several.
@@ -230,15 +253,26 @@ def _canvas(
     fig = mpl_figure.Figure(figsize=(WIDTH, total), facecolor="white")
     axes = fig.subplots(rows, columns, sharex=True, sharey=sharey, squeeze=False)
     fig.subplots_adjust(
-        left=LEFT / WIDTH, right=1 - 0.15 / WIDTH, top=1 - header / total, bottom=FOOTER / total,
-        hspace=GAP / height, wspace=0.12 if sharey is True else 0.3,
+        left=LEFT / WIDTH,
+        right=1 - 0.15 / WIDTH,
+        top=1 - header / total,
+        bottom=FOOTER / total,
+        hspace=GAP / height,
+        wspace=0.12 if sharey is True else 0.3,
     )
     x = 0.14 / WIDTH
     fig.text(x, 1 - 0.14 / total, title, fontsize=14, fontweight="bold", va="top")
     fig.text(x, 1 - 0.42 / total, _subtitle(results), fontsize=9.5, color=GREY, va="top")
     fig.legend(
-        handles=handles, ncol=-(-len(handles) // lines), loc="upper left", bbox_to_anchor=(x, 1 - 0.66 / total),
-        borderaxespad=0.2, borderpad=0, handlelength=2.2, handletextpad=0.5, columnspacing=1.4,
+        handles=handles,
+        ncol=-(-len(handles) // lines),
+        loc="upper left",
+        bbox_to_anchor=(x, 1 - 0.66 / total),
+        borderaxespad=0.2,
+        borderpad=0,
+        handlelength=2.2,
+        handletextpad=0.5,
+        columnspacing=1.4,
     )
     return fig, axes
 
@@ -274,8 +308,20 @@ def _plot(
         half = np.minimum(half, 0.9 * ratio)  # a logarithmic axis has no zero
         dash, marker = looks.strokes[_format(line[0])]
         x, colour = [place(result) + shift for result in line], looks.colours[line[0].cell.method]
-        ax.errorbar(x, ratio, half, color=colour, ls=dash, marker=marker, lw=1.4, ms=4.5, mec="white", mew=0.5,
-                    elinewidth=1, zorder=3)
+        ax.errorbar(
+            x,
+            ratio,
+            half,
+            color=colour,
+            ls=dash,
+            marker=marker,
+            lw=1.4,
+            ms=4.5,
+            mec="white",
+            mew=0.5,
+            elinewidth=1,
+            zorder=3,
+        )
 
 
 def _log_axis(axis: Axis, unit: str = "") -> None:

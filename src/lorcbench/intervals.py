@@ -38,9 +38,7 @@ def nll_difference(nll: np.ndarray, baseline: np.ndarray, resamples: int = 2000)
     return Interval(float(difference.mean()), float(low), float(high))
 
 
-def mean_perplexity_difference(
-    nll: dict[str, np.ndarray], baseline: dict[str, np.ndarray], resamples: int = 2000
-) -> Interval:
+def mean_perplexity_difference(nll: dict[str, np.ndarray], baseline: dict[str, np.ndarray], resamples: int = 2000) -> Interval:
     """Difference of the arithmetic mean of the corpora's perplexities (the paper's "average PPL"), by the delta method.
 
     The corpora are independent samples. Within one, with a and b the two mean losses, d(eᵃ - eᵇ) = eᵃ da - eᵇ db: the

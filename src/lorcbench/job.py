@@ -43,7 +43,7 @@ class Job:
 
     def __init__(self, stage: str, overrides: list[str]) -> None:
         self.stage, self.overrides = stage, overrides
-        self.cfg = config.compose(overrides)
+        self.cfg = config.compose([*overrides, *os.environ.get(config.RUNTIME_VARIABLE, "").split()])
         given = dict(override.partition("=")[::2] for override in overrides)
         self.names = {group: given.get(group, "none") for group in _GROUPS}
         self.names["protocol"] = given.get("eval", "stdlib")

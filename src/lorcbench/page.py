@@ -66,8 +66,7 @@ def render(
         alerts=_alerts(study, results),
         nav="".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, title in nav),
         sections="\n".join(
-            f'<section id="{anchor}"><h2>{escape(title)}</h2>{body}</section>'
-            for (anchor, title), body in shown.items()
+            f'<section id="{anchor}"><h2>{escape(title)}</h2>{body}</section>' for (anchor, title), body in shown.items()
         ),
         windows=_windows(results),
     )
@@ -288,7 +287,7 @@ def _stages(stages: list[dict]) -> str:
 
 def _files(study: Study) -> str:
     return (
-        '<p>Every perplexity of this page: <a href="cells.csv"><code>cells.csv</code></a>, a row per cell and corpus.</p>'
+        '<p>Every perplexity of this page: <a href="cells.csv"><code>cells.csv</code></a>, a row a cell and corpus.</p>'
         f"<p>Runs in MLflow, experiment <code>{escape(study.name)}</code>; if no server was configured, see them with "
         f"<code>mlflow ui --backend-store-uri sqlite:///{escape(paths.MLFLOW)}</code></p>"
     )

@@ -21,3 +21,18 @@ EVALUATION = CACHE + "/evaluate/{model}/{method}/{calibration}/{weight}/{trained
 HARNESS = CACHE + "/harness/{model}/{method}/{calibration}/{weight}/{trained}/{activation}/{protocol}"
 
 STUDY = "results/{study}"
+
+
+def result(folder: str) -> str:
+    """The deterministic result file of a job's folder."""
+    return folder + "/result.json"
+
+
+def run(folder: str) -> str:
+    """The record of how a job went."""
+    return folder + "/run.json"
+
+
+def log(folder: str) -> str:
+    """A job's log."""
+    return folder + "/log.txt"

@@ -120,9 +120,7 @@ def offset_first(fmt: WeightFormat | ActivationFormat) -> bool:
     return fmt.convention == "pow2" and not fmt.symmetric
 
 
-def encode(
-    matrix: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, fmt: WeightFormat | ActivationFormat
-) -> torch.Tensor:
+def encode(matrix: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, fmt: WeightFormat | ActivationFormat) -> torch.Tensor:
     """Codes (rows, width) uint8 of float32 values (rows, width), given (rows, groups) scales and zero points."""
     values, step, offset = grouped(matrix, fmt.group), scale.float().unsqueeze(-1), zero.float().unsqueeze(-1)
     codes = torch.round((values + offset * step) / step) if offset_first(fmt) else torch.round(values / step) + offset

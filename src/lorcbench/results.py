@@ -15,7 +15,19 @@ from lorcbench.intervals import mean_perplexity_difference, nll_difference, perp
 from lorcbench.study import Cell, Study
 
 COLUMNS = (
-    *("study", "model", "family", "standin", "method", "weight", "activation", "rank", "lorc", "hessian", "calibration"),
+    *(
+        "study",
+        "model",
+        "family",
+        "standin",
+        "method",
+        "weight",
+        "activation",
+        "rank",
+        "lorc",
+        "hessian",
+        "calibration",
+    ),
     *("seed", "protocol", "corpus", "ppl", "ppl_fp", "delta_nll", "delta_nll_low", "delta_nll_high", "delta_ppl"),
     *("delta_ppl_low", "delta_ppl_high", "bits_per_weight", "paper_bits", "weights", "max_damp", "seconds"),
     *("peak_rss_mib", "status", "reason"),
@@ -134,14 +146,18 @@ def _failure(folder: Path) -> str | None:
 
 
 def _why_not(folders: dict[str, Path]) -> str:
-    missing = next(stage for stage, folder in folders.items() if not (folder / "result.json").is_file() or stage == "evaluation")
+    missing = next(
+        stage for stage, folder in folders.items() if not (folder / "result.json").is_file() or stage == "evaluation"
+    )
     started = (folders[missing] / "log.txt").is_file()
     return f"{missing}: killed without a record, or cut off" if started else f"{missing}: not run"
 
 
 def rows(study: Study, results: list[CellResult], resamples: int) -> list[dict]:
     """The tidy table: one row a cell and corpus, and one for the mean of the corpora; one row for a cell without numbers."""
-    baselines = {result.cell.model: result for result in results if result.cell.method == "none" and result.cell.activation == "a16"}
+    baselines = {
+        result.cell.model: result for result in results if result.cell.method == "none" and result.cell.activation == "a16"
+    }
     table = []
     for result in results:
         shared = _shared_columns(study, result)
@@ -152,7 +168,13 @@ def rows(study: Study, results: list[CellResult], resamples: int) -> list[dict]:
         for corpus in result.nll:
             delta = nll_difference(result.nll[corpus], baseline.nll[corpus], resamples)
             ppl, ppl_fp = perplexity(result.nll[corpus]), perplexity(baseline.nll[corpus])
-            numbers = {"corpus": corpus, "ppl": ppl, "ppl_fp": ppl_fp, "delta_nll": delta.value, "delta_ppl": ppl - ppl_fp}
+            numbers = {
+                "corpus": corpus,
+                "ppl": ppl,
+                "ppl_fp": ppl_fp,
+                "delta_nll": delta.value,
+                "delta_ppl": ppl - ppl_fp,
+            }
             table.append(shared | numbers | {"delta_nll_low": delta.low, "delta_nll_high": delta.high})
         mean = mean_perplexity_difference(result.nll, baseline.nll, resamples)
         numbers = {"corpus": "mean", "ppl": result.mean_ppl, "ppl_fp": baseline.mean_ppl, "delta_ppl": mean.value}
@@ -163,7 +185,17 @@ def rows(study: Study, results: list[CellResult], resamples: int) -> list[dict]:
 def _shared_columns(study: Study, result: CellResult) -> dict:
     cell = result.cell
     columns = {name: getattr(cell, name) for name in ("model", "method", "calibration", "weight", "activation", "lorc", "rank")}
-    measured = ("family", "standin", "hessian", "seed", "bits_per_weight", "weights", "max_damp", "seconds", "peak_rss_mib")
+    measured = (
+        "family",
+        "standin",
+        "hessian",
+        "seed",
+        "bits_per_weight",
+        "weights",
+        "max_damp",
+        "seconds",
+        "peak_rss_mib",
+    )
     columns |= {name: value for name in (*measured, "status", "reason") if (value := getattr(result, name)) is not None}
     paper_bits = WeightFormat.parse(cell.weight).paper_bits()
     return columns | {"study": study.name, "protocol": study.eval, "paper_bits": paper_bits}

@@ -45,9 +45,7 @@ def build(model: ModelConfig) -> PreTrainedModel:
     return BloomForCausalLM(BloomConfig(**shared, n_layer=model.layers, n_head=model.heads, pad_token_id=0))
 
 
-def train(
-    model: PreTrainedModel, settings, streams: dict[str, torch.Tensor], progress: Callable[[int, int], None]
-) -> None:
+def train(model: PreTrainedModel, settings, streams: dict[str, torch.Tensor], progress: Callable[[int, int], None]) -> None:
     """Train in place on random windows of the token streams, taken in turn; forward passes in bfloat16.
 
     Args:

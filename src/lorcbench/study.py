@@ -110,9 +110,7 @@ def load(name: str, overrides: list[str] = (), model_path: str | None = None) ->
         raise ConfigError(f"study {name}: no cells; expected at least one grid with models, methods and weights")
     harness = [cell for cell in cells if any(_matches(cell, chosen) for chosen in study.harness)]
     tasks = config.load("eval", protocol).tasks if tasks is None else tasks
-    return Study(
-        name, study, protocol, tuple(tasks), tuple(cells), tuple(harness), tuple(not_applicable), folders
-    )
+    return Study(name, study, protocol, tuple(tasks), tuple(cells), tuple(harness), tuple(not_applicable), folders)
 
 
 def from_arguments(arguments: list[str]) -> Study:
@@ -190,9 +188,7 @@ def _cell(axes: dict) -> Cell | None:
     lorc = axes["lorc"] if rank else "none"
     if rank and config.load("lorc", lorc).kind == "none":
         raise ConfigError(f"study.lorc={lorc} with rank {rank}: expected a LoRC setting such as plain-int8")
-    return Cell(
-        axes["models"], axes["methods"], calibration, axes["weights"], "a16", axes["activations"], lorc, rank
-    )
+    return Cell(axes["models"], axes["methods"], calibration, axes["weights"], "a16", axes["activations"], lorc, rank)
 
 
 def _indivisible(study: Study, cell: Cell) -> str | None:
@@ -212,6 +208,4 @@ _FIELD |= {"activations": "activation", "lorc": "lorc", "ranks": "rank"}
 
 def _matches(cell: Cell, chosen: GridConfig) -> bool:
     """Whether the cell agrees with every axis that `chosen` names."""
-    return all(
-        getattr(cell, _FIELD[axis]) in values for axis in AXES if (values := getattr(chosen, axis)) is not None
-    )
+    return all(getattr(cell, _FIELD[axis]) in values for axis in AXES if (values := getattr(chosen, axis)) is not None)

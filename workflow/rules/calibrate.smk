@@ -3,51 +3,39 @@
 #   outputs  results/cache/calibration/MODEL/CALIBRATION/{tokens,statistics}
 
 
-def calibration_text(wildcards):
-    return results_of(paths.TEXT, text=settings.load("calibration", wildcards.calibration).text)
-
-
-def calibration_settings(wildcards):
-    return semantics("tokens", calibration=wildcards.calibration)
-
-
-def statistics_settings(wildcards):
-    return semantics("calibrate", calibration=wildcards.calibration)
-
-
 rule calibration_tokens:
     input:
-        checkpoint=paths.CHECKPOINT + "/result.json",
-        text=calibration_text,
+        checkpoint=paths.result(paths.CHECKPOINT),
+        text=run.calibration_text,
     output:
-        result=paths.CALIBRATION_TOKENS + "/result.json",
-        run=paths.CALIBRATION_TOKENS + "/run.json",
+        result=paths.result(paths.CALIBRATION_TOKENS),
+        run=paths.run(paths.CALIBRATION_TOKENS),
     log:
-        paths.CALIBRATION_TOKENS + "/log.txt",
-    params:
-        arguments=model_arguments,
-        semantics=calibration_settings,
+        paths.log(paths.CALIBRATION_TOKENS),
     priority: 90
     resources:
         mem_mb=1000,
+    params:
+        arguments=run.model_arguments,
+        semantics=run.calibration_semantics,
     shell:
-        "exec python -m lorcbench.stages.tokens {params.arguments} calibration={wildcards.calibration} {RUNTIME}"
+        "exec python -m lorcbench.stages.tokens {params.arguments} calibration={wildcards.calibration}"
 
 
 rule calibrate:
     input:
-        checkpoint=paths.CHECKPOINT + "/result.json",
-        tokens=paths.CALIBRATION_TOKENS + "/result.json",
+        checkpoint=paths.result(paths.CHECKPOINT),
+        tokens=paths.result(paths.CALIBRATION_TOKENS),
     output:
-        result=paths.STATISTICS + "/result.json",
-        run=paths.STATISTICS + "/run.json",
+        result=paths.result(paths.STATISTICS),
+        run=paths.run(paths.STATISTICS),
     log:
-        paths.STATISTICS + "/log.txt",
-    params:
-        arguments=model_arguments,
-        semantics=statistics_settings,
+        paths.log(paths.STATISTICS),
     priority: 80
     resources:
         mem_mb=1500,
+    params:
+        arguments=run.model_arguments,
+        semantics=run.statistics_semantics,
     shell:
-        "exec python -m lorcbench.stages.calibrate {params.arguments} calibration={wildcards.calibration} {RUNTIME}"
+        "exec python -m lorcbench.stages.calibrate {params.arguments} calibration={wildcards.calibration}"

@@ -3,59 +3,47 @@
 #   outputs  results/cache/{evaluate,harness}/MODEL/METHOD/CALIBRATION/WEIGHT/TRAINED/ACTIVATION/PROTOCOL
 
 
-def evaluate_settings(wildcards):
-    return semantics("evaluate", eval=wildcards.protocol)
-
-
-def harness_settings(wildcards):
-    return semantics("harness", eval=wildcards.protocol) + canonical(list(STUDY.tasks))
-
-
-def harness_text(wildcards):
-    return results_of(paths.TEXT, text=settings.load("eval", wildcards.protocol).text)
-
-
 rule evaluate:
     input:
-        checkpoint=paths.CHECKPOINT + "/result.json",
-        tokens=paths.TOKENS + "/result.json",
-        weights=quantized_inputs,
+        checkpoint=paths.result(paths.CHECKPOINT),
+        tokens=paths.result(paths.TOKENS),
+        weights=run.evaluate_inputs,
     output:
-        result=update(paths.EVALUATION + "/result.json"),
-        run=paths.EVALUATION + "/run.json",
+        result=update(paths.result(paths.EVALUATION)),
+        run=paths.run(paths.EVALUATION),
     log:
-        paths.EVALUATION + "/log.txt",
-    params:
-        arguments=model_arguments,
-        variants=variants_of,
-        semantics=evaluate_settings,
+        paths.log(paths.EVALUATION),
     resources:
         mem_mb=1500,
+    params:
+        arguments=run.model_arguments,
+        variants=run.variants,
+        semantics=run.evaluate_semantics,
     shell:
         "exec python -m lorcbench.stages.evaluate {params.arguments} method={wildcards.method}"
         " calibration={wildcards.calibration} weight={wildcards.weight} trained={wildcards.trained}"
-        " activation={wildcards.activation} eval={wildcards.protocol} 'variants=[{params.variants}]' {RUNTIME}"
+        " activation={wildcards.activation} eval={wildcards.protocol} 'variants=[{params.variants}]'"
 
 
 rule harness:
     input:
-        checkpoint=paths.CHECKPOINT + "/result.json",
-        text=harness_text,
-        weights=harness_inputs,
+        checkpoint=paths.result(paths.CHECKPOINT),
+        text=run.protocol_text,
+        weights=run.harness_inputs,
     output:
-        result=update(paths.HARNESS + "/result.json"),
-        run=paths.HARNESS + "/run.json",
+        result=update(paths.result(paths.HARNESS)),
+        run=paths.run(paths.HARNESS),
     log:
-        paths.HARNESS + "/log.txt",
-    params:
-        arguments=model_arguments,
-        variants=harness_variants_of,
-        tasks=",".join(STUDY.tasks),
-        semantics=harness_settings,
+        paths.log(paths.HARNESS),
     resources:
         mem_mb=2000,
+    params:
+        arguments=run.model_arguments,
+        variants=run.harness_variants,
+        tasks=",".join(run.study.tasks),
+        semantics=run.harness_semantics,
     shell:
         "exec python -m lorcbench.stages.harness {params.arguments} method={wildcards.method}"
         " calibration={wildcards.calibration} weight={wildcards.weight} trained={wildcards.trained}"
         " activation={wildcards.activation} eval={wildcards.protocol} 'eval.tasks=[{params.tasks}]'"
-        " 'variants=[{params.variants}]' {RUNTIME}"
+        " 'variants=[{params.variants}]'"

@@ -3,25 +3,21 @@
 #   outputs  results/cache/lorc/MODEL/METHOD/CALIBRATION/WEIGHT/TRAINED/LORC/capN
 
 
-def lorc_settings(wildcards):
-    return semantics("lorc", lorc=wildcards.lorc)
-
-
 rule lorc:
     input:
-        checkpoint=paths.CHECKPOINT + "/result.json",
-        quantized=paths.QUANTIZED + "/result.json",
+        checkpoint=paths.result(paths.CHECKPOINT),
+        quantized=paths.result(paths.QUANTIZED),
     output:
-        result=paths.FACTORS + "/result.json",
-        run=paths.FACTORS + "/run.json",
+        result=paths.result(paths.FACTORS),
+        run=paths.run(paths.FACTORS),
     log:
-        paths.FACTORS + "/log.txt",
-    params:
-        arguments=model_arguments,
-        semantics=lorc_settings,
+        paths.log(paths.FACTORS),
     resources:
         mem_mb=1000,
+    params:
+        arguments=run.model_arguments,
+        semantics=run.lorc_semantics,
     shell:
         "exec python -m lorcbench.stages.lorc {params.arguments} method={wildcards.method}"
         " calibration={wildcards.calibration} weight={wildcards.weight} trained={wildcards.trained}"
-        " lorc={wildcards.lorc} cap={wildcards.cap} {RUNTIME}"
+        " lorc={wildcards.lorc} cap={wildcards.cap}"

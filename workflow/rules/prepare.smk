@@ -1,67 +1,54 @@
-# Checkpoints and tokens.
+# Text, checkpoints and tokens.
 #   inputs   conf/model, conf/eval; for stand-ins the text that Python carries
 #   outputs  results/cache/text/TEXT, results/cache/checkpoint/MODEL, results/cache/tokens/MODEL/PROTOCOL
 
 
 rule text:
     output:
-        result=paths.TEXT + "/result.json",
-        run=paths.TEXT + "/run.json",
+        result=paths.result(paths.TEXT),
+        run=paths.run(paths.TEXT),
     log:
-        paths.TEXT + "/log.txt",
-    params:
-        semantics=semantics("text"),
+        paths.log(paths.TEXT),
     resources:
         mem_mb=1000,
+    params:
+        semantics=run.semantics("text"),
     shell:
-        "exec python -m lorcbench.stages.text text={wildcards.text} {RUNTIME}"
-
-
-def checkpoint_inputs(wildcards):
-    standin = STUDY.model(wildcards.model).standin
-    return [results_of(paths.TEXT, text=standin.text)] if standin else []
+        "exec python -m lorcbench.stages.text text={wildcards.text}"
 
 
 rule prepare:
     input:
-        checkpoint_inputs,
+        run.checkpoint_inputs,
     output:
-        result=paths.CHECKPOINT + "/result.json",
-        run=paths.CHECKPOINT + "/run.json",
+        result=paths.result(paths.CHECKPOINT),
+        run=paths.run(paths.CHECKPOINT),
     log:
-        paths.CHECKPOINT + "/log.txt",
-    params:
-        arguments=model_arguments,
-        semantics=model_settings,
+        paths.log(paths.CHECKPOINT),
     priority: 100  # training is the longest chain: everything of that model waits for it
     resources:
         mem_mb=1500,
+    params:
+        arguments=run.model_arguments,
+        semantics=run.prepare_semantics,
     shell:
-        "exec python -m lorcbench.stages.prepare {params.arguments} {RUNTIME}"
-
-
-def tokens_text(wildcards):
-    return results_of(paths.TEXT, text=settings.load("eval", wildcards.protocol).text)
-
-
-def tokens_settings(wildcards):
-    return semantics("tokens", eval=wildcards.protocol)
+        "exec python -m lorcbench.stages.prepare {params.arguments}"
 
 
 rule tokens:
     input:
-        checkpoint=paths.CHECKPOINT + "/result.json",
-        text=tokens_text,
+        checkpoint=paths.result(paths.CHECKPOINT),
+        text=run.protocol_text,
     output:
-        result=paths.TOKENS + "/result.json",
-        run=paths.TOKENS + "/run.json",
+        result=paths.result(paths.TOKENS),
+        run=paths.run(paths.TOKENS),
     log:
-        paths.TOKENS + "/log.txt",
-    params:
-        arguments=model_arguments,
-        semantics=tokens_settings,
+        paths.log(paths.TOKENS),
     priority: 90
     resources:
         mem_mb=1000,
+    params:
+        arguments=run.model_arguments,
+        semantics=run.tokens_semantics,
     shell:
-        "exec python -m lorcbench.stages.tokens {params.arguments} eval={wildcards.protocol} {RUNTIME}"
+        "exec python -m lorcbench.stages.tokens {params.arguments} eval={wildcards.protocol}"

@@ -3,31 +3,19 @@
 #   outputs  results/cache/quantize/MODEL/METHOD/CALIBRATION/WEIGHT/TRAINED
 
 
-def quantize_inputs(wildcards):
-    needed = [results_of(paths.CHECKPOINT, **wildcards)]
-    if wildcards.calibration != "none":
-        cached = method_of(wildcards).hessian == "cached"
-        needed.append(results_of(paths.STATISTICS if cached else paths.CALIBRATION_TOKENS, **wildcards))
-    return needed
-
-
-def quantize_settings(wildcards):
-    return semantics("quantize", method=wildcards.method, calibration=wildcards.calibration)
-
-
 rule quantize:
     input:
-        quantize_inputs,
+        run.quantize_inputs,
     output:
-        result=paths.QUANTIZED + "/result.json",
-        run=paths.QUANTIZED + "/run.json",
+        result=paths.result(paths.QUANTIZED),
+        run=paths.run(paths.QUANTIZED),
     log:
-        paths.QUANTIZED + "/log.txt",
-    params:
-        arguments=model_arguments,
-        semantics=quantize_settings,
+        paths.log(paths.QUANTIZED),
     resources:
         mem_mb=1500,
+    params:
+        arguments=run.model_arguments,
+        semantics=run.quantize_semantics,
     shell:
         "exec python -m lorcbench.stages.quantize {params.arguments} method={wildcards.method}"
-        " calibration={wildcards.calibration} weight={wildcards.weight} trained={wildcards.trained} {RUNTIME}"
+        " calibration={wildcards.calibration} weight={wildcards.weight} trained={wildcards.trained}"

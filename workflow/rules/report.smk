@@ -11,32 +11,31 @@ localrules:
 
 rule track:
     input:
-        evaluations(paths.EVALUATION, STUDY.cells),
-        evaluations(paths.HARNESS, STUDY.harness),
+        run.evaluations(),
     output:
-        result=f"results/{STUDY.name}/track/result.json",
+        result=f"results/{run.study.name}/track/result.json",
+        run=f"results/{run.study.name}/track/run.json",
     log:
-        f"results/{STUDY.name}/track/log.txt",
+        f"results/{run.study.name}/track/log.txt",
     params:
-        arguments=study_arguments(),
-        semantics=semantics("track"),
+        arguments=run.study_arguments(),
+        semantics=run.semantics("track"),
     shell:
         "exec python -m lorcbench.stages.track {params.arguments}"
 
 
 rule report:
     input:
-        evaluations(paths.EVALUATION, STUDY.cells),
-        evaluations(paths.HARNESS, STUDY.harness),
-        f"results/{STUDY.name}/track/result.json",
+        run.evaluations(),
+        f"results/{run.study.name}/track/result.json",
     output:
-        complete=touch(COMPLETE),
-        table=f"results/{STUDY.name}/cells.csv",
-        page=f"results/{STUDY.name}/report.html",
+        complete=touch(run.complete),
+        table=f"results/{run.study.name}/cells.csv",
+        page=f"results/{run.study.name}/report.html",
     log:
-        f"results/{STUDY.name}/report/log.txt",
+        f"results/{run.study.name}/report/log.txt",
     params:
-        arguments=study_arguments(),
-        semantics=semantics("report"),
+        arguments=run.study_arguments(),
+        semantics=run.semantics("report"),
     shell:
         "exec python -m lorcbench.stages.report {params.arguments}"

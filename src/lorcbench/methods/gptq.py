@@ -63,9 +63,7 @@ class PreparedHessian:
 def prepare(hessian: torch.Tensor, settings: GptqSettings) -> PreparedHessian:
     """Factor H (in, in), in the order of the sweep. Raises what `inverse_factor` raises."""
     order = torch.argsort(hessian.diagonal(), descending=True, stable=True) if settings.act_order else None
-    return PreparedHessian(
-        inverse_factor(hessian if order is None else hessian[order][:, order], settings.damp), order
-    )
+    return PreparedHessian(inverse_factor(hessian if order is None else hessian[order][:, order], settings.damp), order)
 
 
 def quantize(weight: torch.Tensor, hessian: PreparedHessian, fmt: WeightFormat, settings: GptqSettings) -> Quantized:
@@ -111,9 +109,7 @@ def _sweep(w, upper, fmt, settings, group_of, scale, zero, static) -> torch.Tens
         columns = slice(start, stop)
         sweep_block = _sweep_block_compiled if w.device.type == "cpu" else sweep_block_reference
         block = w[:, columns].clone()
-        error = sweep_block(
-            block, upper[columns, columns].contiguous(), scale, zero, group_of[columns], fmt, codes[:, columns]
-        )
+        error = sweep_block(block, upper[columns, columns].contiguous(), scale, zero, group_of[columns], fmt, codes[:, columns])
         w[:, stop:] -= error @ upper[columns, stop:]
         start = stop
     return codes

@@ -12,8 +12,8 @@ from lorcbench.artifacts import Shards, finished_shard, read_shard, write_shard
 from lorcbench.checkpoint import Checkpoint
 from lorcbench.config import GptqMethod
 from lorcbench.formats import WeightFormat
-from lorcbench.job import Job, input_digest, run, shard_identity
 from lorcbench.inputs import parts_of
+from lorcbench.job import Job, input_digest, run, shard_identity
 from lorcbench.quantizer import Quantized, from_stored, quantize, to_stored
 
 # A block's quantized linears, and what the method says of each: its damping, for one.
@@ -70,9 +70,7 @@ def _restored(path: Path, mark: str, fmt: WeightFormat, widths: dict[str, int]) 
     if finished is None:
         return None
     tensors = read_shard(path, finished[0])
-    quantized = {
-        name: from_stored(parts_of(tensors, name), fmt, width) for name, width in widths.items()
-    }
+    quantized = {name: from_stored(parts_of(tensors, name), fmt, width) for name, width in widths.items()}
     return quantized, finished[1]
 
 

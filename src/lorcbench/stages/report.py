@@ -74,7 +74,9 @@ def _best(model: str, found: list[results.CellResult]) -> list[str]:
         best = min((result for result in found if result.cell.weight.split("-")[0] == bits), key=lambda one: one.mean_ppl)
         change = 100 * (best.mean_ppl / baseline - 1)
         recipe = best.cell.key.removeprefix(f"{model}/")
-        lines.append(f"  {model:20} {bits:4} {best.mean_ppl:9.2f} ({change:+6.1f} %)  {best.bits_per_weight:5.2f} bits  {recipe}")
+        lines.append(
+            f"  {model:20} {bits:4} {best.mean_ppl:9.2f} ({change:+6.1f} %)  {best.bits_per_weight:5.2f} bits  {recipe}"
+        )
     return lines
 
 

@@ -1,0 +1,206 @@
+"""What the Snakemake rules ask: the study's cells, each job's inputs and arguments, and what a job's bytes depend on.
+
+Nothing heavy is imported: Snakemake parses the Snakefile again on every node.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from lorcbench import config, paths, study
+from lorcbench.artifacts import canonical
+from lorcbench.config import RUNTIME_VARIABLE, ConfigError
+from lorcbench.study import Cell
+from lorcbench.versions import code_version
+
+_KEYS = ("model_path", "overrides", "study")
+_OVERRIDES = ("study.", "eval.tasks=", "runtime.", "tracking.")
+_EVALUATED = ("model", "method", "calibration", "weight", "trained", "activation")
+
+
+class Workflow:
+    """One run of the workflow, made from Snakemake's ``--config``.
+
+    Attributes:
+        study: the expanded study.
+        complete: the file that says that the study is finished.
+    """
+
+    def __init__(self, settings: dict) -> None:
+        # `.venv/bin/snakemake` works without activation: stages run in the interpreter that runs the workflow.
+        os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+        os.environ["LORCBENCH_JOB"] = "1"
+        overrides = _overrides(settings)
+        self.study = study.load(str(settings.get("study", "demo")), overrides, settings.get("model_path"))
+        runtime = [part for part in overrides if part.startswith("runtime.")]
+        # Through the environment, so that machine facts are in no rule's text or params and re-run nothing.
+        os.environ[RUNTIME_VARIABLE] = " ".join(runtime)
+        self._threads = config.compose(runtime).runtime.threads
+        self._overrides = overrides
+        self._model_path = settings.get("model_path")
+        self.complete = f"results/{self.study.name}/.complete"
+        self._cells = _by_evaluation(self.study.cells)
+        self._harness = _by_evaluation(self.study.harness)
+        self._lock = None
+
+    # What stages are told
+
+    def model_arguments(self, wildcards: Any) -> str:
+        """A model by name, or the folder that the command line gave."""
+        if folder := self.study.folders.get(wildcards.model):
+            return f"model=folder model.name={wildcards.model} 'model.path=\"{folder}\"'"
+        return f"model={wildcards.model}"
+
+    def study_arguments(self) -> str:
+        """The arguments of the stages that see the whole study."""
+        folder = [f"'model_path=\"{os.path.abspath(self._model_path)}\"'"] if self._model_path else []
+        return " ".join([f"study={self.study.name}", *self._overrides, *folder])
+
+    def variants(self, wildcards: Any) -> str:
+        """LoRC settings and ranks that an evaluation holds."""
+        return ",".join(cell.variant for cell in self._cells[_evaluation(wildcards)])
+
+    def harness_variants(self, wildcards: Any) -> str:
+        """LoRC settings and ranks that lm-eval measures."""
+        return ",".join(cell.variant for cell in self._harness[_evaluation(wildcards)])
+
+    # What their bytes depend on besides their inputs; a job runs again when this string differs
+
+    def semantics(self, stage: str, **groups: str) -> str:
+        """Version of the code, kernel threads, and the named settings, as one string."""
+        values = {group: config.plain(config.load(group, name)) for group, name in groups.items()}
+        return canonical({"code": code_version(stage), "threads": self._threads, **values})
+
+    def prepare_semantics(self, wildcards: Any) -> str:
+        """Of a checkpoint."""
+        model = config.plain(self.study.model(wildcards.model))
+        return canonical({"code": code_version("prepare"), "threads": self._threads, "model": model})
+
+    def tokens_semantics(self, wildcards: Any) -> str:
+        """Of test windows."""
+        return self.semantics("tokens", eval=wildcards.protocol)
+
+    def calibration_semantics(self, wildcards: Any) -> str:
+        """Of calibration tokens."""
+        return self.semantics("tokens", calibration=wildcards.calibration)
+
+    def statistics_semantics(self, wildcards: Any) -> str:
+        """Of cached statistics."""
+        return self.semantics("calibrate", calibration=wildcards.calibration)
+
+    def quantize_semantics(self, wildcards: Any) -> str:
+        """Of quantized weights."""
+        return self.semantics("quantize", method=wildcards.method, calibration=wildcards.calibration)
+
+    def lorc_semantics(self, wildcards: Any) -> str:
+        """Of LoRC factors."""
+        return self.semantics("lorc", lorc=wildcards.lorc)
+
+    def evaluate_semantics(self, wildcards: Any) -> str:
+        """Of perplexities."""
+        return self.semantics("evaluate", eval=wildcards.protocol)
+
+    def harness_semantics(self, wildcards: Any) -> str:
+        """Of lm-eval's metrics."""
+        return self.semantics("harness", eval=wildcards.protocol)
+
+    # What they read
+
+    def checkpoint_inputs(self, wildcards: Any) -> list[str]:
+        """The text that a stand-in is trained on."""
+        standin = self.study.model(wildcards.model).standin
+        return [paths.result(paths.TEXT).format(text=standin.text)] if standin else []
+
+    def protocol_text(self, wildcards: Any) -> str:
+        """The text of a perplexity protocol."""
+        return paths.result(paths.TEXT).format(text=config.load("eval", wildcards.protocol).text)
+
+    def calibration_text(self, wildcards: Any) -> str:
+        """The text of a calibration."""
+        return paths.result(paths.TEXT).format(text=config.load("calibration", wildcards.calibration).text)
+
+    def quantize_inputs(self, wildcards: Any) -> list[str]:
+        """The checkpoint, and what the method wants of the data."""
+        needed = [paths.CHECKPOINT]
+        if wildcards.calibration != "none":
+            cached = config.load("method", wildcards.method).hessian == "cached"
+            needed.append(paths.STATISTICS if cached else paths.CALIBRATION_TOKENS)
+        return [paths.result(pattern).format(**wildcards) for pattern in needed]
+
+    def evaluate_inputs(self, wildcards: Any) -> list[str]:
+        """Quantized weights, and factors for every rank asked for."""
+        return _weights(self._cells[_evaluation(wildcards)])
+
+    def harness_inputs(self, wildcards: Any) -> list[str]:
+        """Quantized weights and factors of the cells that lm-eval measures."""
+        return _weights(self._harness[_evaluation(wildcards)])
+
+    def evaluations(self) -> list[str]:
+        """Every evaluation of the study."""
+        of_cells = [(paths.EVALUATION, cell) for cell in self.study.cells]
+        of_harness = [(paths.HARNESS, cell) for cell in self.study.harness]
+        found = [
+            paths.result(pattern).format(**cell.paths(), protocol=self.study.eval) for pattern, cell in [*of_cells, *of_harness]
+        ]
+        return list(dict.fromkeys(found))
+
+    # Start and end of a run
+
+    def take_lock(self) -> None:
+        """One run at a time on one results folder; the kernel frees the lock however this process ends."""
+        Path(paths.LOCK).parent.mkdir(exist_ok=True)
+        self._lock = open(paths.LOCK, "w")  # noqa: SIM115  held until the process ends
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            sys.exit("error: another run is using this results folder; wait for it, or work in another folder")
+
+    def report_failure(self) -> None:
+        """After a run with failures: MLflow and the page over what exists, and the study open for the next run."""
+        Path(self.complete).unlink(missing_ok=True)
+        for stage in ("track", "report"):
+            command = f"python -m lorcbench.stages.{stage} {self.study_arguments()}"
+            subprocess.run(command, shell=True, check=False)
+
+
+def _overrides(settings: dict) -> list[str]:
+    """The Hydra overrides, checked as far as can be without composing."""
+    if unknown := sorted(set(settings) - set(_KEYS)):
+        raise ConfigError(f"--config {unknown[0]}=…: unknown key; known keys are {', '.join(_KEYS)}")
+    text = settings.get("overrides", "")
+    if not isinstance(text, str) or "'" in text or '"' in text:
+        raise ConfigError("overrides: expected one string without quotes inside, such as overrides='study.ranks=[0,8]'")
+    for override in text.split():
+        if not override.startswith(_OVERRIDES):
+            raise ConfigError(
+                f"override {override!r}: expected study.…, eval.tasks=…, runtime.… or tracking.…; "
+                "other settings go into names, such as study.methods=[gptq+damp=0.05]"
+            )
+    return text.split()
+
+
+def _by_evaluation(cells: tuple[Cell, ...]) -> dict[tuple, list[Cell]]:
+    found = defaultdict(list)
+    for cell in cells:
+        found[_evaluation(cell)].append(cell)
+    return found
+
+
+def _evaluation(wildcards: Any) -> tuple:
+    return tuple(getattr(wildcards, name) for name in _EVALUATED)
+
+
+def _weights(cells: list[Cell]) -> list[str]:
+    needed = []
+    for cell in cells:
+        if cell.method != "none":
+            needed.append(paths.result(paths.QUANTIZED).format(**cell.paths()))
+        if cell.rank:
+            needed.append(paths.result(paths.FACTORS).format(**cell.paths()))
+    return list(dict.fromkeys(needed))
