@@ -124,10 +124,7 @@ def test_more_damping_than_configured_is_flagged(text):
 
 
 def test_the_best_cell_of_a_bit_width_has_the_lowest_perplexity(text):
-    rows = Reader(text).rows
-    best = next(row for row in rows if row[0] == "W2 a16")
-    expected = min((one for one in results() if one.cell.weight.startswith("w2")), key=lambda one: one.mean_ppl)
-    assert expected.cell.key.startswith("opt") or expected.cell.key.startswith("bloom")
+    best = Reader(text).row("W2 a16")
     for model, cell in zip(("opt-standin-s", "bloom-standin-s"), best[1:], strict=True):
         members = [one for one in failures() if one.status == "ok" and one.cell.model == model]
         lowest = min((one for one in members if one.cell.weight.startswith("w2")), key=lambda one: one.mean_ppl)

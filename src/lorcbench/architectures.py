@@ -19,6 +19,7 @@ class Architecture:
         block_returns_tuple: whether a block returns (hidden states, …) or the hidden states alone.
         fused_qkv: the linear that holds query, key and value interleaved per head, or None.
         shape: names in ``config.json`` of layers, hidden size, heads and feed-forward width (None: 4 × hidden).
+        aliases: (other name, name in `shape`) that ``config.json`` may have instead, as the hub's BLOOM checkpoints do.
     """
 
     model_type: str
@@ -28,6 +29,7 @@ class Architecture:
     block_returns_tuple: bool
     fused_qkv: str | None
     shape: tuple[str, str, str, str | None]
+    aliases: tuple[tuple[str, str], ...] = ()
 
     @property
     def linear_names(self) -> tuple[str, ...]:
@@ -75,6 +77,7 @@ BLOOM = Architecture(
     block_returns_tuple=True,
     fused_qkv="self_attention.query_key_value",
     shape=("n_layer", "hidden_size", "n_head", None),
+    aliases=(("num_hidden_layers", "n_layer"), ("n_embed", "hidden_size"), ("num_attention_heads", "n_head")),
 )
 
 ARCHITECTURES = {record.model_type: record for record in (OPT, BLOOM)}

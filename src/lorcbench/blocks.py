@@ -72,7 +72,7 @@ class BlockWalk:
         self.attention = self.model.config._attn_implementation
         self._empty_blocks = self.model.get_submodule(self.architecture.blocks)
         self._load_outside()
-        self._arguments: dict[int, dict] = {}
+        self._arguments: dict[torch.Size, dict] = {}
 
     @property
     def depth(self) -> int:
@@ -82,11 +82,17 @@ class BlockWalk:
     def _load_outside(self) -> None:
         tensors = {name: self._here(tensor) for name, tensor in self.checkpoint.outside().items()}
         expected = {name for name, _ in self.model.named_parameters() if not name.startswith(self.architecture.blocks)}
-        tied = set(self.model.all_tied_weights_keys)
-        if missing := sorted(expected - set(tensors) - tied):
+        # Of a tied pair `save_pretrained` keeps the embedding, the hub's converter the head, and some files hold both.
+        for head, embedding in self.model.all_tied_weights_keys.items():
+            expected.discard(head)
+            copy = tensors.pop(head, None)
+            if copy is not None and not torch.equal(copy, tensors.setdefault(embedding, copy)):
+                raise CheckpointError(
+                    f"{self.checkpoint.folder}: {head} differs from {embedding}, to which config.json ties it; "
+                    "set tie_word_embeddings to false there"
+                )
+        if missing := sorted(expected - set(tensors)):
             raise CheckpointError(f"{self.checkpoint.folder}: no tensor {missing[0]}")
-        if tied:  # a tied head is its embedding, whatever copy the file may carry
-            tensors = {name: tensor for name, tensor in tensors.items() if name not in tied}
         self._assign(self.model, {name: tensor for name, tensor in tensors.items() if name in expected})
         self.model.tie_weights()
         for module in self.model.modules():
@@ -130,7 +136,7 @@ class BlockWalk:
             if hidden is None:
                 hidden = torch.empty(*tokens.shape, recorder.hidden.shape[-1], dtype=self.dtype, device=self.device)
             hidden[batch] = recorder.hidden
-            self._arguments[batch.stop - batch.start] = recorder.arguments
+            self._arguments[tokens[batch].shape] = recorder.arguments
         return hidden
 
     @contextmanager
@@ -150,7 +156,7 @@ class BlockWalk:
     @torch.no_grad()
     def forward(self, block: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         """The output of a block for one batch of hidden states (batch, length, hidden)."""
-        output = block(hidden, **self._arguments[len(hidden)])
+        output = block(hidden, **self._arguments[hidden.shape[:2]])
         return output[0] if self.architecture.block_returns_tuple else output
 
     def advance(self, block: nn.Module, hidden: torch.Tensor) -> None:

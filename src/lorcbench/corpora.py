@@ -40,8 +40,8 @@ def read_documents(path: Path) -> list[str]:
         CorpusError: the file is missing, is not UTF-8, or a line is not such an object.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line)["text"] for line in lines]
+        with path.open(encoding="utf-8") as file:  # not splitlines(), which splits at U+2028, too
+            return [json.loads(line)["text"] for line in file]
     except (OSError, UnicodeDecodeError) as error:
         raise CorpusError(f"{path}: {error}") from None
     except (ValueError, KeyError, TypeError):

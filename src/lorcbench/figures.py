@@ -33,14 +33,16 @@ MARKS = {"no LoRC": "o", "LoRC": "^", "full precision": "*"}
 WORTH_MENDING = 0.005  # a bit width that loses a smaller share than this gives LoRC nothing to give back
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same
-    "text.color": INK,
     "svg.hashsalt": "lorcbench",  # the SVG's element ids are random without it
+    **{"text.color": INK, "figure.facecolor": "white"},
     **{"axes.edgecolor": "#999999", "axes.linewidth": 0.8, "axes.spines.right": False, "axes.spines.top": False},
     **{"axes.titlelocation": "left", "axes.titlesize": 10, "axes.titleweight": "bold"},
     **{"axes.grid": True, "axes.axisbelow": True, "grid.color": "#e8e8e8", "grid.linewidth": 0.8},
     **{"xtick.color": GREY, "xtick.labelsize": 9, "xtick.major.size": 0},
     **{"ytick.color": GREY, "ytick.labelsize": 9, "ytick.major.size": 0},
-    **{"legend.frameon": False, "legend.fontsize": 9.5},
+    **{"lines.linewidth": 1.3, "lines.markersize": 5, "lines.markeredgecolor": "white", "lines.markeredgewidth": 0.6},
+    **{"legend.frameon": False, "legend.fontsize": 9.5, "legend.borderpad": 0, "legend.borderaxespad": 0.2},
+    **{"legend.handlelength": 2.2, "legend.handletextpad": 0.5, "legend.columnspacing": 1.4},
 }
 
 
@@ -78,10 +80,8 @@ class _Looks:
         formats = _unique(_format(result) for result in results if result.cell.method != "none")
         self.strokes = {name: STROKES[index % len(STROKES)] for index, name in enumerate(formats)}
         self.methods = [Line2D([], [], color=colour, lw=4, label=name) for name, colour in self.colours.items()]
-        self.formats = [
-            Line2D([], [], color=GREY, ls=dash, marker=marker, ms=5, mec="white", mew=0.6, label=name)
-            for name, (dash, marker) in self.strokes.items()
-        ]
+        strokes = self.strokes.items()
+        self.formats = [Line2D([], [], color=GREY, ls=dash, marker=mark, label=name) for name, (dash, mark) in strokes]
 
 
 def _bits(results: list[CellResult], folder: Path) -> Figure | None:
@@ -125,7 +125,7 @@ def _lorc(results: list[CellResult], folder: Path) -> Figure | None:
     looks, models = _Looks(results), _unique(result.cell.model for result in shown)
     ranks = sorted({result.cell.rank for result in shown})
     title, handles = "How much of the loss does LoRC give back?", looks.methods + looks.formats
-    fig, axes = _canvas((len(models), len(bits)), 1.6, title, results, handles, sharey="col", above=0.2)
+    fig, axes = _canvas((len(models), len(bits)), 1.6, title, results, handles, by_column=True)
     for row, model in enumerate(models):
         for ax, width in zip(axes[row], bits, strict=True):
             lines = _lines([r for r in shown if r.cell.model == model and _weight(r).bits == width], by_rank=True)
@@ -155,8 +155,8 @@ def _pareto(results: list[CellResult], folder: Path) -> Figure | None:
         return None
     looks, families = _Looks(results), _unique(result.family for result in shown)
     title = "Which recipe is best at a given size?"
-    marks = [Line2D([], [], ls="", marker=mark, ms=7, color=GREY, label=name) for name, mark in MARKS.items()]
-    handles = [*looks.methods, *marks, Line2D([], [], color=INK, lw=1.2, label="Pareto front")]
+    marks = [Line2D([], [], ls="", marker=mark, ms=8, color=GREY, label=name) for name, mark in MARKS.items()]
+    handles = [*looks.methods, *marks, Line2D([], [], color=INK, label="Pareto front")]
     fig, axes = _canvas((1, len(families)), 4.4, title, results, handles)
     first = axes[0, 0]
     first.set(xscale="log", yscale="log")
@@ -192,24 +192,16 @@ def _draw_family(ax: Axes, members: list[CellResult], sizes: dict[Cell, float], 
         if not front or result.mean_ppl < front[-1].mean_ppl:
             front.append(result)
     best = {result.cell: (sizes[result.cell], result.mean_ppl) for result in front}
-    ax.step(*zip(*best.values(), strict=True), where="post", color=INK, lw=1.2)
+    ax.step(*zip(*best.values(), strict=True), where="post", color=INK)
     for result in members:
         cell, place = result.cell, (sizes[result.cell], result.mean_ppl)
         if cell.method == "none" and cell.activation == "a16":
-            ax.plot(*place, marker=MARKS["full precision"], color=INK, ms=11, mec="white", mew=0.6, zorder=5)
+            ax.plot(*place, marker=MARKS["full precision"], color=INK, ms=11, zorder=5)
             ax.annotate(cell.model, place, (5, 9), textcoords="offset points", fontsize=9, ha="right", zorder=6)
         else:
             mark, (size, alpha) = MARKS["LoRC" if cell.rank else "no LoRC"], (7, 1) if cell in best else (5, 0.35)
-            ax.plot(
-                *place,
-                marker=mark,
-                color=looks.colours.get(cell.method, INK),
-                ms=size,
-                alpha=alpha,
-                mec="white",
-                mew=0.6,
-                zorder=3 + alpha,
-            )
+            colour = looks.colours.get(cell.method, INK)
+            ax.plot(*place, marker=mark, color=colour, ms=size, alpha=alpha, zorder=3 + alpha)
     _name_front(ax, {cell: place for cell, place in best.items() if cell.method != "none"})
 
 
@@ -222,58 +214,31 @@ def _name_front(ax: Axes, front: dict[Cell, tuple[float, float]]) -> None:
             continue
         weight, last = WeightFormat.parse(cell.weight), here
         text = f"w{weight.bits} {f'g{weight.group}' if weight.group else 'row'}{f' r{cell.rank}' if cell.rank else ''}"
-        ax.annotate(
-            text,
-            place,
-            (-3, -4),
-            textcoords="offset points",
-            color=GREY,
-            fontsize=7.5,
-            ha="right",
-            va="top",
-            rotation=40,
-            rotation_mode="anchor",
-        )
+        slanted = {"ha": "right", "va": "top", "rotation": 40, "rotation_mode": "anchor"}
+        ax.annotate(text, place, (-3, -4), textcoords="offset points", color=GREY, fontsize=7.5, **slanted)
 
 
 def _canvas(
-    shape: tuple[int, int],
-    height: float,
-    title: str,
-    results: list[CellResult],
-    handles: list[Line2D],
-    sharey: bool | str = True,
-    above: float = 0.0,
+    shape: tuple[int, int], height: float, title: str, results: list[CellResult], handles: list[Line2D], by_column: bool = False
 ) -> tuple[mpl_figure.Figure, np.ndarray]:
-    """An empty figure with question, subtitle and legend; panels of `height` inches, `above` inches free above them."""
+    """An empty figure with question, subtitle and legend, and its panels, each `height` inches high.
+
+    Args:
+        by_column: the panels of a column share the vertical axis, not all panels; there is room for the name of a row.
+    """
     # Legend entries that are too long for one line (about 105 characters) go on several.
     lines = -(-sum(len(handle.get_label()) + 7 for handle in handles) // 105)
-    (rows, columns), header = shape, HEADER + 0.21 * (lines - 1) + above
+    (rows, columns), header = shape, HEADER + 0.21 * (lines - 1) + 0.2 * by_column
     total = header + rows * height + (rows - 1) * GAP + FOOTER
-    fig = mpl_figure.Figure(figsize=(WIDTH, total), facecolor="white")
-    axes = fig.subplots(rows, columns, sharex=True, sharey=sharey, squeeze=False)
-    fig.subplots_adjust(
-        left=LEFT / WIDTH,
-        right=1 - 0.15 / WIDTH,
-        top=1 - header / total,
-        bottom=FOOTER / total,
-        hspace=GAP / height,
-        wspace=0.12 if sharey is True else 0.3,
-    )
+    fig = mpl_figure.Figure(figsize=(WIDTH, total))
+    axes = fig.subplots(rows, columns, sharex=True, sharey="col" if by_column else True, squeeze=False)
+    fig.subplots_adjust(left=LEFT / WIDTH, right=1 - 0.15 / WIDTH, top=1 - header / total, bottom=FOOTER / total)
+    fig.subplots_adjust(hspace=GAP / height, wspace=0.3 if by_column else 0.12)
     x = 0.14 / WIDTH
     fig.text(x, 1 - 0.14 / total, title, fontsize=14, fontweight="bold", va="top")
     fig.text(x, 1 - 0.42 / total, _subtitle(results), fontsize=9.5, color=GREY, va="top")
-    fig.legend(
-        handles=handles,
-        ncol=-(-len(handles) // lines),
-        loc="upper left",
-        bbox_to_anchor=(x, 1 - 0.66 / total),
-        borderaxespad=0.2,
-        borderpad=0,
-        handlelength=2.2,
-        handletextpad=0.5,
-        columnspacing=1.4,
-    )
+    corner = (x, 1 - 0.66 / total)
+    fig.legend(handles=handles, ncol=-(-len(handles) // lines), loc="upper left", bbox_to_anchor=corner)
     return fig, axes
 
 
@@ -308,20 +273,7 @@ def _plot(
         half = np.minimum(half, 0.9 * ratio)  # a logarithmic axis has no zero
         dash, marker = looks.strokes[_format(line[0])]
         x, colour = [place(result) + shift for result in line], looks.colours[line[0].cell.method]
-        ax.errorbar(
-            x,
-            ratio,
-            half,
-            color=colour,
-            ls=dash,
-            marker=marker,
-            lw=1.4,
-            ms=4.5,
-            mec="white",
-            mew=0.5,
-            elinewidth=1,
-            zorder=3,
-        )
+        ax.errorbar(x, ratio, half, color=colour, ls=dash, marker=marker, ms=4.5, elinewidth=1, zorder=3)
 
 
 def _log_axis(axis: Axis, unit: str = "") -> None:

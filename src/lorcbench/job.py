@@ -39,6 +39,7 @@ class Job:
         names: the wildcards of the path patterns, canonical names as given on the command line.
         cfg: the composed configuration.
         folder: where its result goes; set by `at`.
+        log_file: its log, open for writing; set by `at`.
     """
 
     def __init__(self, stage: str, overrides: list[str]) -> None:
@@ -53,7 +54,7 @@ class Job:
         self.folder: Path | None = None
         # From the start of the process: imports are a large part of a small job.
         self.started = time.monotonic() - (time.time() - psutil.Process().create_time())
-        self._log = None
+        self.log_file = None
         self._first = self._said = None  # (done, when) of the first and the latest progress line
 
     def __getattr__(self, group: str) -> Any:
@@ -71,15 +72,15 @@ class Job:
         """Name the folder of the result, from a pattern of `lorcbench.paths`, and start its log there."""
         self.folder = Path(pattern.format(**self.names))
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._log = open(self.folder / "log.txt", "w", encoding="utf-8", buffering=1)  # noqa: SIM115  lives as long as the job
-        faulthandler.enable(self._log)
+        self.log_file = open(self.folder / "log.txt", "w", encoding="utf-8", buffering=1)  # noqa: SIM115  lives as long as the job
+        faulthandler.enable(self.log_file)
         self.log(f"{self.stage} {' '.join(sys.argv[1:])}")
         return self.folder
 
     def log(self, line: str) -> None:
         """One line into the job's log."""
-        if self._log:
-            print(f"{time.monotonic() - self.started:8.1f} s  {line}", file=self._log)
+        if self.log_file:
+            print(f"{time.monotonic() - self.started:8.1f} s  {line}", file=self.log_file)
 
     def progress(self, done: int, total: int, what: str) -> None:
         """Say where a long stage is, on the terminal and in the log, every few seconds at most."""
@@ -143,8 +144,9 @@ class Job:
         """Leave a record of the failure beside where the result would be, the traceback in the log."""
         self.log("".join(traceback.format_exception(error)))
         if self.folder:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            write_text(self.folder / "failed.json", json.dumps({"stage": self.stage, "reason": reason}) + "\n")
+            record = {"stage": self.stage, "reason": " ".join(str(error).split()) or type(error).__name__}
+            record["variants"] = getattr(error, "variants", None)  # the ranks concerned; null is the whole job
+            write_text(self.folder / "failed.json", json.dumps(record) + "\n")
 
 
 def _versions() -> dict[str, str]:

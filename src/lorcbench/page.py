@@ -132,7 +132,7 @@ def _alerts(study: Study, results: list[CellResult]) -> str:
             f"<li>{_chip(status)} {escape(reason)} <span class='note'>{_named(keys)}</span></li>"
             for (status, reason), keys in sorted(groups.items(), key=lambda item: SEVERITY.index(item[0][0]))
         )
-        alerts.append(f'<div class="box bad"><b>Not everything went as configured.</b><ul>{items}</ul></div>')
+        alerts.append(f'<div class="box bad"><b>Not everything went as planned.</b><ul>{items}</ul></div>')
     if study.not_applicable:
         pairs = "; ".join(f"{escape(fmt)} on {escape(model)}" for model, fmt in study.not_applicable)
         alerts.append(f'<p class="note">Left out, because groups do not divide the width: {pairs}.</p>')

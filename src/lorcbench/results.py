@@ -89,7 +89,7 @@ def _collect(study: Study, cell: Cell) -> CellResult:
     result.family = checkpoint["family"] if checkpoint else study.model(cell.model).family or ""
     result.standin = study.model(cell.model).source == "standin"
     entry = ((_read(folders["evaluation"], "perplexity") or {}).get("variants", {})).get(cell.variant)
-    failed = next((found for folder in folders.values() if (found := _failure(folder))), None)
+    failed = next((found for folder in folders.values() if (found := _failure(folder, cell.variant))), None)
     if failed:
         result.status, result.reason = "failed", failed
         return result
@@ -106,8 +106,7 @@ def _collect(study: Study, cell: Cell) -> CellResult:
     result.peak_rss_mib = max((run["peak_rss_mib"] for run in runs), default=None)
     if cell in study.harness:
         harness = _read(Path(paths.HARNESS.format(**names)), "harness") or {"variants": {}}
-        measured = harness["variants"].get(cell.variant, {})
-        result.harness = {name: value for name, value in measured.items() if name != "identity"}
+        result.harness = harness["variants"].get(cell.variant, {}).get("metrics", {})
     return result
 
 
@@ -136,13 +135,15 @@ def _run(folder: Path | None) -> dict | None:
     return read_json(path, "run") if path and path.is_file() else None
 
 
-def _failure(folder: Path) -> str | None:
+def _failure(folder: Path, variant: str) -> str | None:
     """What a failed job left, if it was not followed by a success."""
     path = folder / "failed.json"
     if not path.is_file():
         return None
     record = json.loads(path.read_text(encoding="utf-8"))
-    return f"{record['stage']}: {record['reason']}"
+    if record["variants"] is None:
+        return f"{record['stage']}: {record['reason']}"
+    return f"{record['stage']}: {record['variants'][variant]}" if variant in record["variants"] else None
 
 
 def _why_not(folders: dict[str, Path]) -> str:

@@ -13,6 +13,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from lorcbench import config, paths, study
 from lorcbench.artifacts import canonical
 from lorcbench.config import RUNTIME_VARIABLE, ConfigError
@@ -41,7 +43,7 @@ class Workflow:
         runtime = [part for part in overrides if part.startswith("runtime.")]
         # Through the environment, so that machine facts are in no rule's text or params and re-run nothing.
         os.environ[RUNTIME_VARIABLE] = " ".join(runtime)
-        self._threads = config.compose(runtime).runtime.threads
+        self._threads = OmegaConf.to_object(config.compose(runtime).runtime).threads
         self._overrides = overrides
         self._model_path = settings.get("model_path")
         self.complete = f"results/{self.study.name}/.complete"

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from lorcbench import paths
 from lorcbench.job import Job, run
-from lorcbench.stages.evaluate import finished, split, variant_identity
+from lorcbench.variants import bring_up_to_date, split
 
 
 def main(job: Job) -> None:
-    """Bring the file up to the variants asked for."""
-    folder = job.at(paths.HARNESS)
-    settings = {"tasks": list(job.eval.tasks), "dtype": job.eval.dtype}
-    wanted = {variant: variant_identity(job, variant, settings) for variant in job.cfg.variants}
-    before = finished(folder, "harness")
-    missing = [variant for variant, identity in wanted.items() if before.get(variant, {}).get("identity") != identity]
-    found = {}
-    if missing:
-        found = {name: {"identity": wanted[name], **entry} for name, entry in _measure(job, missing).items()}
-    job.log(f"measured {sorted(found)}")
-    job.finish("harness", {"stage": "harness"}, {"variants": {**before, **found}})
+    """Measure the ranks that the file lacks."""
+    job.at(paths.HARNESS)
+    bring_up_to_date(job, "harness", {"tasks": list(job.eval.tasks), "dtype": job.eval.dtype}, _opened)
 
 
-def _measure(job: Job, variants: list[str]) -> dict:
+def _opened(job: Job) -> Callable[[str], dict]:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -41,16 +34,17 @@ def _measure(job: Job, variants: list[str]) -> dict:
     blocks = model.get_submodule(checkpoint.architecture.blocks)
     for block in blocks:
         round_inputs(block, checkpoint.architecture.linear_names, ActivationFormat.parse(job.names["activation"]))
-    found = {}
-    for number, variant in enumerate(variants):
+    tasks = Path(paths.TEXT.format(text=job.eval.text)) / "tasks"
+    batch = max(1, job.runtime.batch_tokens // job.eval.window)
+
+    def measured(variant: str) -> dict:
         weights = inputs.CellWeights(job.names, *split(variant))
         for index, block in enumerate(blocks):
             install_weights(block, weights.block(index, checkpoint))
-        tasks = Path(paths.TEXT.format(text=job.eval.text)) / "tasks"
-        batch = max(1, job.runtime.batch_tokens // job.eval.window)
-        found[variant] = measure(model, tokenizer, list(job.eval.tasks), tasks, batch, job.eval.window)
-        job.progress(number + 1, len(variants), "rank")
-    return found
+        names = list(job.eval.tasks)
+        return {"metrics": measure(model, tokenizer, names, tasks, batch, job.eval.window, job.log_file)}
+
+    return measured
 
 
 if __name__ == "__main__":

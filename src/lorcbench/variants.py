@@ -1,0 +1,85 @@
+"""One result file for all LoRC ranks of a quantized model: what it holds is kept, what is missing is measured.
+
+A study that adds a rank measures that rank alone, and a rank that fails takes no other with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lorcbench import paths
+from lorcbench.artifacts import ArtifactError, fingerprint, read_json, write_json
+from lorcbench.formats import cap
+from lorcbench.job import Job, input_digest
+from lorcbench.versions import code_version
+
+
+class VariantsFailed(Exception):
+    """Some ranks could not be measured; `variants` says which, and why."""
+
+    def __init__(self, variants: dict[str, str]) -> None:
+        super().__init__("; ".join(f"{variant}: {reason}" for variant, reason in variants.items()))
+        self.variants = variants
+
+
+def split(variant: str) -> tuple[str, int]:
+    """``plain-int8/r8`` → (plain-int8, 8); ``r0`` → (none, 0)."""
+    lorc, _, rank = variant.rpartition("/r")
+    return (lorc, int(rank)) if lorc else ("none", 0)
+
+
+def bring_up_to_date(job: Job, kind: str, settings: dict, opened: Callable[[Job], Callable[[str], dict]]) -> None:
+    """Bring the result file in the job's folder up to the variants asked for.
+
+    Args:
+        kind: of the result file.
+        settings: what the numbers depend on besides inputs and code.
+        opened: loads the model and returns a function variant → entry; called only if something is missing.
+
+    Raises:
+        VariantsFailed: after all others were measured and written.
+    """
+    identity = {"stage": job.stage}
+    wanted = {variant: _identity(job, variant, settings) for variant in job.cfg.variants}
+    before = _finished(job.folder, kind)
+    missing = [variant for variant, mark in wanted.items() if before.get(variant, {}).get("identity") != mark]
+    kept = {variant: entry for variant, entry in before.items() if variant not in missing}
+    if len(kept) < len(before):  # numbers of other inputs must not be taken for these, whatever happens next
+        write_json(job.folder / "result.json", kind, {"identity": identity, "variants": kept})
+    failures = {}
+    measure = opened(job) if missing else None
+    for number, variant in enumerate(missing):
+        try:
+            kept[variant] = {"identity": wanted[variant], **measure(variant)}
+        except (ArtifactError, ArithmeticError, ValueError, RuntimeError) as error:
+            failures[variant] = f"{type(error).__name__}: {error}"
+        job.progress(number + 1, len(missing), "rank")
+    job.log(f"measured {missing}, failed {sorted(failures)}")
+    job.finish(kind, identity, {"variants": kept})
+    if failures:
+        raise VariantsFailed(failures)
+
+
+def _finished(folder: Path, kind: str) -> dict[str, Any]:
+    try:
+        return read_json(folder / "result.json", kind)["variants"]
+    except ArtifactError:
+        return {}
+
+
+def _identity(job: Job, variant: str, settings: dict) -> str:
+    """What the numbers of one variant depend on; only digests are read, no tensor."""
+    sources = {"checkpoint": input_digest(Path(paths.CHECKPOINT.format(**job.names)), "checkpoint")}
+    if job.stage == "evaluate":
+        sources["tokens"] = input_digest(Path(paths.TOKENS.format(**job.names)), "tokens")
+    else:
+        sources["text"] = input_digest(Path(paths.TEXT.format(text=job.eval.text)), "text")
+    if job.names["method"] != "none":
+        sources["quantized"] = input_digest(Path(paths.QUANTIZED.format(**job.names)), "quantized")
+    lorc, rank = split(variant)
+    if rank:
+        names = {**job.names, "lorc": lorc, "cap": cap(rank)}
+        sources["factors"] = input_digest(Path(paths.FACTORS.format(**names)), "factors")
+    return fingerprint([job.names["activation"], settings, variant, sources, code_version(job.stage), job.threads])
