@@ -79,6 +79,12 @@ class BlockWalk:
         """Number of decoder blocks."""
         return len(self._empty_blocks)
 
+    @property
+    def linear_weights(self) -> int:
+        """Number of weights in the linears of all blocks."""
+        block = self._empty_blocks[0]
+        return self.depth * sum(block.get_submodule(name).weight.numel() for name in self.architecture.linear_names)
+
     def _load_outside(self) -> None:
         tensors = {name: self._here(tensor) for name, tensor in self.checkpoint.outside().items()}
         expected = {name for name, _ in self.model.named_parameters() if not name.startswith(self.architecture.blocks)}

@@ -197,7 +197,7 @@ def _draw_family(ax: Axes, members: list[CellResult], sizes: dict[Cell, float], 
         cell, place = result.cell, (sizes[result.cell], result.mean_ppl)
         if cell.method == "none" and cell.activation == "a16":
             ax.plot(*place, marker=MARKS["full precision"], color=INK, ms=11, zorder=5)
-            ax.annotate(cell.model, place, (5, 9), textcoords="offset points", fontsize=9, ha="right", zorder=6)
+            ax.annotate(cell.model, place, (-6, 7), textcoords="offset points", fontsize=9, ha="right", zorder=6)
         else:
             mark, (size, alpha) = MARKS["LoRC" if cell.rank else "no LoRC"], (7, 1) if cell in best else (5, 0.35)
             colour = looks.colours.get(cell.method, INK)

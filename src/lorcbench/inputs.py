@@ -101,9 +101,9 @@ class CellWeights:
         return {name: weight + corrections[name] for name, weight in weights.items()}
 
     def size(self) -> dict[str, float]:
-        """Number of weights and bits a weight that are stored for the blocks read so far, factors counted."""
+        """Bits a weight that are stored for the blocks read so far, factors counted, and the largest damping."""
         if self.quantized is None:
             return {}
         result = self.quantized.shards.result
         bits = result["bits_per_weight"] + self._factor_bits / result["weights"]
-        return {"weights": result["weights"], "bits_per_weight": bits, "max_damp": result["max_damp"]}
+        return {"bits_per_weight": bits, "max_damp": result["max_damp"]}

@@ -72,7 +72,7 @@ def _docstrings_and_code(text: str) -> tuple[str, str]:
         if isinstance(node, _DOCUMENTED) and (docstring := ast.get_docstring(node)):
             docstrings.append(docstring)
             dropped.update(range(node.body[0].lineno, node.body[0].end_lineno + 1))
-    code = "\n".join(line.rstrip() for number, line in enumerate(text.splitlines(), 1) if number not in dropped)
+    code = "\n".join(line.rstrip() for number, line in enumerate(text.split("\n"), 1) if number not in dropped)
     return "\n\n".join(docstrings), code.strip()[:_SOURCE_CHARACTERS_PER_FILE]
 
 

@@ -32,7 +32,7 @@ def _opened(job: Job) -> Callable[[str], dict]:
     def measure(variant: str) -> dict:
         weights = inputs.CellWeights(job.names, *split(variant))
         losses = window_losses(walk, windows, weights, job.names["activation"])
-        return {"nll": losses, **weights.size(), "attention": walk.attention}
+        return {"nll": losses, "weights": walk.linear_weights, **weights.size(), "attention": walk.attention}
 
     return measure
 

@@ -1,0 +1,74 @@
+"""Tiny checkpoints on disk, saved by Hugging Face's own classes, with no bias, norm or matrix left at a trivial value."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BloomConfig, BloomForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
+
+disable_progress_bar()
+
+KINDS = ("opt", "opt-350m", "bloom")
+VOCABULARY, POSITIONS, LAYERS, HIDDEN, HEADS = 53, 32, 3, 24, 4
+EMBEDDING = {"opt": "model.decoder.embed_tokens.weight", "bloom": "transformer.word_embeddings.weight"}
+EMBEDDING["opt-350m"] = EMBEDDING["opt"]
+BLOCKS = {"opt": "model.decoder.layers", "opt-350m": "model.decoder.layers", "bloom": "transformer.h"}
+
+
+def model(kind: str, seed: int = 0) -> PreTrainedModel:
+    """A float32 model with random weights: ``opt``, ``opt-350m`` (norms after, projected embeddings) or ``bloom``."""
+    shared = {"vocab_size": VOCABULARY, "hidden_size": HIDDEN, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if kind == "bloom":
+            made = BloomForCausalLM(BloomConfig(**shared, n_layer=LAYERS, n_head=HEADS))
+        else:
+            own = {} if kind == "opt" else {"do_layer_norm_before": False, "word_embed_proj_dim": HIDDEN // 2}
+            shape = {"num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "ffn_dim": 40}
+            made = OPTForCausalLM(OPTConfig(**shared, **shape, **own, max_position_embeddings=POSITIONS))
+        for name, weight in made.named_parameters():
+            if weight.ndim == 2:
+                weight.data = torch.randn_like(weight) / weight.shape[1] ** 0.5
+            else:
+                weight.data = (0.0 if name.endswith("bias") else 1.0) + 0.2 * torch.randn_like(weight)
+    return made.eval()
+
+
+def save(
+    made: PreTrainedModel, folder: Path, dtype: torch.dtype = torch.float32, *, shard_size: str | None = None, base: bool = False
+) -> Path:
+    """Save a copy of a model; returns the folder.
+
+    Args:
+        shard_size: the largest shard, such as ``20KB``; one file if None.
+        base: save the base model alone, whose tensors have no root prefix, as the hub's BLOOM checkpoints are.
+    """
+    copy = type(made)(made.config)
+    copy.load_state_dict(made.state_dict())
+    copy.to(dtype)
+    (copy.base_model if base else copy).save_pretrained(folder, **({"max_shard_size": shard_size} if shard_size else {}))
+    return folder
+
+
+def checkpoint(folder: Path, kind: str, seed: int = 0, **options) -> Path:
+    """`model` and `save` in one."""
+    return save(model(kind, seed), folder, **options)
+
+
+def edit(folder: Path, change) -> Path:
+    """Let `change` alter the dictionary of tensors of a checkpoint of one file, and write it back."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def windows(count: int, length: int, seed: int = 0) -> torch.Tensor:
+    """Random token windows (count, length)."""
+    return torch.randint(0, VOCABULARY, (count, length), generator=torch.Generator().manual_seed(seed))
