@@ -187,7 +187,7 @@ def test_config_that_lies_about_depth_is_refused(tmp_path, kind, says):
         ("opt", {"vocab_size": 60}, "embed_tokens"),
         ("opt", {"enable_bias": False}, ".bias"),
         ("opt-350m", {"word_embed_proj_dim": tiny.HIDDEN}, "embed_tokens"),
-        ("bloom", {"hidden_size": 32}, "word_embeddings"),
+        ("bloom", {"hidden_size": 32}, "transformer."),
     ],
 )
 def test_config_that_lies_about_shapes_is_refused(tmp_path, kind, changes, tensor):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
+import importlib.metadata
 import json
 import os
 import platform
 import resource
-import signal
 import subprocess
 import sys
 import time
@@ -23,11 +22,12 @@ from omegaconf import OmegaConf
 
 from lorcbench import config
 from lorcbench.artifacts import fingerprint, read_json, write_json, write_text
+from lorcbench.process import die_with_parent
 from lorcbench.versions import code_version
 
 _GROUPS = ("model", "method", "calibration", "lorc", "eval")
+_LIBRARIES = ("torch", "transformers", "tokenizers", "lm_eval", "numpy", "scipy", "numba")
 _PROGRESS_EVERY = 5.0  # seconds between progress lines
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 class Job:
@@ -150,9 +150,8 @@ class Job:
 
 
 def _versions() -> dict[str, str]:
-    """Versions of the imported libraries that numbers depend on."""
-    named = ("torch", "transformers", "numpy", "numba", "scipy", "tokenizers", "lm_eval")
-    return {name: sys.modules[name].__version__ for name in named if hasattr(sys.modules.get(name), "__version__")}
+    """Versions of the libraries that numbers depend on."""
+    return {name: importlib.metadata.version(name) for name in _LIBRARIES}
 
 
 def _commit() -> str | None:
@@ -174,7 +173,8 @@ def shard_identity(identity: dict) -> str:
 
 def run(stage: str, work: Callable[[Job], None]) -> None:
     """Run a stage as a process: exit code 0, or 1 with a failure record, or 2 for a configuration that makes no sense."""
-    _die_with_parent()
+    if os.environ.get("LORCBENCH_JOB"):
+        die_with_parent()  # so that no orphan of a killed workflow goes on writing
     try:
         job = Job(stage, sys.argv[1:])
         threads = str(job.threads)
@@ -190,9 +190,3 @@ def run(stage: str, work: Callable[[Job], None]) -> None:
         job.fail(error)
         where = f"; log: {job.folder}/log.txt" if job.folder else ""
         sys.exit(f"{stage} failed: {type(error).__name__}: {' '.join(str(error).split())}{where}")
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to end this process when the workflow is killed, so that no orphan goes on writing."""
-    if sys.platform == "linux" and os.environ.get("LORCBENCH_JOB"):
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)

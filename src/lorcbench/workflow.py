@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lorcbench import config, paths, study
+from lorcbench import config, paths, study, warm
 from lorcbench.artifacts import canonical
 from lorcbench.config import RUNTIME_VARIABLE, ConfigError
 from lorcbench.study import Cell
@@ -162,6 +162,10 @@ class Workflow:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             sys.exit("error: another run is using this results folder; wait for it, or work in another folder")
+
+    def start_warm(self) -> None:
+        """Start the process that local jobs fork from."""
+        warm.start(self._threads)
 
     def report_failure(self) -> None:
         """After a run with failures: MLflow and the page over what exists, and the study open for the next run."""

@@ -35,6 +35,8 @@ wildcard_constraints:
 
 onstart:
     run.take_lock()
+    if workflow.local_exec:
+        run.start_warm()
 
 
 onerror:

@@ -1,1 +1,5 @@
 """The stages of the pipeline, each a command: ``python -m lorcbench.stages.STAGE name=value …``."""
+
+from lorcbench import warm
+
+warm.hand_over()  # before anything heavy is imported; returns at once where no warm process was started

@@ -39,7 +39,6 @@ def main(job: Job) -> None:
         settings["calibration"] = vars(job.calibration)
         sources["tokens"] = input_digest(Path(paths.CALIBRATION_TOKENS.format(**job.names)), "tokens")
         blocks = _gptq_propagated
-        import transformers  # noqa: F401  so that its version is part of the identity
     identity = job.identity(settings, sources)
     mark = shard_identity(identity)
     widths = {name: weight.shape[1] for name, weight in checkpoint.linears(0).items()}
