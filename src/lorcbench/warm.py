@@ -13,6 +13,7 @@ its start differs. Whoever dies takes the others along: the stage goes with its 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import runpy
@@ -75,7 +76,7 @@ def _serve(address: str) -> None:
 
 
 def _import_everything() -> None:
-    import lm_eval.models.huggingface
+    import lm_eval.models.huggingface  # noqa: F401
     import torch
     from transformers import BloomForCausalLM, OPTForCausalLM  # noqa: F401
 
@@ -102,10 +103,8 @@ def _supervise(connection: socket.socket) -> None:
     if ended not in select.select([ended, connection], [], [])[0]:
         os.kill(stage, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(stage, 0)[1])
-    try:
+    with contextlib.suppress(BrokenPipeError):  # if the command has gone
         connection.send(bytes([code if code >= 0 else 128 - code]))
-    except BrokenPipeError:  # the command has gone
-        pass
     os._exit(0)
 
 

@@ -19,6 +19,7 @@ def main(job: Job) -> None:
 def _opened(job: Job) -> Callable[[str], dict]:
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
     from lorcbench import inputs
     from lorcbench.checkpoint import Checkpoint
@@ -27,6 +28,7 @@ def _opened(job: Job) -> Callable[[str], dict]:
     from lorcbench.harness import measure
     from lorcbench.surgery import install_weights, round_inputs
 
+    disable_progress_bar()
     torch.set_num_threads(job.threads)
     folder = inputs.checkpoint_folder(job.names)
     checkpoint, tokenizer = Checkpoint(folder), load_tokenizer(folder)
