@@ -183,9 +183,7 @@ def test_a_shard_comes_back_and_equal_jobs_give_equal_bytes(tmp_path):
     assert write_shard(tmp_path / "other.safetensors", tensors(), "another job") != first
     read = read_shard(tmp_path / "one.safetensors", first)
     assert sorted(read) == sorted(tensors())
-    assert all(
-        torch.equal(read[name], tensor) and read[name].dtype == tensor.dtype for name, tensor in tensors().items()
-    )
+    assert all(torch.equal(read[name], tensor) and read[name].dtype == tensor.dtype for name, tensor in tensors().items())
     assert (tmp_path / "one.safetensors").stat().st_mode & 0o777 == 0o644
 
 

@@ -17,6 +17,12 @@ FILES = [
 STUDIES = [name for group, name in FILES if group == "study"]
 
 
+class Wildcards(dict):
+    """As Snakemake hands them over: a mapping whose keys are attributes."""
+
+    __getattr__ = dict.__getitem__
+
+
 @pytest.mark.parametrize(("group", "name"), FILES, ids="/".join)
 def test_every_conf_file_composes_and_validates(group, name):
     if (group, name) == ("model", "folder"):
@@ -69,6 +75,58 @@ def test_methods_without_data_share_their_work_between_calibrations():
     assert {cell.calibration for cell in cells if cell.method == "gptq"} == {"stdlib", "stdlib+seed=1"}
 
 
+def test_learning_rates_and_seeds_have_one_spelling():
+    assert config.canonical("method", "zq_local+seed=3+lr=5e-5") == "zq_local+lr=5e-05+seed=3"
+    assert config.canonical("method", "zq_global+lr=auto+iterations=512") == "zq_global"
+    assert config.load("method", "zq_local+lr=5e-05").lr == 5e-5
+    assert config.load("method", "zq_global").lr == "auto"
+    assert [config.load("method", name).unit for name in ("zq_local", "zq_global")] == ["linear", "block"]
+
+
+def test_weights_made_under_rounded_activations_are_those_of_one_activation_format():
+    methods = ["none", "rtn", "gptq", "gptq+calibration_activations=quantized", "zq_local", "zq_global+lr=0.001"]
+    overrides = [
+        "study.models=[opt-standin-s]",
+        f"study.methods=[{','.join(methods)}]",
+        "study.weights=[w16,w8-asym-row,w4-asym-row]",
+        "study.activations=[a16,a8-asym-token,a8-sym-g32]",
+        "study.ranks=[0]",
+    ]
+    cells = study.load("smoke", overrides).cells
+    assert len(cells) == 3 * (1 + 2 * 5)
+    for cell in cells:
+        sees = cell.method.startswith("zq_") or "activations" in cell.method
+        assert cell.trained == (cell.activation if sees else "a16")
+        assert (cell.calibration == "none") == (cell.method in ("none", "rtn"))
+        assert (cell.weight == "w16") == (cell.method == "none")
+    full = [cell for cell in cells if cell.method == "none"]
+    assert {cell.activation for cell in full} == {"a16", "a8-asym-token", "a8-sym-g32"}
+    shared = {cell.paths()["trained"] for cell in cells if cell.method == "gptq"}
+    assert shared == {"a16"}
+
+
+def test_the_full_precision_baseline_is_there_where_only_rounded_activations_are_asked_for():
+    overrides = ["study.models=[opt-standin-s]", "study.methods=[none]", "study.weights=[w16]", "study.ranks=[0,8]"]
+    cells = study.load("smoke", [*overrides, "study.activations=[a8-asym-token]"]).cells
+    assert [cell.activation for cell in cells] == ["a16", "a8-asym-token"]
+
+
+@pytest.mark.parametrize(
+    ("method", "stage"),
+    [("rtn", None), ("gptq", "tokens"), ("gptq-cached", "statistics"), ("zq_local", "tokens"), ("zq_global", "tokens")],
+)
+def test_methods_wait_for_the_data_that_they_want(method, stage, monkeypatch):
+    for name in ("PATH", "LORCBENCH_JOB", config.RUNTIME_VARIABLE):
+        monkeypatch.setenv(name, "")
+    overrides = f"study.models=[opt-standin-s] study.methods=[{method}] study.weights=[w4-asym-row]"
+    run = Workflow({"study": "smoke", "overrides": overrides})
+    cell = next(cell for cell in run.study.cells if cell.method == method)
+    wildcards = Wildcards(cell.paths())
+    expected = ["results/cache/checkpoint/opt-standin-s/result.json"]
+    expected += [f"results/cache/calibration/opt-standin-s/stdlib/{stage}/result.json"] if stage else []
+    assert run.quantize_inputs(wildcards) == expected
+
+
 def test_groups_that_do_not_divide_are_listed_where_the_study_says_skip():
     expanded = study.load("demo", ["study.indivisible=skip", "study.weights=[w4-asym-g48,w4-asym-g32]"])
     assert ("opt-standin-s", "w4-asym-g48") in expanded.not_applicable
@@ -85,6 +143,18 @@ BAD = [
     ({"overrides": "study.methods=[gptq+dump=1]"}, "unknown key method.dump"),
     ({"overrides": "study.methods=[gptq+damp=-1]"}, "expected a positive number"),
     ({"overrides": "study.methods=[gptq+hessian=best]"}, "expected one of propagated, cached"),
+    ({"overrides": "study.methods=[gptq+calibration_activations=int8]"}, "expected one of full, quantized"),
+    ({"overrides": "study.methods=[gptq-cached+calibration_activations=quantized]"}, "needs hessian=propagated"),
+    ({"overrides": "study.methods=[zq_global+lr=best]"}, "expected auto with a grid, or a positive number"),
+    ({"overrides": "study.methods=[zq_global+lr=-0.1]"}, "expected auto with a grid, or a positive number"),
+    ({"overrides": "study.methods=[zq_global+unit=model]"}, "expected one of linear, block"),
+    ({"overrides": "study.methods=[zq_local+iterations=0]"}, "expected a positive number"),
+    ({"overrides": "study.methods=[zq_local+held_out=1.0]"}, "expected a share between 0 and 1"),
+    ({"overrides": "study.methods=[zq_local+keep=first]"}, "expected one of best, last"),
+    ({"overrides": "study.methods=[zq_local+block_input=quantized+target=full_precision]"}, "needs unit=block"),
+    ({"overrides": "study.methods=[zq_global+target=full_precision]"}, "and block_input=quantized"),
+    ({"overrides": "study.methods=[zq_global] study.calibrations=[none]"}, "needs calibration; set study.calibrations"),
+    ({"overrides": "study.methods=[zq_global] study.calibrations=[stdlib+dtype=float16]"}, "trains in float32"),
     ({"overrides": "study.weights=[w9-asym-row]"}, "bits must be 2 to 8"),
     ({"overrides": "study.weights=[int4]"}, "such as w4-asym-g128"),
     ({"overrides": "study.weights=[w4-asym-g48]"}, "groups of 48 do not divide its width 64"),

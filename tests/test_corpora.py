@@ -1,10 +1,11 @@
-"""Text and windows: nothing overlaps, nothing is drawn unseeded, no document is on two sides, and damage is said in one line."""
+"""Text and windows: nothing overlaps or is drawn unseeded, no document is on two sides, damage is said in one line."""
 
 from __future__ import annotations
 
 import ast
+import inspect
 import json
-import sysconfig
+import textwrap
 from types import SimpleNamespace
 
 import pytest
@@ -65,7 +66,7 @@ def test_the_streams_hash_follows_the_stream_and_not_the_windows():
 
 
 def test_a_stream_shorter_than_a_window_is_refused():
-    with pytest.raises(CorpusError, match="wiki.* 7 tokens .* 8"):
+    with pytest.raises(CorpusError, match=r"wiki.* 7 tokens .* 8"):
         corpora.test_windows(torch.arange(7), 8, None, "wiki")
 
 
@@ -90,7 +91,7 @@ def test_calibration_windows_do_not_depend_on_the_state_of_other_generators():
 
 
 def test_a_calibration_stream_that_is_too_short_is_refused():
-    with pytest.raises(CorpusError, match="short.* 16 tokens.* 16"):
+    with pytest.raises(CorpusError, match=r"short.* 16 tokens.* 16"):
         calibration_windows({"long": torch.arange(500), "short": torch.arange(16)}, 4, 16, seed=0)
 
 
@@ -106,7 +107,17 @@ def test_documents_come_back_as_written_whatever_characters_they_hold(tmp_path):
 
 @pytest.mark.parametrize(
     "data",
-    [b'{"text": "\xff"}\n', b'{"text": "a"}\n{"text": \n', b'{"title": "a"}\n', b'["text"]\n', b'"text"\n', b"3\n", b'{"text": 3}\n'],
+    [
+        b'{"text": "\xff"}\n',
+        b'{"text": "a"}\n{"text": \n',
+        b'{"text": "a"}\n\n{"text": "b"}\n',
+        b'{"title": "a"}\n',
+        b'["text"]\n',
+        b'"text"\n',
+        b"3\n",
+        b'{"text": 3}\n',
+        b'{"text": null}\n',
+    ],
 )
 def test_a_line_that_is_no_document_is_refused_in_one_line(tmp_path, data):
     path = tmp_path / "bad.jsonl"
@@ -118,7 +129,7 @@ def test_a_line_that_is_no_document_is_refused_in_one_line(tmp_path, data):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(CorpusError, match="gone.jsonl"):
+    with pytest.raises(CorpusError, match=r"gone\.jsonl"):
         read_documents(tmp_path / "gone.jsonl")
 
 
@@ -153,6 +164,7 @@ def test_a_module_is_on_one_side_in_every_corpus(tmp_path, monkeypatch):
     make_library(tmp_path)
     monkeypatch.setattr(stdlib_text, "sysconfig", SimpleNamespace(get_paths=lambda: {"stdlib": str(tmp_path)}))
     found = documents()
+    assert documents() == found
     joined = {corpus: {split: "\n".join(found[corpus][split]) for split in SPLITS} for corpus in ("docstrings", "source")}
     units = [f"module{number}" for number in range(40)] + [f"package{number}" for number in range(10)]
     sides = {unit: [[split for split in SPLITS if f"<{unit}>" in joined[corpus][split]] for corpus in joined] for unit in units}
@@ -183,12 +195,10 @@ def test_no_docstring_is_left_in_the_real_source(found):
 
 
 def test_docstrings_of_a_module_that_everybody_knows_are_where_its_side_is(found):
-    import textwrap
-
-    docstring = ast.get_docstring(ast.parse(open(textwrap.__file__, encoding="utf-8").read()))
+    docstring = inspect.getdoc(textwrap)
     holding = [split for split in SPLITS if any(docstring in text for text in found["docstrings"][split])]
+    assert len(docstring) > 10
     assert holding == [split_of("textwrap")]
-    assert sysconfig.get_paths()["stdlib"] in textwrap.__file__
 
 
 def test_splits_are_disjoint_and_filled(found):
@@ -198,12 +208,12 @@ def test_splits_are_disjoint_and_filled(found):
         # Identical texts (stub modules) may stand for two units; nothing longer than a paragraph may.
         shared = (sets[0] & sets[1]) | (sets[0] & sets[2]) | (sets[1] & sets[2])
         assert all(len(text) < 1000 for text in shared)
-        assert "".join(text.strip() for split in SPLITS for text in found[corpus][split])
+        assert all(text.strip() for split in SPLITS for text in found[corpus][split])
 
 
 def test_sides_are_a_fixed_function_of_the_name():
     sides = [split_of(f"unit{number}") for number in range(2000)]
-    assert [split_of(name) for name in ("json", "lambda", "textwrap")] == ["train", "train", "train"]
+    assert [split_of(name) for name in ("json", "lambda", "textwrap")] == ["train", "calibration", "test"]
     assert abs(sides.count("train") / 2000 - 0.7) < 0.05
     assert abs(sides.count("test") / 2000 - 0.2) < 0.05
 
@@ -244,7 +254,3 @@ def test_tasks_are_deterministic_and_prose_is_held_out(found):
     assert tasks == harness_tasks(test)
     assert tasks["stdlib_prose"]
     assert all(any(text.startswith(item["text"]) for text in test["reference"]) for item in tasks["stdlib_prose"])
-
-
-def test_corpora_are_the_same_twice(found):
-    assert documents() == found

@@ -18,9 +18,7 @@ def weight_formats() -> list[WeightFormat]:
 
 def activation_formats() -> list[ActivationFormat]:
     combos = itertools.product(range(4, 9), (False, True), GROUPS, CONVENTIONS)
-    return [ActivationFormat(*combo) for combo in combos if combo[1] or combo[3] != "restricted"] + [
-        ActivationFormat(16)
-    ]
+    return [ActivationFormat(*combo) for combo in combos if combo[1] or combo[3] != "restricted"] + [ActivationFormat(16)]
 
 
 @pytest.mark.parametrize("formats", [weight_formats(), activation_formats()], ids=["weight", "activation"])

@@ -234,3 +234,16 @@ def test_groups_that_do_not_divide_are_refused():
     weight, hessian = problem(seed=13)
     with pytest.raises(ValueError, match="groups of 32 do not divide a width of 48"):
         solve(weight, hessian, WeightFormat(4, group=32))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the Triton sweep needs a CUDA device")
+@pytest.mark.parametrize("name", ["w4-asym-g128", "w3-sym-row", "w2-asym-g32-pow2", "w4-sym-g64-restricted"])
+def test_triton_sweep_equals_the_plain_one(name, monkeypatch):
+    generator = torch.Generator(device="cuda").manual_seed(0)
+    weight = torch.randn(96, 256, generator=generator, device="cuda")
+    x = torch.randn(2048, 256, generator=generator, device="cuda")
+    settings, fmt = gptq.GptqSettings(), WeightFormat.parse(name)
+    prepared = gptq.prepare(x.T @ x / len(x), settings)
+    fast = gptq.quantize(weight, prepared, fmt, settings).codes
+    monkeypatch.setattr(gptq, "_sweep_block_triton", gptq.sweep_block_reference)
+    assert torch.equal(fast, gptq.quantize(weight, prepared, fmt, settings).codes)

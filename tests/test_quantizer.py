@@ -43,10 +43,7 @@ GRIDS = [(False, "minmax"), (True, "minmax"), (False, "pow2"), (True, "pow2"), (
 
 matrices = st.builds(
     lambda kinds, seed: torch.stack(
-        [
-            ROWS[kind](torch.randn(WIDTH, generator=torch.Generator().manual_seed(seed + row)))
-            for row, kind in enumerate(kinds)
-        ]
+        [ROWS[kind](torch.randn(WIDTH, generator=torch.Generator().manual_seed(seed + row))) for row, kind in enumerate(kinds)]
     ),
     st.lists(st.sampled_from(sorted(ROWS)), min_size=1, max_size=4),
     st.integers(0, 10_000),

@@ -1,4 +1,4 @@
-"""Surgery on blocks: originals put back change nothing, activations are rounded as by hand, statistics are those of the inputs."""
+"""Surgery: originals put back change nothing, activations are rounded as by hand, statistics are those of the inputs."""
 
 from __future__ import annotations
 
@@ -63,6 +63,14 @@ def test_original_weights_put_back_leave_losses_bit_identical(tmp_path, kind, dt
     assert all(abs(a - b) > 1e-5 for name in full for a, b in zip(full[name], changed[name], strict=True))
 
 
+def test_a_cell_leaves_nothing_behind_for_the_next(tmp_path):
+    walk = BlockWalk(Checkpoint(tiny.checkpoint(tmp_path, "opt")), torch.float32, batch_tokens=24)
+    full = window_losses(walk, TOKENS, NoWeights(), "a16")
+    rounded = window_losses(walk, TOKENS, Weights(lambda weight: weight + 0.02), str(A8))
+    assert rounded != full
+    assert window_losses(walk, TOKENS, NoWeights(), "a16") == full
+
+
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_every_linear_matters(tmp_path, kind):
     folder = tiny.checkpoint(tmp_path, kind)
@@ -113,7 +121,7 @@ def test_full_precision_activations_are_not_touched():
 @pytest.mark.parametrize("shape", [(5, 24), (2, 5, 24)])
 def test_rounded_inputs_equal_rounding_by_hand_and_hooks_come_off(shape):
     block = tiny.model("opt").model.decoder.layers[0]
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.1, 3, shape[0]).view(-1, *[1] * (len(shape) - 1))
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).exp() - 0.5
     with torch.no_grad():
         plain, other = block.fc1(x), block.self_attn.q_proj(x)
         hooks = round_inputs(block, ("fc1",), A8)

@@ -1,4 +1,4 @@
-"""The whole pipeline as its users start it: the smoke study, again with nothing to do, with a rank more, killed, and failing."""
+"""The whole pipeline as its users start it: the smoke study, again with nothing to do, one rank more, killed, and failing."""
 
 import csv
 import fcntl
@@ -122,19 +122,39 @@ def test_a_killed_run_is_finished_by_the_same_command_with_the_same_bytes(copy):
     run.send_signal(signal.SIGKILL)
     run.wait()
     time.sleep(0.5)
-    orphans = [pid for pid in os.listdir("/proc") if pid.isdigit() and stage_in(pid, copy)]
+    orphans = [pid for pid in os.listdir("/proc") if pid.isdigit() and ours(pid, copy)]
     assert orphans == []
     again = snakemake(copy, "--config", "study=smoke")
     assert again.returncode == 0, again.stdout + again.stderr
     assert digests(copy) == expected
 
 
-def stage_in(pid: str, folder: Path) -> bool:
-    """Whether the process is a stage that works in `folder`."""
+def ours(pid: str, folder: Path) -> bool:
+    """Whether the process is a stage, or the warm process, of a run in `folder`."""
     try:
-        return b"lorcbench.stages" in Path(f"/proc/{pid}/cmdline").read_bytes() and os.readlink(f"/proc/{pid}/cwd") == str(folder)
+        return b"lorcbench." in Path(f"/proc/{pid}/cmdline").read_bytes() and os.readlink(f"/proc/{pid}/cwd") == str(folder)
     except OSError:
         return False
+
+
+def test_a_stage_by_hand_makes_the_bytes_of_the_workflow(copy):
+    # The workflow's stages are forks of a warm process; this one is a process of its own.
+    expected = digests(copy)
+    shutil.rmtree(copy / "results/cache/quantize/opt-standin-xs/gptq")
+    arguments = ["model=opt-standin-xs", "method=gptq", "calibration=stdlib", "weight=w2-asym-g32"]
+    stage = [sys.executable, "-m", "lorcbench.stages.quantize", *arguments]
+    subprocess.run(stage, cwd=copy, check=True, capture_output=True)
+    assert digests(copy) == expected
+
+
+def test_a_stage_says_in_one_line_what_is_wrong_with_its_arguments(tmp_path):
+    stage = [sys.executable, "-m", "lorcbench.stages.quantize", "model=opt-standin-xs", "method=gptq+dump=1"]
+    refused = subprocess.run(stage, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert refused.returncode != 0
+    assert refused.stderr.splitlines() == [
+        "quantize: unknown key method.dump; known keys of method: "
+        "act_order, block, calibration_activations, damp, group_params, hessian, kind, static_groups"
+    ]
 
 
 def test_a_failed_cell_stops_no_other_shows_as_failed_and_is_tried_again(copy):

@@ -9,25 +9,42 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BloomConfig, BloomForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedModel
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedModel,
+)
 from transformers.utils.logging import disable_progress_bar
 
 disable_progress_bar()
 
-KINDS = ("opt", "opt-350m", "bloom")
+KINDS = ("opt", "opt-350m", "bloom", "llama")
+TIED = ("opt", "opt-350m", "bloom")  # kinds whose head is the embedding, so that the base model is the whole model
 VOCABULARY, POSITIONS, LAYERS, HIDDEN, HEADS = 53, 32, 3, 24, 4
 EMBEDDING = {"opt": "model.decoder.embed_tokens.weight", "bloom": "transformer.word_embeddings.weight"}
-EMBEDDING["opt-350m"] = EMBEDDING["opt"]
+EMBEDDING |= {"opt-350m": EMBEDDING["opt"], "llama": "model.embed_tokens.weight"}
 BLOCKS = {"opt": "model.decoder.layers", "opt-350m": "model.decoder.layers", "bloom": "transformer.h"}
+BLOCKS["llama"] = "model.layers"
 
 
 def model(kind: str, seed: int = 0) -> PreTrainedModel:
-    """A float32 model with random weights: ``opt``, ``opt-350m`` (norms after, projected embeddings) or ``bloom``."""
+    """A float32 model with random weights: ``opt``, ``opt-350m`` (norms after, projected embeddings) or ``bloom``.
+
+    ``llama`` has RMSNorm, rotary positions, a gated MLP, keys and values for pairs of heads, no biases, a head of its own.
+    """
     shared = {"vocab_size": VOCABULARY, "hidden_size": HIDDEN, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if kind == "bloom":
             made = BloomForCausalLM(BloomConfig(**shared, n_layer=LAYERS, n_head=HEADS))
+        elif kind == "llama":
+            shape = {"num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": HEADS // 2}
+            own = {"intermediate_size": 40, "max_position_embeddings": POSITIONS, "tie_word_embeddings": False}
+            made = LlamaForCausalLM(LlamaConfig(**shared, **shape, **own))
         else:
             own = {} if kind == "opt" else {"do_layer_norm_before": False, "word_embed_proj_dim": HIDDEN // 2}
             shape = {"num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "ffn_dim": 40}
@@ -41,7 +58,11 @@ def model(kind: str, seed: int = 0) -> PreTrainedModel:
 
 
 def save(
-    made: PreTrainedModel, folder: Path, dtype: torch.dtype = torch.float32, *, shard_size: str | None = None, base: bool = False
+    made: PreTrainedModel,
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    shard_size: str | None = None,
+    base: bool = False,
 ) -> Path:
     """Save a copy of a model; returns the folder.
 

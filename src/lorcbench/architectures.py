@@ -80,4 +80,19 @@ BLOOM = Architecture(
     aliases=(("num_hidden_layers", "n_layer"), ("n_embed", "hidden_size"), ("num_attention_heads", "n_head")),
 )
 
-ARCHITECTURES = {record.model_type: record for record in (OPT, BLOOM)}
+LLAMA = Architecture(
+    model_type="llama",
+    root="model.",
+    blocks="model.layers",
+    linears=(
+        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        ("self_attn.o_proj",),
+        ("mlp.gate_proj", "mlp.up_proj"),
+        ("mlp.down_proj",),
+    ),
+    block_returns_tuple=False,
+    fused_qkv=None,
+    shape=("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"),
+)
+
+ARCHITECTURES = {record.model_type: record for record in (OPT, BLOOM, LLAMA)}

@@ -21,6 +21,7 @@ import torch
 import transformers
 from accelerate import init_empty_weights
 from torch import nn
+from torch.func import functional_call
 
 from lorcbench.checkpoint import Checkpoint, CheckpointError
 
@@ -159,12 +160,18 @@ class BlockWalk:
         finally:
             block.to("meta")
 
-    @torch.no_grad()
-    def forward(self, block: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-        """The output of a block for one batch of hidden states (batch, length, hidden)."""
-        output = block(hidden, **self._arguments[hidden.shape[:2]])
+    def forward(
+        self, block: nn.Module, hidden: torch.Tensor, parameters: dict[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """The output of a block for one batch of hidden states (batch, length, hidden).
+
+        Args:
+            parameters: by name in the block, used instead of the block's own; if they require gradients, so does the output.
+        """
+        output = functional_call(block, parameters or {}, (hidden,), self._arguments[hidden.shape[:2]])
         return output[0] if self.architecture.block_returns_tuple else output
 
+    @torch.no_grad()
     def advance(self, block: nn.Module, hidden: torch.Tensor) -> None:
         """Replace the hidden states (n, length, hidden) by the block's output, in place."""
         for batch in self.batches(hidden):

@@ -22,26 +22,17 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lorcbench.checks import ConfigError
+from lorcbench.checks import one_of as _one_of
+from lorcbench.checks import positive as _positive
+from lorcbench.protocols import CalibrationConfig, EvalConfig, TaskConfig, TextConfig
+from lorcbench.recipes import GptqMethod, NoneMethod, RtnMethod, ZeroQuantMethod
+
 EXTRA_CONF = "LORCBENCH_CONF"  # environment variable: a folder of the user's own conf files, looked into first
 RUNTIME_VARIABLE = "LORCBENCH_RUNTIME"  # environment variable: runtime overrides from the workflow to its stages
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 VARIANT = rf"{NAME}(?:\+[a-z_]+=[A-Za-z0-9._-]+)*"
 _CHANGED = re.compile(rf"{NAME}(?:\+[a-z_]+=[A-Za-z0-9._-]+)+(?:/r\d+)?")
-
-
-class ConfigError(Exception):
-    """A configuration that makes no sense; the message is one line that says what would be right."""
-
-
-def _one_of(owner: str, key: str, value: Any, allowed: tuple) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{owner}.{key}={value}: expected one of {', '.join(map(str, allowed))}")
-
-
-def _positive(owner: str, **values: float | None) -> None:
-    for key, value in values.items():
-        if value is not None and not value > 0:
-            raise ConfigError(f"{owner}.{key}={value}: expected a positive number")
 
 
 @dataclass
@@ -100,70 +91,6 @@ class ModelConfig:
 
 
 @dataclass
-class NoneMethod:
-    """Full precision: nothing is quantized."""
-
-    kind: str = "none"
-
-
-@dataclass
-class RtnMethod:
-    """Round to nearest."""
-
-    kind: str = "rtn"
-
-
-@dataclass
-class GptqMethod:
-    """GPTQ; the fields after `hessian` are `lorcbench.methods.gptq.GptqSettings`.
-
-    Attributes:
-        hessian: ``propagated``: a block's inputs come from the already quantized blocks (published); ``cached``: of the
-            unquantized model, from the calibrate stage, once for the whole grid.
-    """
-
-    kind: str = "gptq"
-    hessian: str = "propagated"
-    damp: float = 0.01
-    block: int = 128
-    group_params: str = "block_start"
-    static_groups: bool = False
-    act_order: bool = False
-
-    def __post_init__(self) -> None:
-        _one_of("method", "hessian", self.hessian, ("propagated", "cached"))
-        _one_of("method", "group_params", self.group_params, ("block_start", "corrected"))
-        _positive("method", damp=self.damp, block=self.block)
-
-    @property
-    def settings(self) -> dict:
-        """The arguments of `GptqSettings`."""
-        return {key: value for key, value in asdict(self).items() if key not in ("kind", "hessian")}
-
-
-@dataclass
-class CalibrationConfig:
-    """Which tokens calibration sees, and in which arithmetic.
-
-    Attributes:
-        text: ``none`` (data-free), ``stdlib``.
-        n_samples, length: sequences and tokens a sequence.
-        seed: of the random windows.
-        dtype: of the forward passes; second moments are float32.
-    """
-
-    text: str = MISSING
-    n_samples: int = 128
-    length: int = 2048
-    seed: int = 0
-    dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        _one_of("calibration", "dtype", self.dtype, ("float32", "float16", "bfloat16"))
-        _positive("calibration", n_samples=self.n_samples, length=self.length)
-
-
-@dataclass
 class LorcConfig:
     """LoRC factors.
 
@@ -184,37 +111,6 @@ class LorcConfig:
 
 
 @dataclass
-class EvalConfig:
-    """A perplexity protocol and the lm-eval tasks that go with it.
-
-    Attributes:
-        text: where the corpora come from.
-        corpora: names of the corpora.
-        window: tokens a window; windows do not overlap.
-        max_windows: at most so many windows a corpus.
-        dtype: of the forward passes; log-probabilities are float32.
-        tasks: lm-eval task names.
-    """
-
-    text: str = MISSING
-    corpora: list[str] = MISSING
-    window: int = 2048
-    max_windows: int | None = None
-    dtype: str = "float32"
-    tasks: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        _one_of("eval", "dtype", self.dtype, ("float32", "float16", "bfloat16"))
-        _positive("eval", window=self.window, max_windows=self.max_windows)
-        if not self.corpora:
-            raise ConfigError("eval.corpora=[]: expected at least one corpus")
-
-    def protocol(self) -> dict:
-        """What a perplexity depends on: all but the tasks."""
-        return {key: value for key, value in asdict(self).items() if key != "tasks"}
-
-
-@dataclass
 class RuntimeConfig:
     """Machine facts.
 
@@ -223,12 +119,14 @@ class RuntimeConfig:
         threads: kernel threads. A fixed number, not the host's: sums change their last bits with it, so it is recorded.
         batch_tokens: tokens in one forward pass.
         bootstrap: resamples of a confidence interval.
+        data_dir: a folder with copies of public data sets; a text or task with a file there is read from it, not from the hub.
     """
 
     device: str = "cpu"
     threads: int = 1
     batch_tokens: int = 2048
     bootstrap: int = 2000
+    data_dir: str | None = None
 
     def __post_init__(self) -> None:
         _one_of("runtime", "device", self.device, ("cpu", "cuda"))
@@ -291,9 +189,11 @@ AXES = tuple(field.name for field in fields(GridConfig))
 
 _SCHEMAS = {
     "model": {"model": ModelConfig},
-    "method": {"none": NoneMethod, "rtn": RtnMethod, "gptq": GptqMethod},
+    "method": {"none": NoneMethod, "rtn": RtnMethod, "gptq": GptqMethod, "zeroquant": ZeroQuantMethod},
     "calibration": {"calibration": CalibrationConfig},
     "lorc": {"lorc": LorcConfig},
+    "text": {"text": TextConfig},
+    "task": {"task": TaskConfig},
     "eval": {"eval": EvalConfig},
     "runtime": {"runtime": RuntimeConfig},
     "tracking": {"tracking": TrackingConfig},

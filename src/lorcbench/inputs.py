@@ -13,6 +13,8 @@ from lorcbench.checkpoint import Checkpoint
 from lorcbench.formats import WeightFormat, cap
 from lorcbench.quantizer import dequantize, from_stored
 
+TRAINED = "trained."  # prefix of a trained parameter's name in a shard of quantized weights
+
 
 def checkpoint_folder(names: dict[str, str]) -> Path:
     """The folder of a prepared checkpoint."""
@@ -35,18 +37,27 @@ class QuantizedModel:
         self.digest = self.shards.result["digest"]
 
     def block(self, index: int) -> dict[str, torch.Tensor]:
-        """Ŵ (out, in) float32 of every linear of block `index`."""
+        """Ŵ (out, in) float32 of block `index` by linear, and the parameters trained with them by full name."""
         tensors = self.shards.block(index)
-        return {
+        weights = {
             linear: dequantize(from_stored(parts_of(tensors, linear), self.format, width), self.format)
             for linear, width in self.shards.result["widths"].items()
         }
+        return weights | trained_of(tensors)
 
 
 def parts_of(tensors: dict[str, torch.Tensor], linear: str) -> dict[str, torch.Tensor]:
     """The tensors of one linear in a shard of quantized weights, by part."""
     names = {part: f"{linear}.{part}" for part in ("codes", "scale", "zero")}
     return {part: tensors[name] for part, name in names.items() if name in tensors}
+
+
+def trained_of(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The biases and norms that distillation trained, by name in the block, in a shard of quantized weights.
+
+    They replace the checkpoint's own, in its type, so they add nothing to what is stored.
+    """
+    return {name.removeprefix(TRAINED): tensor for name, tensor in tensors.items() if name.startswith(TRAINED)}
 
 
 class Factors:
@@ -79,7 +90,7 @@ class Factors:
 
 
 class CellWeights:
-    """What the block linears of one cell hold: Ŵ, or Ŵ + B·A; nothing for full precision, which keeps the checkpoint's.
+    """What the blocks of one cell hold: Ŵ, or Ŵ + B·A, and trained biases and norms; full precision keeps the checkpoint's.
 
     The correction is added in float32 before the weight is rounded to the forward's type: x Ŵᵀ + x Aᵀ Bᵀ up to rounding.
     """
@@ -90,7 +101,7 @@ class CellWeights:
         self._factor_bits = 0
 
     def block(self, index: int, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-        """Weights (out, in) float32 to install into block `index`."""
+        """What to install into block `index`: weights (out, in) float32 by linear, trained parameters by full name."""
         if self.quantized is None:
             return {}
         weights = self.quantized.block(index)
@@ -98,7 +109,7 @@ class CellWeights:
             return weights
         corrections, bits = self.factors.block(index, checkpoint.architecture, checkpoint.config)
         self._factor_bits += bits
-        return {name: weight + corrections[name] for name, weight in weights.items()}
+        return weights | {name: weights[name] + correction for name, correction in corrections.items()}
 
     def size(self) -> dict[str, float]:
         """Bits a weight that are stored for the blocks read so far, factors counted, and the largest damping."""

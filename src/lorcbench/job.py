@@ -25,7 +25,7 @@ from lorcbench.artifacts import fingerprint, read_json, write_json, write_text
 from lorcbench.process import die_with_parent
 from lorcbench.versions import code_version
 
-_GROUPS = ("model", "method", "calibration", "lorc", "eval")
+_GROUPS = ("model", "method", "calibration", "lorc", "eval", "text", "task")
 _LIBRARIES = ("torch", "transformers", "tokenizers", "lm_eval", "numpy", "scipy", "numba")
 _PROGRESS_EVERY = 5.0  # seconds between progress lines
 
@@ -48,7 +48,7 @@ class Job:
         given = dict(override.partition("=")[::2] for override in overrides)
         self.names = {group: given.get(group, "none") for group in _GROUPS}
         self.names["protocol"] = given.get("eval", "stdlib")
-        self.names |= {key: str(self.cfg[key]) for key in ("text", "weight", "trained", "activation", "cap")}
+        self.names |= {key: str(self.cfg[key]) for key in ("weight", "trained", "activation", "cap")}
         if name := given.get("model.name"):
             self.names["model"] = name
         self.folder: Path | None = None

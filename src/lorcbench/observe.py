@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 from lorcbench.architectures import Architecture
@@ -24,3 +25,14 @@ def observed(block: nn.Module, architecture: Architecture) -> Iterator[dict[str,
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def recorded(block: nn.Module, linear: str) -> Iterator[list[torch.Tensor]]:
+    """While open, every forward of `block` appends the input of the named linear to the list yielded."""
+    inputs: list[torch.Tensor] = []
+    hook = block.get_submodule(linear).register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    try:
+        yield inputs
+    finally:
+        hook.remove()

@@ -121,6 +121,12 @@ def _alerts(study: Study, results: list[CellResult]) -> str:
         who = "All models here are" if every else f"{escape(', '.join(standins))}: these are"
         text = "small models that this pipeline trained itself. Their perplexities are no published model's"
         alerts.append(f'<div class="box"><b>Stand-ins.</b> {who} stand-ins, {text}.</div>')
+    corpora = {name: corpus for result in results for name, corpus in result.corpora.items()}
+    if others := [
+        f"{name} ({corpus['documents']:,} documents)" for name, corpus in corpora.items() if corpus["published"] is False
+    ]:
+        text = "not the published text: numbers on it compare within this study, and with no table in print"
+        alerts.append(f'<div class="box"><b>Other text.</b> {escape(", ".join(others))}: {text}.</div>')
     groups: dict[tuple[str, str], list[str]] = {}
     for result in results:
         if result.status != "ok":
@@ -264,15 +270,34 @@ def _change(change: Interval | None) -> str:
 
 
 def _harness(results: list[CellResult]) -> str:
+    """lm-eval's metrics with its standard errors, and what they lost to full precision."""
     measured = [result for result in results if result.harness]
-    metrics = sorted({metric for result in measured for metric in result.harness})
+    if not measured:
+        return ""
+    baselines = {result.cell.model: result.harness for result in results if result.cell.method == "none"}
+    metrics = sorted({name for result in measured for name in result.harness if not name.endswith("_stderr")})
     rows = "".join(
         f"<tr><td><code>{escape(result.cell.key)}</code></td>"
-        + "".join(_value(result.harness.get(metric), "{:.4f}".format) for metric in metrics)
+        + "".join(_task(result, metric, baselines.get(result.cell.model, {}).get(metric)) for metric in metrics)
         + "</tr>"
         for result in measured
     )
-    return _table(["cell", *metrics], rows, numeric=metrics) if measured else ""
+    tasks = {name: task for result in measured for name, task in result.tasks.items()}
+    versions = [f"{name} {task['version']} ({task['documents']:,} documents)" for name, task in tasks.items()]
+    prefixes = {f"{result.prefix_token} for {result.cell.model}" for result in measured if result.prefix_token}
+    note = "A value ± lm-eval's standard error where it gives one; below it, the difference to full precision."
+    note += f" Versions: {', '.join(versions)}." if versions else ""
+    note += f" Before a text without context: {', '.join(sorted(prefixes))}." if prefixes else ""
+    return f'<p class="note">{escape(note)}</p>' + _table(["cell", *metrics], rows, numeric=metrics)
+
+
+def _task(result: CellResult, metric: str, baseline: float | None) -> str:
+    value, error = result.harness.get(metric), result.harness.get(f"{metric}_stderr")
+    if value is None:
+        return MISSING
+    spread = f' <span class="interval">± {error:.4f}</span>' if error is not None else ""
+    change = f"<small>{value - baseline:+.4f}</small>" if baseline is not None and result.cell.method != "none" else ""
+    return f'<td class="num" data-v="{value!r}">{value:.4f}{spread}{change}</td>'
 
 
 def _stages(stages: list[dict]) -> str:
@@ -288,6 +313,7 @@ def _stages(stages: list[dict]) -> str:
 def _files(study: Study) -> str:
     return (
         '<p>Every perplexity of this page: <a href="cells.csv"><code>cells.csv</code></a>, a row a cell and corpus.</p>'
+        "<p>Every metric of lm-eval: <code>tasks.csv</code>, a row a cell and metric.</p>"
         f"<p>Runs in MLflow, experiment <code>{escape(study.name)}</code>; if no server was configured, see them with "
         f"<code>mlflow ui --backend-store-uri sqlite:///{escape(paths.MLFLOW)}</code></p>"
     )

@@ -10,6 +10,8 @@ MLFLOW = "results/mlflow.db"
 MLFLOW_ARTIFACTS = "results/mlflow-artifacts"
 
 TEXT = CACHE + "/text/{text}"
+DOCUMENTS = TEXT + "/corpora/{part}.jsonl"  # one {"text": …} a line
+TASK = CACHE + "/task/{task}"
 CHECKPOINT = CACHE + "/checkpoint/{model}"
 TOKENIZER = "backend_tokenizer.json"  # in CHECKPOINT
 TOKENS = CACHE + "/tokens/{model}/{protocol}"
@@ -21,6 +23,11 @@ EVALUATION = CACHE + "/evaluate/{model}/{method}/{calibration}/{weight}/{trained
 HARNESS = CACHE + "/harness/{model}/{method}/{calibration}/{weight}/{trained}/{activation}/{protocol}"
 
 STUDY = "results/{study}"
+
+
+def task_folder(task: str, text: str | None) -> str:
+    """Where an lm-eval task is staged: with the text that carries it, or by itself."""
+    return TEXT.format(text=text) if text else TASK.format(task=task)
 
 
 def result(folder: str) -> str:

@@ -44,14 +44,23 @@ class Quantized:
     zero: torch.Tensor | None
 
 
-def quantize(weight: torch.Tensor, fmt: WeightFormat) -> Quantized:
+def quantize(weight: torch.Tensor, fmt: WeightFormat, like: Quantized | None = None) -> Quantized:
     """Round W (out, in) to nearest in `fmt`: ZeroQuant-V2's RTN.
+
+    Args:
+        like: keep the scales and zero points of this matrix instead of finding W's own.
 
     Raises:
         ValueError: W is not a finite matrix, or its width is no multiple of the group.
     """
-    scale, zero = scale_and_zero(grouped(weight.float(), fmt.group), fmt)
-    return Quantized(encode(weight.float(), scale, zero, fmt), scale, None if fmt.symmetric else zero)
+    groups = grouped(weight.float(), fmt.group)
+    if like is None:
+        scale, zero = scale_and_zero(groups, fmt)
+        return Quantized(encode(weight.float(), scale, zero, fmt), scale, None if fmt.symmetric else zero)
+    if not torch.stack(groups.aminmax()).isfinite().all():
+        raise ValueError("cannot quantize NaN or infinite values")
+    zero = torch.full_like(like.scale, 2 ** (fmt.bits - 1), dtype=torch.int32) if like.zero is None else like.zero
+    return Quantized(encode(weight.float(), like.scale, zero, fmt), like.scale, like.zero)
 
 
 def dequantize(quantized: Quantized, fmt: WeightFormat) -> torch.Tensor:
@@ -128,25 +137,48 @@ def encode(matrix: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, fmt: W
     return codes.clamp(lowest, 2**fmt.bits - 1).to(torch.uint8).flatten(-2)
 
 
+class _StraightThrough(torch.autograd.Function):
+    """Forward the rounded values, to the bit; backward the gradient as if nothing had been rounded or clamped.
+
+    The estimator of DeepSpeed's `compression/utils.py`, by ZeroQuant's authors; the paper names none.
+    """
+
+    @staticmethod
+    def forward(ctx, values: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
+        return rounded
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradient, None
+
+
+def fake_quantize_weights(weight: torch.Tensor, fmt: WeightFormat, like: Quantized | None = None) -> torch.Tensor:
+    """Ŵ (out, in) of `quantize`, in W's own type, with a straight-through gradient: scales and zero points are constants."""
+    rounded = dequantize(quantize(weight.detach(), fmt, like), fmt)
+    return _StraightThrough.apply(weight, rounded.to(weight.dtype))
+
+
 def fake_quantize_activations(x: torch.Tensor, fmt: ActivationFormat) -> torch.Tensor:
     """Round activations (…, features) dynamically, token by token, and return them in their own type.
 
-    ZeroQuant-V2 section 4: scales (and zero points) are found at run time, from the token itself, in float32.
+    ZeroQuant-V2 section 4: scales (and zero points) are found at run time, from the token itself, in float32. The gradient is
+    straight-through, as of weights.
     """
     if fmt.is_full_precision:
         return x
-    tokens = x.reshape(-1, x.shape[-1]).float()
+    tokens = x.detach().reshape(-1, x.shape[-1]).float()
     scale, zero = scale_and_zero(grouped(tokens, fmt.group), fmt)
     codes = grouped(encode(tokens, scale, zero, fmt).float(), fmt.group)
-    return ((codes - zero.unsqueeze(-1)) * scale.unsqueeze(-1)).flatten(1).to(x.dtype).view(x.shape)
+    rounded = ((codes - zero.unsqueeze(-1)) * scale.unsqueeze(-1)).flatten(1).to(x.dtype).view(x.shape)
+    return _StraightThrough.apply(x, rounded)
 
 
 def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
     """Codes (rows, width) below 2^bits as dense bytes (rows, ceil(width / 8) · bits): eight codes make `bits` bytes."""
     rows, width = codes.shape
     padded = torch.nn.functional.pad(codes, (0, -width % 8))
-    shifts = torch.arange(8, dtype=torch.int64) * bits
-    packed = torch.empty(rows, padded.shape[1] // 8 * bits, dtype=torch.uint8)
+    shifts = torch.arange(8, dtype=torch.int64, device=codes.device) * bits
+    packed = torch.empty(rows, padded.shape[1] // 8 * bits, dtype=torch.uint8, device=codes.device)
     for start in range(0, rows, _ROWS_AT_ONCE):
         words = (padded[start : start + _ROWS_AT_ONCE].to(torch.int64).unflatten(1, (-1, 8)) << shifts).sum(-1)
         packed[start : start + _ROWS_AT_ONCE] = words.unsqueeze(-1).view(torch.uint8)[..., :bits].flatten(1)
@@ -156,8 +188,8 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
 def unpack(packed: torch.Tensor, bits: int, width: int) -> torch.Tensor:
     """Codes (rows, width) uint8 out of the bytes that `pack` made."""
     rows = packed.shape[0]
-    shifts = torch.arange(8, dtype=torch.int64) * bits
-    codes = torch.empty(rows, packed.shape[1] // bits * 8, dtype=torch.uint8)
+    shifts = torch.arange(8, dtype=torch.int64, device=packed.device) * bits
+    codes = torch.empty(rows, packed.shape[1] // bits * 8, dtype=torch.uint8, device=packed.device)
     for start in range(0, rows, _ROWS_AT_ONCE):
         bytes_ = packed[start : start + _ROWS_AT_ONCE].unflatten(1, (-1, bits))
         words = torch.nn.functional.pad(bytes_, (0, 8 - bits)).contiguous().view(torch.int64)

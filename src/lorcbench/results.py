@@ -28,9 +28,27 @@ COLUMNS = (
         "hessian",
         "calibration",
     ),
-    *("seed", "protocol", "corpus", "ppl", "ppl_fp", "delta_nll", "delta_nll_low", "delta_nll_high", "delta_ppl"),
+    *("seed", "protocol", "corpus", "windows", "stream_tokens", "stream_sha256"),
+    *("ppl", "ppl_fp", "delta_nll", "delta_nll_low", "delta_nll_high", "delta_ppl"),
     *("delta_ppl_low", "delta_ppl_high", "bits_per_weight", "paper_bits", "weights", "max_damp", "seconds"),
     *("peak_rss_mib", "status", "reason"),
+)
+HARNESS_COLUMNS = (
+    *(
+        "study",
+        "model",
+        "method",
+        "calibration",
+        "weight",
+        "activation",
+        "lorc",
+        "rank",
+        "task",
+        "version",
+        "documents",
+        "shots",
+    ),
+    *("prefix_token", "metric", "value", "stderr", "value_fp", "delta"),
 )
 
 
@@ -49,7 +67,11 @@ class CellResult:
         weights: number of weights in the block linears.
         max_damp: the largest GPTQ damping that was needed, None without GPTQ.
         seconds, peak_rss_mib: of the jobs that made the cell (shared ones counted in full) and their largest memory.
-        harness: lm-eval metrics, ``{"task/metric": value}``.
+        harness: lm-eval metrics, ``{"task/metric": value}``, standard errors as ``task/metric_stderr``.
+        tasks: version, number of documents and shots of each lm-eval task.
+        prefix_token: what lm-eval put before a text without context.
+        corpora: of each the text, its number of documents, whether they are the published ones, windows, and the token stream's
+            length and hash.
     """
 
     cell: Cell
@@ -66,6 +88,9 @@ class CellResult:
     seconds: float | None = None
     peak_rss_mib: float | None = None
     harness: dict[str, float] = field(default_factory=dict)
+    tasks: dict[str, dict] = field(default_factory=dict)
+    prefix_token: str = ""
+    corpora: dict[str, dict] = field(default_factory=dict)
 
     @property
     def mean_ppl(self) -> float:
@@ -88,7 +113,8 @@ def _collect(study: Study, cell: Cell) -> CellResult:
     checkpoint = _read(folders["checkpoint"], "checkpoint")
     result.family = checkpoint["family"] if checkpoint else study.model(cell.model).family or ""
     result.standin = study.model(cell.model).source == "standin"
-    entry = ((_read(folders["evaluation"], "perplexity") or {}).get("variants", {})).get(cell.variant)
+    evaluation = _read(folders["evaluation"], "perplexity") or {"variants": {}}
+    entry = evaluation["variants"].get(cell.variant)
     failed = next((found for folder in folders.values() if (found := _failure(folder, cell.variant))), None)
     if failed:
         result.status, result.reason = "failed", failed
@@ -97,6 +123,7 @@ def _collect(study: Study, cell: Cell) -> CellResult:
         result.reason = _why_not(folders)
         return result
     result.status = "ok"
+    result.corpora = evaluation.get("corpora", {})
     result.nll = {corpus: np.array(values) for corpus, values in entry["nll"].items()}
     result.weights = entry.get("weights")
     result.bits_per_weight = entry.get("bits_per_weight", 16.0)
@@ -106,7 +133,9 @@ def _collect(study: Study, cell: Cell) -> CellResult:
     result.peak_rss_mib = max((run["peak_rss_mib"] for run in runs), default=None)
     if cell in study.harness:
         harness = _read(Path(paths.HARNESS.format(**names)), "harness") or {"variants": {}}
-        result.harness = harness["variants"].get(cell.variant, {}).get("metrics", {})
+        measured = harness["variants"].get(cell.variant, {"metrics": {}, "tasks": {}, "prefix_token": {"text": ""}})
+        result.harness, result.tasks = measured["metrics"], measured["tasks"]
+        result.prefix_token = measured["prefix_token"]["text"]
     return result
 
 
@@ -115,7 +144,7 @@ def _folders(cell: Cell, names: dict[str, str]) -> dict[str, Path]:
     folders = {"checkpoint": paths.CHECKPOINT, "tokens": paths.TOKENS}
     if cell.calibration != "none":
         folders |= {"calibration": paths.CALIBRATION_TOKENS}
-        if getattr(config.load("method", cell.method), "hessian", "") == "cached":
+        if config.load("method", cell.method).data == "statistics":
             folders |= {"statistics": paths.STATISTICS}
     if cell.method != "none":
         folders |= {"quantized": paths.QUANTIZED}
@@ -169,8 +198,10 @@ def rows(study: Study, results: list[CellResult], resamples: int) -> list[dict]:
         for corpus in result.nll:
             delta = nll_difference(result.nll[corpus], baseline.nll[corpus], resamples)
             ppl, ppl_fp = perplexity(result.nll[corpus]), perplexity(baseline.nll[corpus])
+            stream = result.corpora.get(corpus, {})
             numbers = {
                 "corpus": corpus,
+                **{name: stream.get(name, "") for name in ("windows", "stream_tokens", "stream_sha256")},
                 "ppl": ppl,
                 "ppl_fp": ppl_fp,
                 "delta_nll": delta.value,
@@ -181,6 +212,23 @@ def rows(study: Study, results: list[CellResult], resamples: int) -> list[dict]:
         numbers = {"corpus": "mean", "ppl": result.mean_ppl, "ppl_fp": baseline.mean_ppl, "delta_ppl": mean.value}
         table.append(shared | numbers | {"delta_ppl_low": mean.low, "delta_ppl_high": mean.high})
     return [{column: row.get(column, "") for column in COLUMNS} for row in table]
+
+
+def harness_rows(study: Study, results: list[CellResult]) -> list[dict]:
+    """The tidy table of lm-eval: one row a cell and metric, beside the same metric at full precision."""
+    baselines = {result.cell.model: result.harness for result in results if result.cell.method == "none"}
+    table = []
+    for result in results:
+        for name, value in result.harness.items():
+            task, _, metric = name.rpartition("/")
+            if metric.endswith("_stderr"):
+                continue
+            baseline = baselines.get(result.cell.model, {}).get(name)
+            row = {"study": study.name, **vars(result.cell), **result.tasks.get(task, {}), "task": task, "metric": metric}
+            row |= {"value": value, "stderr": result.harness.get(f"{name}_stderr"), "value_fp": baseline}
+            row |= {"prefix_token": result.prefix_token, "delta": None if baseline is None else value - baseline}
+            table.append({column: "" if row[column] is None else row[column] for column in HARNESS_COLUMNS})
+    return table
 
 
 def _shared_columns(study: Study, result: CellResult) -> dict:

@@ -17,8 +17,12 @@ class SecondMoment:
 
     def add(self, x: torch.Tensor) -> None:
         """Add inputs (…, width): all but the last axis are tokens."""
-        rows = x.reshape(-1, x.shape[-1]).float()
-        self.sum.addmm_(rows.T, rows)
+        rows = x.reshape(-1, x.shape[-1])
+        if rows.is_cuda and rows.dtype != torch.float32:
+            # Products of 16-bit numbers are exact in float32, so the tensor cores lose nothing that float32 would keep.
+            self.sum += torch.mm(rows.T, rows, out_dtype=torch.float32)
+        else:
+            self.sum.addmm_(rows.float().T, rows.float())
         self.tokens += len(rows)
 
     def mean(self) -> torch.Tensor:

@@ -19,7 +19,7 @@ class Cell:
     """One full combination. Fields that do not apply are ``none``, so that equal work has equal cells.
 
     Attributes:
-        trained: the activation format that the weights were trained under; a16 unless a method distils under quantization.
+        trained: the activation format that the weights were made under; a16 unless the method looks at activations.
         lorc: name of the LoRC setting; none at rank 0.
     """
 
@@ -108,8 +108,8 @@ def load(name: str, overrides: list[str] = (), model_path: str | None = None) ->
     cells, not_applicable = _expand(draft, replaced)
     if not cells:
         raise ConfigError(f"study {name}: no cells; expected at least one grid with models, methods and weights")
-    harness = [cell for cell in cells if any(_matches(cell, chosen) for chosen in study.harness)]
     tasks = config.load("eval", protocol).tasks if tasks is None else tasks
+    harness = [cell for cell in cells if tasks and any(_matches(cell, chosen) for chosen in study.harness)]
     return Study(name, study, protocol, tuple(tasks), tuple(cells), tuple(harness), tuple(not_applicable), folders)
 
 
@@ -177,18 +177,21 @@ def _values(study: Study, axis: str, values: list | None) -> list:
 
 def _cell(axes: dict) -> Cell | None:
     """The cell of one combination, or None for one that stands for no work of its own."""
-    kind = config.load("method", axes["methods"]).kind
+    method = config.load("method", axes["methods"])
     full_precision = axes["weights"] == "w16"
-    if (kind == "none") != full_precision:
+    if (method.kind == "none") != full_precision:
         return None
-    calibration = axes["calibrations"] if kind not in ("none", "rtn") else "none"
-    if kind not in ("none", "rtn") and config.load("calibration", calibration).text == "none":
+    calibration = axes["calibrations"] if method.data else "none"
+    if method.data and not config.load("calibration", calibration).corpora:
         raise ConfigError(f"method {axes['methods']}: needs calibration; set study.calibrations")
+    if method.kind == "zeroquant" and (dtype := config.load("calibration", calibration).dtype) != "float32":
+        raise ConfigError(f"method {axes['methods']}: trains in float32; calibration {calibration} has dtype {dtype}")
+    trained = axes["activations"] if method.sees_activations else "a16"
     rank = 0 if full_precision else axes["ranks"]
     lorc = axes["lorc"] if rank else "none"
     if rank and config.load("lorc", lorc).kind == "none":
         raise ConfigError(f"study.lorc={lorc} with rank {rank}: expected a LoRC setting such as plain-int8")
-    return Cell(axes["models"], axes["methods"], calibration, axes["weights"], "a16", axes["activations"], lorc, rank)
+    return Cell(axes["models"], axes["methods"], calibration, axes["weights"], trained, axes["activations"], lorc, rank)
 
 
 def _indivisible(study: Study, cell: Cell) -> str | None:

@@ -1,4 +1,4 @@
-"""Put quantized weights, LoRC corrections and activation rounding into a block."""
+"""Put quantized weights, LoRC corrections, trained parameters and activation rounding into a block."""
 
 from __future__ import annotations
 
@@ -10,12 +10,23 @@ from lorcbench.quantizer import fake_quantize_activations
 
 
 def install_weights(block: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Replace the weights (out, in) of the named linears; type and device stay the block's."""
+    """Replace the weights (out, in) of the named linears, and parameters named in full; type and device stay the block's.
+
+    Args:
+        weights: by the name of a linear, such as ``fc1``, or of any other parameter, such as ``fc1.bias``.
+
+    Raises:
+        ValueError: a shape is not the block's.
+        AttributeError: the block has no such linear or parameter.
+    """
+    parameters = dict(block.named_parameters())
     for name, weight in weights.items():
-        linear = block.get_submodule(name)
-        if weight.shape != linear.weight.shape:
-            raise ValueError(f"{name}: weight {tuple(weight.shape)} for a linear of {tuple(linear.weight.shape)}")
-        linear.weight = nn.Parameter(weight.to(linear.weight), requires_grad=False)
+        full_name = name if name in parameters else f"{name}.weight"
+        before = block.get_parameter(full_name)
+        if weight.shape != before.shape:
+            raise ValueError(f"{name}: weight {tuple(weight.shape)} for a parameter of {tuple(before.shape)}")
+        owner, _, attribute = full_name.rpartition(".")
+        setattr(block.get_submodule(owner), attribute, nn.Parameter(weight.to(before), requires_grad=False))
 
 
 def round_inputs(block: nn.Module, linears: tuple[str, ...], fmt: ActivationFormat) -> list:

@@ -30,24 +30,28 @@ def split(variant: str) -> tuple[str, int]:
     return (lorc, int(rank)) if lorc else ("none", 0)
 
 
-def bring_up_to_date(job: Job, kind: str, settings: dict, opened: Callable[[Job], Callable[[str], dict]]) -> None:
+def bring_up_to_date(
+    job: Job, kind: str, settings: dict, sources: dict[str, str], about: dict, opened: Callable[[Job], Callable[[str], dict]]
+) -> None:
     """Bring the result file in the job's folder up to the variants asked for.
 
     Args:
         kind: of the result file.
         settings: what the numbers depend on besides inputs and code.
+        sources: digests of the inputs, besides the checkpoint, weights and factors.
+        about: what else the result says of all its numbers.
         opened: loads the model and returns a function variant → entry; called only if something is missing.
 
     Raises:
         VariantsFailed: after all others were measured and written.
     """
-    identity = {"stage": job.stage}
-    wanted = {variant: _identity(job, variant, settings) for variant in job.cfg.variants}
+    identity = {"stage": job.stage, "settings": settings}
+    wanted = {variant: _identity(job, variant, settings, sources) for variant in job.cfg.variants}
     before = _finished(job.folder, kind)
     missing = [variant for variant, mark in wanted.items() if before.get(variant, {}).get("identity") != mark]
     kept = {variant: entry for variant, entry in before.items() if variant not in missing}
     if len(kept) < len(before):  # numbers of other inputs must not be taken for these, whatever happens next
-        write_json(job.folder / "result.json", kind, {"identity": identity, "variants": kept})
+        write_json(job.folder / "result.json", kind, {"identity": identity, **about, "variants": kept})
     failures = {}
     measure = opened(job) if missing else None
     for number, variant in enumerate(missing):
@@ -57,7 +61,7 @@ def bring_up_to_date(job: Job, kind: str, settings: dict, opened: Callable[[Job]
             failures[variant] = f"{type(error).__name__}: {error}"
         job.progress(number + 1, len(missing), "rank")
     job.log(f"measured {missing}, failed {sorted(failures)}")
-    job.finish(kind, identity, {"variants": kept})
+    job.finish(kind, identity, {**about, "variants": kept})
     if failures:
         raise VariantsFailed(failures)
 
@@ -69,13 +73,9 @@ def _finished(folder: Path, kind: str) -> dict[str, Any]:
         return {}
 
 
-def _identity(job: Job, variant: str, settings: dict) -> str:
+def _identity(job: Job, variant: str, settings: dict, sources: dict[str, str]) -> str:
     """What the numbers of one variant depend on; only digests are read, no tensor."""
-    sources = {"checkpoint": input_digest(Path(paths.CHECKPOINT.format(**job.names)), "checkpoint")}
-    if job.stage == "evaluate":
-        sources["tokens"] = input_digest(Path(paths.TOKENS.format(**job.names)), "tokens")
-    else:
-        sources["text"] = input_digest(Path(paths.TEXT.format(text=job.eval.text)), "text")
+    sources = {**sources, "checkpoint": input_digest(Path(paths.CHECKPOINT.format(**job.names)), "checkpoint")}
     if job.names["method"] != "none":
         sources["quantized"] = input_digest(Path(paths.QUANTIZED.format(**job.names)), "quantized")
     lorc, rank = split(variant)

@@ -18,6 +18,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -32,12 +33,23 @@ _PREFIX = "lorcbench.stages."
 _REQUEST_BYTES = 1 << 20
 
 
-def start(threads: int) -> None:
-    """Start a warm process for the stages that this process and its children start from now on."""
-    address = Path(tempfile.mkdtemp(prefix="lorcbench-")) / "warm"  # short: socket addresses end at 108 bytes
-    environment = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))}
-    subprocess.Popen([sys.executable, "-m", "lorcbench.warm", str(address)], env=environment, stdin=subprocess.DEVNULL)
-    os.environ[VARIABLE] = str(address)
+class WarmProcess:
+    """The warm process of one workflow; stages that are started while it lives find it by themselves."""
+
+    def __init__(self, threads: int) -> None:
+        self._folder = tempfile.mkdtemp(prefix="lorcbench-")  # nobody else's, and short: socket addresses end at 108 bytes
+        address = str(Path(self._folder) / "warm")
+        environment = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))}
+        command = [sys.executable, "-m", "lorcbench.warm", address]
+        self._process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+        os.environ[VARIABLE] = address
+
+    def stop(self) -> None:
+        """End it; stages start in processes of their own again."""
+        del os.environ[VARIABLE]
+        self._process.terminate()
+        self._process.wait()
+        shutil.rmtree(self._folder)
 
 
 def hand_over() -> None:

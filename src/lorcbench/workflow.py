@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lorcbench import config, paths, study, warm
+from lorcbench import config, paths, study, texts, warm
 from lorcbench.artifacts import canonical
 from lorcbench.config import RUNTIME_VARIABLE, ConfigError
 from lorcbench.study import Cell
@@ -43,13 +43,56 @@ class Workflow:
         runtime = [part for part in overrides if part.startswith("runtime.")]
         # Through the environment, so that machine facts are in no rule's text or params and re-run nothing.
         os.environ[RUNTIME_VARIABLE] = " ".join(runtime)
-        self._threads = OmegaConf.to_object(config.compose(runtime).runtime).threads
+        self._runtime = OmegaConf.to_object(config.compose(runtime).runtime)
         self._overrides = overrides
         self._model_path = settings.get("model_path")
         self.complete = f"results/{self.study.name}/.complete"
         self._cells = _by_evaluation(self.study.cells)
         self._harness = _by_evaluation(self.study.harness)
-        self._lock = None
+        self._lock = self._warm = None
+        self._check_windows()
+        self._check_data()
+
+    # What can be refused before the first job
+
+    def _check_windows(self) -> None:
+        """Refuse windows that are longer than the positions that an OPT stand-in learned."""
+        lengths = {f"study.eval={self.study.eval}+window": config.load("eval", self.study.eval).window}
+        for name in self._calibrations():
+            lengths[f"study.calibrations=[{name}+length"] = config.load("calibration", name).length
+        for model in dict.fromkeys(cell.model for cell in self.study.cells):
+            settings = self.study.model(model)
+            limit = settings.standin.positions if settings.standin and settings.family == "opt" else None
+            for setting, length in lengths.items():
+                if limit is not None and length > limit:
+                    mend = f"{setting}={limit}" + ("]" if "[" in setting else "")
+                    raise ConfigError(f"windows of {length} tokens, but {model} has {limit} positions; expected {mend}")
+
+    def _check_data(self) -> None:
+        """Refuse texts and tasks that are unknown, and files that are missing on this machine."""
+        names = [("text", name) for name in self._texts()]
+        names += [("task", name) for name in self.study.tasks] if self.study.harness else []
+        patterns, found = [], False
+        for group, name in names:
+            settings = config.load(group, name)
+            if getattr(settings, "source", None) == "file" and not texts.own_file(settings, None).is_file():
+                raise ConfigError(f"text.path={settings.path} of {name}: no such file")
+            patterns += settings.local
+            found = found or texts.local_file(settings.local, self._runtime.data_dir) is not None
+        if self._runtime.data_dir and patterns and not found:
+            raise ConfigError(
+                f"runtime.data_dir={self._runtime.data_dir}: no file of this study there; expected one of {', '.join(patterns)}"
+            )
+
+    def _calibrations(self) -> list[str]:
+        return list(dict.fromkeys(cell.calibration for cell in self.study.cells if cell.calibration != "none"))
+
+    def _texts(self) -> list[str]:
+        """Every text of the study's protocol and calibrations."""
+        names = config.load("eval", self.study.eval).texts()
+        for calibration in self._calibrations():
+            names += config.load("calibration", calibration).texts()
+        return list(dict.fromkeys(names))
 
     # What stages are told
 
@@ -77,12 +120,20 @@ class Workflow:
     def semantics(self, stage: str, **groups: str) -> str:
         """Version of the code, kernel threads, and the named settings, as one string."""
         values = {group: config.plain(config.load(group, name)) for group, name in groups.items()}
-        return canonical({"code": code_version(stage), "threads": self._threads, **values})
+        return canonical({"code": code_version(stage), "threads": self._runtime.threads, **values})
 
     def prepare_semantics(self, wildcards: Any) -> str:
         """Of a checkpoint."""
         model = config.plain(self.study.model(wildcards.model))
-        return canonical({"code": code_version("prepare"), "threads": self._threads, "model": model})
+        return canonical({"code": code_version("prepare"), "threads": self._runtime.threads, "model": model})
+
+    def text_semantics(self, wildcards: Any) -> str:
+        """Of staged documents."""
+        return self.semantics("text", text=wildcards.text)
+
+    def task_semantics(self, wildcards: Any) -> str:
+        """Of the staged documents of an lm-eval task."""
+        return self.semantics("task", task=wildcards.task)
 
     def tokens_semantics(self, wildcards: Any) -> str:
         """Of test windows."""
@@ -119,20 +170,34 @@ class Workflow:
         standin = self.study.model(wildcards.model).standin
         return [paths.result(paths.TEXT).format(text=standin.text)] if standin else []
 
-    def protocol_text(self, wildcards: Any) -> str:
-        """The text of a perplexity protocol."""
-        return paths.result(paths.TEXT).format(text=config.load("eval", wildcards.protocol).text)
+    def text_inputs(self, wildcards: Any) -> list[str]:
+        """The file on this machine that a text is copied from; none for one that is downloaded or that Python carries."""
+        return _existing(texts.own_file(config.load("text", wildcards.text), self._runtime.data_dir))
 
-    def calibration_text(self, wildcards: Any) -> str:
-        """The text of a calibration."""
-        return paths.result(paths.TEXT).format(text=config.load("calibration", wildcards.calibration).text)
+    def task_inputs(self, wildcards: Any) -> list[str]:
+        """The file on this machine that a task's documents are copied from."""
+        return _existing(texts.local_file(config.load("task", wildcards.task).local, self._runtime.data_dir))
+
+    def protocol_texts(self, wildcards: Any) -> list[str]:
+        """The texts of a perplexity protocol."""
+        names = config.load("eval", wildcards.protocol).texts()
+        return [paths.result(paths.TEXT).format(text=name) for name in names]
+
+    def calibration_texts(self, wildcards: Any) -> list[str]:
+        """The texts of a calibration."""
+        names = config.load("calibration", wildcards.calibration).texts()
+        return [paths.result(paths.TEXT).format(text=name) for name in names]
+
+    def harness_tasks(self, wildcards: Any) -> list[str]:
+        """Staged documents of the lm-eval tasks."""
+        folders = [paths.task_folder(name, config.load("task", name).text) for name in self.study.tasks]
+        return [paths.result(folder) for folder in dict.fromkeys(folders)]
 
     def quantize_inputs(self, wildcards: Any) -> list[str]:
         """The checkpoint, and what the method wants of the data."""
         needed = [paths.CHECKPOINT]
-        if wildcards.calibration != "none":
-            cached = config.load("method", wildcards.method).hessian == "cached"
-            needed.append(paths.STATISTICS if cached else paths.CALIBRATION_TOKENS)
+        if data := config.load("method", wildcards.method).data:
+            needed.append(paths.STATISTICS if data == "statistics" else paths.CALIBRATION_TOKENS)
         return [paths.result(pattern).format(**wildcards) for pattern in needed]
 
     def evaluate_inputs(self, wildcards: Any) -> list[str]:
@@ -165,7 +230,12 @@ class Workflow:
 
     def start_warm(self) -> None:
         """Start the process that local jobs fork from."""
-        warm.start(self._threads)
+        self._warm = warm.WarmProcess(self._runtime.threads)
+
+    def finish(self) -> None:
+        """End what was started."""
+        if self._warm:
+            self._warm.stop()
 
     def report_failure(self) -> None:
         """After a run with failures: MLflow and the page over what exists, and the study open for the next run."""
@@ -173,6 +243,7 @@ class Workflow:
         for stage in ("track", "report"):
             command = f"python -m lorcbench.stages.{stage} {self.study_arguments()}"
             subprocess.run(command, shell=True, check=False)
+        self.finish()
 
 
 def _overrides(settings: dict) -> list[str]:
@@ -189,6 +260,10 @@ def _overrides(settings: dict) -> list[str]:
                 "other settings go into names, such as study.methods=[gptq+damp=0.05]"
             )
     return text.split()
+
+
+def _existing(path: Path | None) -> list[str]:
+    return [str(path)] if path else []
 
 
 def _by_evaluation(cells: tuple[Cell, ...]) -> dict[tuple, list[Cell]]:

@@ -6,7 +6,7 @@
 rule calibration_tokens:
     input:
         checkpoint=paths.result(paths.CHECKPOINT),
-        text=run.calibration_text,
+        texts=run.calibration_texts,
     output:
         result=paths.result(paths.CALIBRATION_TOKENS),
         run=paths.run(paths.CALIBRATION_TOKENS),

@@ -31,12 +31,17 @@ wildcard_constraints:
     cap=r"\d+",
     protocol=r"[^/]+",
     text=r"[^/]+",
+    task=r"[^/]+",
 
 
 onstart:
     run.take_lock()
     if workflow.local_exec:
         run.start_warm()
+
+
+onsuccess:
+    run.finish()
 
 
 onerror:

@@ -1,5 +1,5 @@
 # Perplexity and lm-eval of a quantized model, all ranks of the study in one file that is kept and added to.
-#   inputs   checkpoint, tokens or text, quantized weights, factors
+#   inputs   checkpoint, tokens or tasks, quantized weights, factors
 #   outputs  results/cache/{evaluate,harness}/MODEL/METHOD/CALIBRATION/WEIGHT/TRAINED/ACTIVATION/PROTOCOL
 
 
@@ -28,7 +28,7 @@ rule evaluate:
 rule harness:
     input:
         checkpoint=paths.result(paths.CHECKPOINT),
-        text=run.protocol_text,
+        tasks=run.harness_tasks,
         weights=run.harness_inputs,
     output:
         result=update(paths.result(paths.HARNESS)),

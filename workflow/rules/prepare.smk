@@ -1,9 +1,11 @@
-# Text, checkpoints and tokens.
-#   inputs   conf/model, conf/eval; for stand-ins the text that Python carries
-#   outputs  results/cache/text/TEXT, results/cache/checkpoint/MODEL, results/cache/tokens/MODEL/PROTOCOL
+# Text, checkpoints and tokens. Only `text`, `task` and `prepare` ever read from the hub.
+#   inputs   conf/text, conf/task, conf/model, conf/eval; files under runtime.data_dir
+#   outputs  results/cache/{text/TEXT,task/TASK,checkpoint/MODEL,tokens/MODEL/PROTOCOL}
 
 
 rule text:
+    input:
+        run.text_inputs,
     output:
         result=paths.result(paths.TEXT),
         run=paths.run(paths.TEXT),
@@ -12,9 +14,25 @@ rule text:
     resources:
         mem_mb=1000,
     params:
-        semantics=run.semantics("text"),
+        semantics=run.text_semantics,
     shell:
         "exec python -m lorcbench.stages.text text={wildcards.text}"
+
+
+rule task:
+    input:
+        run.task_inputs,
+    output:
+        result=paths.result(paths.TASK),
+        run=paths.run(paths.TASK),
+    log:
+        paths.log(paths.TASK),
+    resources:
+        mem_mb=1000,
+    params:
+        semantics=run.task_semantics,
+    shell:
+        "exec python -m lorcbench.stages.task task={wildcards.task}"
 
 
 rule prepare:
@@ -38,7 +56,7 @@ rule prepare:
 rule tokens:
     input:
         checkpoint=paths.result(paths.CHECKPOINT),
-        text=run.protocol_text,
+        texts=run.protocol_texts,
     output:
         result=paths.result(paths.TOKENS),
         run=paths.run(paths.TOKENS),

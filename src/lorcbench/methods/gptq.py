@@ -92,6 +92,17 @@ def quantize(weight: torch.Tensor, hessian: PreparedHessian, fmt: WeightFormat, 
     return Quantized(codes, scale, None if fmt.symmetric else zero)
 
 
+def quantize_stacked(
+    weights: list[torch.Tensor], hessian: PreparedHessian, fmt: WeightFormat, settings: GptqSettings
+) -> list[Quantized]:
+    """Quantize linears that share their input, each W (out, in), as one stack of rows: rows do not know of each other."""
+    rows = [len(weight) for weight in weights]
+    stacked = quantize(torch.cat([weight.float() for weight in weights]), hessian, fmt, settings)
+    zeros = stacked.zero.split(rows) if stacked.zero is not None else [None] * len(rows)
+    parts = zip(stacked.codes.split(rows), stacked.scale.split(rows), zeros, strict=True)
+    return [Quantized(codes, scale, zero) for codes, scale, zero in parts]
+
+
 def _sweep(w, upper, fmt, settings, group_of, scale, zero, static) -> torch.Tensor:
     """Codes (out, in) of W in sweep order; fills `scale` and `zero` as it goes unless they are static. Changes `w`."""
     width = w.shape[1]
@@ -107,7 +118,7 @@ def _sweep(w, upper, fmt, settings, group_of, scale, zero, static) -> torch.Tens
                 found = scale_and_zero(w[:, first : first + fmt.group].unsqueeze(1), fmt)
                 scale[:, first // fmt.group], zero[:, first // fmt.group] = found[0][:, 0], found[1][:, 0]
         columns = slice(start, stop)
-        sweep_block = _sweep_block_compiled if w.device.type == "cpu" else sweep_block_reference
+        sweep_block = _sweep_block_triton if w.is_cuda else _sweep_block_compiled
         block = w[:, columns].clone()
         error = sweep_block(block, upper[columns, columns].contiguous(), scale, zero, group_of[columns], fmt, codes[:, columns])
         w[:, stop:] -= error @ upper[columns, stop:]
@@ -139,11 +150,21 @@ def sweep_block_reference(block, upper, scale, zero, group_of, fmt, codes) -> to
     return error
 
 
+def _sweep_block_triton(block, upper, scale, zero, group_of, fmt, codes) -> torch.Tensor:
+    from lorcbench.methods.gptq_triton import sweep_block
+
+    return sweep_block(block, upper, scale, zero, group_of, *_bounds(fmt), codes)
+
+
+def _bounds(fmt: WeightFormat) -> tuple[int, int, bool]:
+    """Lowest and highest code, and whether the zero point is added before rounding."""
+    return 1 if fmt.convention == "restricted" else 0, 2**fmt.bits - 1, offset_first(fmt)
+
+
 def _sweep_block_compiled(block, upper, scale, zero, group_of, fmt, codes) -> torch.Tensor:
     error = torch.empty_like(block)
     out = np.empty(block.shape, dtype=np.uint8)
-    lowest = 1 if fmt.convention == "restricted" else 0
-    arrays = (upper.numpy(), group_of.numpy(), lowest, 2**fmt.bits - 1, offset_first(fmt))
+    arrays = (upper.numpy(), group_of.numpy(), *_bounds(fmt))
     rows = (block.numpy(), scale.float().numpy(), zero.numpy(), out, error.numpy())
     step = -(-len(out) // torch.get_num_threads())
     parts = [slice(first, first + step) for first in range(0, len(out), step)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from lorcbench import inputs, paths
+from lorcbench import config, inputs, paths
 from lorcbench.artifacts import finished_shard, write_shard
 from lorcbench.blocks import BlockWalk
 from lorcbench.checkpoint import Checkpoint
@@ -23,7 +23,7 @@ def main(job: Job) -> None:
     tokens, tokens_digest = inputs.tokens(Path(paths.CALIBRATION_TOKENS.format(**job.names)))
     checkpoint = Path(paths.CHECKPOINT.format(**job.names))
     sources = {"checkpoint": input_digest(checkpoint, "checkpoint"), "tokens": tokens_digest}
-    identity = job.identity(vars(settings), sources)
+    identity = job.identity(config.plain(settings), sources)
     mark = shard_identity(identity)
     walk = BlockWalk(
         Checkpoint(inputs.checkpoint_folder(job.names)),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lorcbench import paths
+from lorcbench.artifacts import read_json
 from lorcbench.job import Job, run
 from lorcbench.variants import bring_up_to_date, split
 
@@ -13,7 +14,9 @@ from lorcbench.variants import bring_up_to_date, split
 def main(job: Job) -> None:
     """Measure the ranks that the file lacks; torch is not even imported when it lacks none."""
     job.at(paths.EVALUATION)
-    bring_up_to_date(job, "perplexity", job.eval.protocol(), _opened)
+    tokens = read_json(Path(paths.TOKENS.format(**job.names)) / "result.json", "tokens")
+    about = {key: tokens[key] for key in ("corpora", "added")}  # hash and length of every stream beside its losses
+    bring_up_to_date(job, "perplexity", job.eval.protocol(), {"tokens": tokens["digest"]}, about, _opened)
 
 
 def _opened(job: Job) -> Callable[[str], dict]:

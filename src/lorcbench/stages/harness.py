@@ -5,15 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from lorcbench import paths
-from lorcbench.job import Job, run
+from lorcbench import config, paths
+from lorcbench.job import Job, input_digest, run
 from lorcbench.variants import bring_up_to_date, split
 
 
 def main(job: Job) -> None:
     """Measure the ranks that the file lacks."""
     job.at(paths.HARNESS)
-    bring_up_to_date(job, "harness", {"tasks": list(job.eval.tasks), "dtype": job.eval.dtype}, _opened)
+    settings = {"tasks": list(job.eval.tasks), "dtype": job.eval.dtype, "window": job.eval.window}
+    sources = {f"task {name}": input_digest(folder, kind) for name, (folder, kind) in _staged(job).items()}
+    bring_up_to_date(job, "harness", settings, sources, {}, _opened)
+
+
+def _staged(job: Job) -> dict[str, tuple[Path, str]]:
+    """Folder and kind of what each task is staged with."""
+    staged = {}
+    for name in job.eval.tasks:
+        text = config.load("task", name).text
+        staged[name] = (Path(paths.task_folder(name, text)), "text" if text else "task")
+    return staged
 
 
 def _opened(job: Job) -> Callable[[str], dict]:
@@ -25,7 +36,7 @@ def _opened(job: Job) -> Callable[[str], dict]:
     from lorcbench.checkpoint import Checkpoint
     from lorcbench.corpora import load_tokenizer
     from lorcbench.formats import ActivationFormat
-    from lorcbench.harness import measure
+    from lorcbench.harness import local_task, measure
     from lorcbench.surgery import install_weights, round_inputs
 
     disable_progress_bar()
@@ -36,7 +47,13 @@ def _opened(job: Job) -> Callable[[str], dict]:
     blocks = model.get_submodule(checkpoint.architecture.blocks)
     for block in blocks:
         round_inputs(block, checkpoint.architecture.linear_names, ActivationFormat.parse(job.names["activation"]))
-    tasks = Path(paths.TEXT.format(text=job.eval.text)) / "tasks"
+    staged = _staged(job)
+    folders = list(dict.fromkeys(folder / "tasks" for folder, kind in staged.values() if kind == "text"))
+    own = [
+        local_task(name, config.load("task", name).definition, folder / "documents.parquet")
+        for name, (folder, kind) in staged.items()
+        if kind == "task"
+    ]
     batch = max(1, job.runtime.batch_tokens // job.eval.window)
 
     def measured(variant: str) -> dict:
@@ -44,7 +61,7 @@ def _opened(job: Job) -> Callable[[str], dict]:
         for index, block in enumerate(blocks):
             install_weights(block, weights.block(index, checkpoint))
         names = list(job.eval.tasks)
-        return {"metrics": measure(model, tokenizer, names, tasks, batch, job.eval.window, job.log_file)}
+        return measure(model, tokenizer, names, folders, own, batch, job.eval.window, job.log_file)
 
     return measured
 

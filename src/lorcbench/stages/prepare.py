@@ -7,6 +7,7 @@ from pathlib import Path
 from lorcbench import paths
 from lorcbench.artifacts import file_digest
 from lorcbench.checkpoint import Checkpoint, CheckpointError
+from lorcbench.convert import to_safetensors
 from lorcbench.corpora import load_tokenizer
 from lorcbench.job import Job, input_digest, run
 
@@ -20,19 +21,22 @@ def main(job: Job) -> None:
         inputs, measured = _train(job, model, folder)
         where, revision = folder, None
     elif model.source == "hub":
-        where, revision = _download(model)
+        source, revision = _download(model)
+        where = _readable(source, folder)
     else:
-        where, revision = Path(model.path), None
+        where, revision = _readable(Path(model.path), folder), None
     checkpoint = Checkpoint(where)
-    for index in range(checkpoint.depth):
+    checkpoint.outside()
+    for index in range(checkpoint.depth):  # reads, and so checks, every tensor before any work rests on it
         checkpoint.linears(index)
+        checkpoint.block(index)
         job.progress(index + 1, checkpoint.depth, "checked block")
     # The tokenizer as transformers makes it, for stages that tokenize without importing transformers.
     load_tokenizer(where).backend_tokenizer.save(str(folder / paths.TOKENIZER))
     names = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
     files = [where / name for name in names if (where / name).is_file()] + sorted(where.glob("*.safetensors"))
     payload = {
-        "folder": "." if where == folder else str(where),
+        "folder": str(where.relative_to(folder)) if where.is_relative_to(folder) else str(where),
         "files": {path.name: file_digest(path) for path in files},
         "tokenizer": file_digest(folder / paths.TOKENIZER),
         "family": checkpoint.architecture.model_type,
@@ -78,14 +82,23 @@ def _train(job: Job, model, folder: Path) -> tuple[dict, dict]:
 
 
 def _download(model) -> tuple[Path, str]:
-    """The hub's files in its own cache, weights as safetensors only; returns the folder and the resolved revision."""
+    """The hub's files in its own cache, and the resolved revision; pickled weights where there are no safetensors."""
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.txt", "*.safetensors"]
-    folder = Path(snapshot_download(model.repo, revision=model.revision, allow_patterns=patterns))
-    if not list(folder.glob("*.safetensors")):
-        raise CheckpointError(f"{model.repo}: the repository has no safetensors file at revision {model.revision}")
-    return folder, folder.name
+    for weights in ("*.safetensors", "pytorch_model*.bin"):
+        patterns = ["*.json", "*.txt", "*.model", weights]
+        folder = Path(snapshot_download(model.repo, revision=model.revision, allow_patterns=patterns))
+        if list(folder.glob(weights)):
+            return folder, folder.name
+    raise CheckpointError(f"{model.repo}: no safetensors and no pytorch_model*.bin at revision {model.revision}")
+
+
+def _readable(source: Path, folder: Path) -> Path:
+    """The folder itself if it holds safetensors, else a conversion of it."""
+    if list(source.glob("*.safetensors")):
+        return source
+    to_safetensors(source, folder / "converted")
+    return folder / "converted"
 
 
 if __name__ == "__main__":

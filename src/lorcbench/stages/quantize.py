@@ -1,23 +1,47 @@
-"""One model, one method, one weight format → packed codes, scales and zero points, one shard a block."""
+"""One model, one method, one weight format → packed codes, scales and zero points, one shard a block.
+
+Distillation trains biases and norms too. They lie in the same shard under ``trained.`` and their own name, in the checkpoint's
+type, and are installed with the weights wherever a block is built. They replace the checkpoint's own at the same size, so
+`bits_per_weight` does not count them, as it does not count those of other methods.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch.func import functional_call
 
 from lorcbench import inputs, paths
 from lorcbench.artifacts import Shards, finished_shard, read_shard, write_shard
 from lorcbench.checkpoint import Checkpoint
-from lorcbench.config import GptqMethod
-from lorcbench.formats import WeightFormat
-from lorcbench.inputs import parts_of
+from lorcbench.config import GptqMethod, ZeroQuantMethod, plain
+from lorcbench.formats import ActivationFormat, WeightFormat
+from lorcbench.inputs import TRAINED, parts_of, trained_of
 from lorcbench.job import Job, input_digest, run, shard_identity
-from lorcbench.quantizer import Quantized, from_stored, quantize, to_stored
+from lorcbench.quantizer import Quantized, dequantize, fake_quantize_activations, from_stored, quantize, to_stored
 
-# A block's quantized linears, and what the method says of each: its damping, for one.
-BlockResult = tuple[dict[str, Quantized], dict[str, dict]]
+
+class BlockResult(NamedTuple):
+    """A quantized block, to the bit what its shard holds.
+
+    Attributes:
+        quantized: by linear.
+        trained: biases and norms that were trained with the weights, by name in the block; empty for most methods.
+        notes: what the method says of each linear, or of the ``block``: its damping, for one.
+    """
+
+    quantized: dict[str, Quantized]
+    trained: dict[str, torch.Tensor]
+    notes: dict[str, dict]
+
+    def weights(self, fmt: WeightFormat) -> dict[str, torch.Tensor]:
+        """What `install_weights` takes."""
+        return {name: dequantize(matrix, fmt) for name, matrix in self.quantized.items()} | self.trained
+
+
 # What an earlier, killed run of the same job left of a block.
 Earlier = Callable[[int], BlockResult | None]
 
@@ -28,17 +52,17 @@ def main(job: Job) -> None:
     folder = job.at(paths.QUANTIZED)
     torch.set_num_threads(job.threads)
     checkpoint = Checkpoint(inputs.checkpoint_folder(job.names))
-    settings = {"method": vars(method), "weight": str(fmt)}
+    if job.names["trained"] != "a16" and not method.sees_activations:
+        raise ValueError(f"trained={job.names['trained']}: {job.names['method']} does not look at activations; expected a16")
+    settings = {"method": vars(method), "weight": str(fmt), "trained": job.names["trained"]}
     sources = {"checkpoint": input_digest(Path(paths.CHECKPOINT.format(**job.names)), "checkpoint")}
-    if method.kind == "rtn":
-        blocks = _rtn
-    elif method.hessian == "cached":
+    if method.data == "statistics":
         sources["statistics"] = input_digest(Path(paths.STATISTICS.format(**job.names)), "statistics")
-        blocks = _gptq_cached
-    else:
-        settings["calibration"] = vars(job.calibration)
+    elif method.data == "tokens":
+        settings["calibration"] = plain(job.calibration)
         sources["tokens"] = input_digest(Path(paths.CALIBRATION_TOKENS.format(**job.names)), "tokens")
-        blocks = _gptq_propagated
+    gptq = _gptq_cached if method.data == "statistics" else _gptq_propagated
+    blocks = {"rtn": _rtn, "gptq": gptq, "zeroquant": _zeroquant}[method.kind]
     identity = job.identity(settings, sources)
     mark = shard_identity(identity)
     widths = {name: weight.shape[1] for name, weight in checkpoint.linears(0).items()}
@@ -70,28 +94,28 @@ def _restored(path: Path, mark: str, fmt: WeightFormat, widths: dict[str, int]) 
         return None
     tensors = read_shard(path, finished[0])
     quantized = {name: from_stored(parts_of(tensors, name), fmt, width) for name, width in widths.items()}
-    return quantized, finished[1]
+    return BlockResult(quantized, trained_of(tensors), finished[1])
 
 
 def _store(job: Job, folder: Path, made: Iterator[BlockResult], depth: int, fmt, mark: str) -> tuple[list, list, int, int]:
     """Write the shards of all blocks; count the bits and weights that they store."""
     shards, notes, stored_bits, weights = [], [], 0, 0
-    for index, (quantized, block_notes) in enumerate(made):
-        tensors = {}
-        for name, matrix in quantized.items():
+    for index, block in enumerate(made):
+        tensors = {TRAINED + name: tensor for name, tensor in block.trained.items()}
+        for name, matrix in block.quantized.items():
             stored = to_stored(matrix, fmt)
             tensors |= {f"{name}.{part}": tensor for part, tensor in stored.items()}
             stored_bits += 8 * sum(tensor.numel() * tensor.element_size() for tensor in stored.values())
             weights += matrix.codes.numel()
-        shards.append({"file": _file(index), "sha256": write_shard(folder / _file(index), tensors, mark, block_notes)})
-        notes.append(block_notes)
+        shards.append({"file": _file(index), "sha256": write_shard(folder / _file(index), tensors, mark, block.notes)})
+        notes.append(block.notes)
         job.progress(index + 1, depth, "block")
     return shards, notes, stored_bits, weights
 
 
 def _rtn(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlier: Earlier) -> Iterator[BlockResult]:
     for index in range(checkpoint.depth):
-        yield {name: quantize(weight, fmt) for name, weight in checkpoint.linears(index).items()}, {}
+        yield BlockResult({name: quantize(weight, fmt) for name, weight in checkpoint.linears(index).items()}, {}, {})
 
 
 def _gptq_cached(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlier: Earlier) -> Iterator[BlockResult]:
@@ -116,29 +140,35 @@ def _solve(weights, hessians, checkpoint: Checkpoint, fmt: WeightFormat, method:
     quantized, notes = {}, {}
     for group in checkpoint.architecture.linears:
         prepared = gptq.prepare(hessians[group[0]], settings)
-        rows = [len(weights[name]) for name in group]
-        stacked = gptq.quantize(torch.cat([weights[name].float() for name in group]), prepared, fmt, settings)
-        zeros = stacked.zero.split(rows) if stacked.zero is not None else [None] * len(rows)
-        parts = zip(group, stacked.codes.split(rows), stacked.scale.split(rows), zeros, strict=True)
-        for name, codes, scale, zero in parts:
-            quantized[name] = Quantized(codes, scale, zero)
+        device = hessians[group[0]].device
+        matrices = gptq.quantize_stacked([weights[name].to(device) for name in group], prepared, fmt, settings)
+        for name, matrix in zip(group, matrices, strict=True):
+            quantized[name] = matrix
             notes[name] = {"damp": prepared.factor.damp, "dead": int(prepared.factor.dead.sum())}
-    return quantized, notes
+    return BlockResult(quantized, {}, notes)
+
+
+def _walk(job: Job, checkpoint: Checkpoint):
+    """A block walk over the checkpoint, and what the calibration sequences are where they enter block 0."""
+    from lorcbench.blocks import BlockWalk
+
+    windows, _ = inputs.tokens(Path(paths.CALIBRATION_TOKENS.format(**job.names)))
+    dtype = getattr(torch, job.calibration.dtype)
+    walk = BlockWalk(checkpoint, dtype, job.runtime.device, job.runtime.batch_tokens)
+    walk.embed(windows["calibration"][:1])  # so that it knows the arguments of a single sequence too
+    return walk, walk.embed(windows["calibration"])
 
 
 def _gptq_propagated(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlier: Earlier) -> Iterator[BlockResult]:
     """The published order: Hessians of a block from the outputs of the quantized blocks before it, all its linears at once."""
-    from lorcbench.blocks import BlockWalk
     from lorcbench.observe import observed
-    from lorcbench.quantizer import dequantize
-    from lorcbench.surgery import install_weights
+    from lorcbench.surgery import install_weights, round_inputs
 
-    tokens, _ = inputs.tokens(Path(paths.CALIBRATION_TOKENS.format(**job.names)))
-    dtype = getattr(torch, job.calibration.dtype)
-    walk = BlockWalk(checkpoint, dtype, job.runtime.device, job.runtime.batch_tokens)
-    hidden = walk.embed(tokens["calibration"])
+    walk, hidden = _walk(job, checkpoint)
     for index in range(walk.depth):
         with walk.block(index) as block:
+            # before anything observes the inputs: they are to be seen rounded
+            hooks = round_inputs(block, walk.architecture.linear_names, ActivationFormat.parse(job.names["trained"]))
             made = earlier(index)
             if made is None:
                 with observed(block, walk.architecture) as moments:
@@ -147,8 +177,87 @@ def _gptq_propagated(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlie
                 hessians = {name: moment.mean() for name, moment in moments.items()}
                 made = _solve(checkpoint.linears(index), hessians, checkpoint, fmt, job.method)
             yield made
-            install_weights(block, {name: dequantize(matrix, fmt) for name, matrix in made[0].items()})
+            install_weights(block, made.weights(fmt))
             walk.advance(block, hidden)
+            for hook in hooks:
+                hook.remove()
+
+
+def _zeroquant(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlier: Earlier) -> Iterator[BlockResult]:
+    """ZQ-Local and ZQ-Global: the unquantized block is the teacher of each linear, or of the block that takes its place.
+
+    By default teacher and student both get what unquantized blocks made, as in the layer-by-layer distillation of DeepSpeed's
+    examples (`run_glue_lkd.py`), by the paper's authors, who leave it open in the paper.
+    """
+    from lorcbench.surgery import install_weights, round_inputs
+
+    method, activation = job.method, ActivationFormat.parse(job.names["trained"])
+    distill = _distill_linears if method.unit == "linear" else _distill_block
+    walk, given = _walk(job, checkpoint)
+    wanted = given.clone()
+    for index in range(walk.depth):
+        with walk.block(index) as block:
+            if method.target == "same_input":
+                wanted.copy_(given)
+            walk.advance(block, wanted)
+            made = earlier(index)
+            if made is None:
+                made = distill(walk, block, given, wanted, fmt, activation, method)
+                # As they will be stored: what follows must not depend on whether this block was made now or by an earlier run.
+                types = {name: tensor.dtype for name, tensor in checkpoint.block(index).items()}
+                made = made._replace(trained={name: tensor.to(types[name]) for name, tensor in made.trained.items()})
+            yield made
+            if method.block_input == "full_precision":
+                given.copy_(wanted)
+                continue
+            install_weights(block, made.weights(fmt))
+            hooks = round_inputs(block, walk.architecture.linear_names, activation)
+            walk.advance(block, given)
+            for hook in hooks:
+                hook.remove()
+
+
+def _distill_block(walk, block, given, wanted, fmt, activation, method: ZeroQuantMethod) -> BlockResult:
+    """ZQ-Global of one block, given its inputs and the outputs wanted of it (sequences, length, hidden)."""
+    from lorcbench.methods.zeroquant import DistillSettings, distill
+    from lorcbench.surgery import round_inputs
+
+    linears = {f"{name}.weight": name for name in walk.architecture.linear_names}
+    trained = {name: weight for name, weight in block.named_parameters() if name in linears or method.trainable == "all"}
+    hooks = round_inputs(block, walk.architecture.linear_names, activation)
+
+    def forward(values: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        return walk.forward(block, x, values)
+
+    found = distill(forward, trained, list(linears), given, wanted, fmt, DistillSettings(**method.settings))
+    for hook in hooks:
+        hook.remove()
+    quantized = {linears[name]: matrix for name, matrix in found.quantized.items()}
+    return BlockResult(quantized, found.others, {"block": found.notes})
+
+
+def _distill_linears(walk, block, given, wanted, fmt, activation, method: ZeroQuantMethod) -> BlockResult:
+    """ZQ-Local of one block: each linear by itself, on the inputs that the unquantized block makes of `given`."""
+    from lorcbench.methods.zeroquant import DistillSettings, distill
+    from lorcbench.observe import recorded
+
+    made = BlockResult({}, {}, {})
+    for group in walk.architecture.linears:
+        with recorded(block, group[0]) as parts:
+            for batch in walk.batches(given):
+                walk.forward(block, given[batch])
+        x = torch.cat([part.reshape(-1, given.shape[1], part.shape[-1]) for part in parts])
+        for name in group:
+            linear = block.get_submodule(name)
+            trained = dict(linear.named_parameters()) if method.trainable == "all" else {"weight": linear.weight}
+
+            def forward(values: dict[str, torch.Tensor], x: torch.Tensor, linear=linear) -> torch.Tensor:
+                return functional_call(linear, values, (fake_quantize_activations(x, activation),))
+
+            found = distill(forward, trained, ["weight"], x, linear(x), fmt, DistillSettings(**method.settings))
+            made.quantized[name], made.notes[name] = found.quantized["weight"], found.notes
+            made.trained.update({f"{name}.{part}": value for part, value in found.others.items()})
+    return made
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ def main(job: Job) -> None:
     folder = Path(paths.STUDY.format(study=expanded.name))
     found = results.collect(expanded)
     table = results.rows(expanded, found, job.runtime.bootstrap)
-    write_text(folder / "cells.csv", _csv(table))
+    write_text(folder / "cells.csv", _csv(results.COLUMNS, table))
+    write_text(folder / "tasks.csv", _csv(results.HARNESS_COLUMNS, results.harness_rows(expanded, found)))
     verdicts = claims.judge(found, job.runtime.bootstrap)
     drawn = figures.draw(found, folder / "figures")
     html = page.render(expanded, found, verdicts, drawn, folder / "figures", _stages(expanded))
@@ -30,9 +31,9 @@ def main(job: Job) -> None:
     print(_summary(expanded, found, folder))
 
 
-def _csv(table: list[dict]) -> str:
+def _csv(columns: tuple[str, ...], table: list[dict]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, results.COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(table)
     return text.getvalue()

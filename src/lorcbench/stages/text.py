@@ -1,6 +1,7 @@
-"""Text that Python carries → corpora, lm-eval tasks, and the byte-level BPE tokenizer that all stand-ins share.
+"""A text's documents, staged: copied from a file on this machine or downloaded once.
 
-The training text is tokenized here too, once for all stand-ins.
+For the text that Python carries also lm-eval tasks, the byte-level BPE tokenizer that all stand-ins share, and the training
+text in its tokens, once for all stand-ins.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import ByteLevelBPETokenizer
 
-from lorcbench import paths
+from lorcbench import config, paths, texts
 from lorcbench.artifacts import file_digest, replacing, write_text
 from lorcbench.job import Job, run
 from lorcbench.stdlib_text import CORPORA, SPLITS, documents, harness_tasks
@@ -25,8 +26,35 @@ _METRICS = {
 
 
 def main(job: Job) -> None:
-    """Write corpora, tasks and tokenizer."""
+    """Write the documents, and say which they are."""
     folder = job.at(paths.TEXT)
+    if job.text.source == "stdlib":
+        _stage_stdlib(job, folder)
+    else:
+        _stage_file(job)
+
+
+def _stage_file(job: Job) -> None:
+    text, revision = job.text, None
+    path = texts.own_file(text, job.runtime.data_dir)
+    if path is None:
+        path, revision = texts.download(text)
+    target = Path(paths.DOCUMENTS.format(**job.names, part="documents"))
+    count = texts.stage(target, texts.read(path, text.column, text.lines))
+    digest = file_digest(target)
+    published = None if text.documents is None else count == text.documents and text.sha256 in (None, digest)
+    if published is False:
+        said = f"{path}: {count} documents with digest {digest} are not the {text.documents} published ones"
+        if revision:
+            raise texts.TextError(f"{said}; is {text.repo} {text.file} the right file?")
+        job.log(said)
+    origin = {"file": path.name, "sha256": file_digest(path), "repo": text.repo if revision else None, "revision": revision}
+    identity = job.identity(config.plain(text), {"file": origin["sha256"]})
+    payload = {"files": {"corpora/documents.jsonl": digest}, "documents": count, "published": published, "origin": origin}
+    job.finish("text", identity, payload)
+
+
+def _stage_stdlib(job: Job, folder: Path) -> None:
     found = documents()
     for corpus in CORPORA:
         for split in SPLITS:

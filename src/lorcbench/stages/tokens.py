@@ -2,52 +2,75 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 
-from lorcbench import corpora, paths
-from lorcbench.artifacts import write_shard
+from lorcbench import config, corpora, inputs, paths
+from lorcbench.artifacts import read_json, write_shard
+from lorcbench.corpora import CorpusError, Documents
 from lorcbench.job import Job, input_digest, run, shard_identity
-
-CORPORA = ("reference", "docstrings", "source")
+from lorcbench.protocols import CalibrationConfig, EvalConfig, SourceConfig
 
 
 def main(job: Job) -> None:
     """Tokenize once; every later stage reads the windows."""
     calibration = job.names["calibration"] != "none"
     folder = job.at(paths.CALIBRATION_TOKENS if calibration else paths.TOKENS)
+    settings = job.calibration if calibration else job.eval
+    _check_positions(job, settings.length if calibration else settings.window)
     checkpoint = Path(paths.CHECKPOINT.format(**job.names))
-    settings = vars(job.calibration) if calibration else job.eval.protocol()
-    text = Path(paths.TEXT.format(text=settings["text"]))
-    inputs = {"checkpoint": input_digest(checkpoint, "checkpoint"), "text": input_digest(text, "text")}
-    identity = job.identity(settings, inputs)
-    tokenizer = Tokenizer.from_file(str(checkpoint / paths.TOKENIZER))
-    split = "calibration" if calibration else "test"
-    streams = {}
-    for name in CORPORA if calibration else settings["corpora"]:
-        documents = corpora.read_documents(text / "corpora" / name / f"{split}.jsonl")
-        streams[name] = corpora.token_stream(tokenizer, documents)
-    found, described = _calibration(streams, settings) if calibration else _windows(streams, settings)
+    texts = {text: Path(paths.TEXT.format(text=text)) for text in settings.texts()}
+    digests = {f"text {text}": input_digest(where, "text") for text, where in texts.items()}
+    sources = {"checkpoint": input_digest(checkpoint, "checkpoint"), **digests}
+    identity = job.identity(config.plain(settings) if calibration else settings.protocol(), sources)
+    tokenizer = corpora.open_tokenizer(checkpoint / paths.TOKENIZER)
+    found, described = (_calibration if calibration else _windows)(tokenizer, settings)
     digest = write_shard(folder / "tokens.safetensors", found, shard_identity(identity))
     shards = [{"file": "tokens.safetensors", "sha256": digest}]
-    job.finish("tokens", identity, {"shards": shards, "corpora": described})
+    job.finish("tokens", identity, {"shards": shards, "corpora": described, "added": tokenizer.encode("").tokens})
 
 
-def _windows(streams: dict[str, torch.Tensor], settings: dict) -> tuple[dict, dict]:
+def _check_positions(job: Job, length: int) -> None:
+    """Refuse windows that are longer than the model's learned positions; BLOOM has none."""
+    settings = json.loads((inputs.checkpoint_folder(job.names) / "config.json").read_text(encoding="utf-8"))
+    positions = settings.get("max_position_embeddings")
+    if positions is not None and length > positions:
+        raise CorpusError(
+            f"windows of {length} tokens, but {job.names['model']} has {positions} positions; "
+            f"choose shorter ones, such as study.eval={job.names['protocol']}+window={positions}"
+        )
+
+
+def _documents(corpus: SourceConfig) -> Documents:
+    return Documents(Path(paths.DOCUMENTS.format(text=corpus.text, part=corpus.part)))
+
+
+def _describe(corpus: SourceConfig, documents: Documents) -> dict:
+    """Where a corpus is from: how many documents were to be had, and whether they are the published ones (null: unknown)."""
+    text = read_json(Path(paths.TEXT.format(text=corpus.text)) / "result.json", "text")
+    return {"text": corpus.text, "documents": len(documents), "published": text.get("published")}
+
+
+def _windows(tokenizer, settings: EvalConfig) -> tuple[dict, dict]:
     tokens, described = {}, {}
-    for name, stream in streams.items():
-        windows = corpora.test_windows(stream, settings["window"], settings["max_windows"], name)
+    for name, corpus in settings.corpora.items():
+        documents = _documents(corpus)
+        windows = corpora.protocol_windows(tokenizer, documents, settings, name)
         tokens[name] = windows.tokens.to(torch.int32)
         sizes = {"windows": len(windows.tokens), "stream_tokens": windows.stream_length}
-        described[name] = {**sizes, "stream_sha256": windows.stream_sha256}
+        described[name] = {**_describe(corpus, documents), **sizes, "stream_sha256": windows.stream_sha256}
     return tokens, described
 
 
-def _calibration(streams: dict[str, torch.Tensor], settings: dict) -> tuple[dict, dict]:
-    windows = corpora.calibration_windows(streams, settings["n_samples"], settings["length"], settings["seed"])
-    described = {name: {"stream_tokens": len(stream)} for name, stream in streams.items()}
+def _calibration(tokenizer, settings: CalibrationConfig) -> tuple[dict, dict]:
+    sources, described = {}, {}
+    for name, corpus in settings.corpora.items():
+        documents = _documents(corpus)
+        sources[name] = corpora.source(tokenizer, documents, corpus, settings.length, True, name)
+        described[name] = _describe(corpus, documents)
+    windows = corpora.calibration_windows(sources, settings.n_samples, settings.length, settings.seed)
     return {"calibration": windows.to(torch.int32)}, described
 
 
