@@ -99,8 +99,8 @@ def test_nothing_changed_runs_no_job(smoke):
 def test_a_rank_more_computes_that_rank_alone(copy):
     measured = copy / "results/cache/evaluate/bloom-standin-xs/rtn/none/w2-asym-row/a16/a16/stdlib/result.json"
     before, factors = json.loads(measured.read_text())["variants"], digests(copy)
-    overrides = "overrides=study.models=[bloom-standin-xs] study.methods=[rtn] study.ranks=[0,4,6]"
-    more = snakemake(copy, "--config", "study=smoke", overrides)
+    axes = "study.models=[bloom-standin-xs] study.methods=[rtn] study.weights=[w2-asym-row]"
+    more = snakemake(copy, "--config", "study=smoke", f"overrides={axes} study.ranks=[0,4,6]")
     assert more.returncode == 0, more.stdout + more.stderr
     after = json.loads(measured.read_text())["variants"]
     assert set(after) - set(before) == {"plain-int8/r6"}
@@ -112,8 +112,8 @@ def test_a_rank_more_computes_that_rank_alone(copy):
 
 def test_a_killed_run_is_finished_by_the_same_command_with_the_same_bytes(copy):
     expected = digests(copy)
-    for stage in ("quantize", "lorc", "evaluate", "harness", "calibration"):
-        shutil.rmtree(copy / "results/cache" / stage)
+    for folder in ("cache/quantize", "cache/lorc", "cache/evaluate", "cache/harness", "cache/calibration", "smoke"):
+        shutil.rmtree(copy / "results" / folder)
     arguments = command("--config", "study=smoke")
     run = subprocess.Popen(arguments, cwd=copy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     results = copy / "results/cache/quantize"
@@ -164,6 +164,7 @@ def test_a_failed_cell_stops_no_other_shows_as_failed_and_is_tried_again(copy):
     intact = shard.read_bytes()
     shard.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
     shutil.rmtree(cache / "evaluate/opt-standin-xs")
+    shutil.rmtree(copy / "results/smoke")
     failing = snakemake(copy, "--config", "study=smoke")
     assert failing.returncode != 0
     said = failing.stdout + failing.stderr

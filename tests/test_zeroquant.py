@@ -29,7 +29,7 @@ from lorcbench.surgery import install_weights, round_inputs
 W3 = WeightFormat.parse("w3-asym-row")
 FORMATS = [W3, *map(WeightFormat.parse, ("w2-sym-g4", "w4-asym-row-pow2", "w3-sym-row-restricted", "w8-asym-g8-fp32scale"))]
 DEFAULTS = {"lr": 0.01, "lr_grid": [0.1, 0.01], "iterations": 24, "seed": 0}
-DEFAULTS |= {"held_out": 0.25, "keep": "best", "scales": "recompute"}
+DEFAULTS |= {"held_out": 0.25, "keep": "last", "scales": "recompute"}
 SEQUENCES = 8
 
 
@@ -139,13 +139,16 @@ def test_training_equals_adam_by_hand_with_a_rate_that_falls_linearly():
 
 def test_every_sequence_is_seen_once_before_any_is_seen_again_and_the_last_ones_never_train():
     unit = Unit()
-    unit.distill(iterations=15)
+    unit.distill(iterations=15, keep="best")
     rounds = [unit.trained[:6], unit.trained[6:12], unit.trained[12:]]
     assert [sorted(part) for part in rounds[:2]] == [list(range(6))] * 2
     assert rounds[0] != rounds[1]
     assert len(set(rounds[2])) == 3
     assert set(unit.trained) == set(range(6))
     assert unit.measured == [6, 7] * 9  # RTN, and eight times while training
+    unit = Unit()
+    unit.distill(iterations=15, keep="last")
+    assert unit.measured == [6, 7] * 2
 
 
 def test_loss_falls_from_rtns_and_what_was_kept_is_what_is_reported():
@@ -311,10 +314,11 @@ def test_distilled_blocks_are_closer_to_their_teacher_than_rounded_ones(made, ki
         assert after < 0.7 * before
 
 
-@pytest.mark.parametrize("kind", ["opt", "bloom"])
-def test_distilled_linears_are_closer_to_their_teacher_than_rounded_ones(made, kind):
+@pytest.mark.parametrize(("kind", "activation"), [("opt", "a16"), ("bloom", "a4-asym-token")])
+def test_distilled_linears_are_closer_to_their_teacher_than_rounded_ones(made, kind, activation):
     folder = made(kind)
-    walk, names = BlockWalk(Checkpoint(folder), torch.float32), run(stage.main, "zq_local" + QUICK)
+    names = run(stage.main, "zq_local+keep=best" + QUICK, activation)
+    walk, fmt = BlockWalk(Checkpoint(folder), torch.float32), ActivationFormat.parse(activation)
     rtn, held = (inputs.QuantizedModel(given).block(0) for given in (run(stage.main, "rtn"), names))
     hidden = walk.embed(WINDOWS)
     for group in walk.architecture.linears:
@@ -325,8 +329,8 @@ def test_distilled_linears_are_closer_to_their_teacher_than_rounded_ones(made, k
             for name in group:
                 teacher = block.get_submodule(name)
                 wanted, notes = teacher(x), result(names)["notes"][0][name]
-                rounded = linear(x, rtn[name], teacher.bias)
-                distilled = linear(x, held[name], held[f"{name}.bias"].float())
+                rounded = linear(fake_quantize_activations(x, fmt), rtn[name], teacher.bias)
+                distilled = linear(fake_quantize_activations(x, fmt), held[name], held[f"{name}.bias"].float())
                 assert notes["loss_rtn"] == pytest.approx(float(mse_loss(rounded[9:], wanted[9:])), rel=1e-4)
                 assert notes["loss"] == pytest.approx(float(mse_loss(distilled[9:], wanted[9:])), rel=1e-2)
                 assert notes["step"] == 0 or mse_loss(distilled[:9], wanted[:9]) < mse_loss(rounded[:9], wanted[:9])
@@ -349,21 +353,16 @@ def test_training_starts_at_rtn_under_the_activation_format_of_the_cell(made, ki
         assert mse_loss(distilled[index][9:], wanted[index][9:]) == pytest.approx(notes[index]["loss"], rel=0.02)
 
 
-def test_activations_make_other_weights_for_distillation_and_for_gptq_that_is_told_so(made):
+def test_gptq_calibrates_on_rounded_activations_where_it_is_told_so(made):
     made("opt")
-    for method, a16, a4 in (
-        ("zq_local" + QUICK, "a16", "a4-asym-token"),
-        ("gptq+calibration_activations=quantized", "a16", "a4-asym-token"),
-    ):
-        digests = [result(run(stage.main, method, trained))["shards"] for trained in (a16, a4)]
-        assert all(one["sha256"] != other["sha256"] for one, other in zip(*digests, strict=True))
-    plain, told = (inputs.QuantizedModel(run(stage.main, name)) for name in ("gptq", "gptq+calibration_activations=quantized"))
+    told = "gptq+calibration_activations=quantized"
+    plain, a16, a4 = (inputs.QuantizedModel(run(stage.main, *given)) for given in (["gptq"], [told], [told, "a4-asym-token"]))
     for index in range(tiny.LAYERS):
-        one, other = plain.block(index), told.block(index)
-        assert all(torch.equal(one[name], other[name]) for name in one)
-    for method in ("rtn", "gptq"):
-        with pytest.raises(ValueError, match="does not look at activations"):
-            run(stage.main, method, "a8-asym-token")
+        weights = [model.block(index) for model in (plain, a16, a4)]
+        assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+        assert not any(torch.equal(weights[1][name], weights[2][name]) for name in weights[1])
+    with pytest.raises(ValueError, match="does not look at activations"):
+        run(stage.main, "rtn", "a8-asym-token")
 
 
 @pytest.mark.parametrize("choice", ["", "+block_input=quantized", "+block_input=quantized+target=full_precision"])
@@ -386,7 +385,7 @@ def test_inputs_and_targets_are_those_that_the_setting_names(made, choice):
 def test_trained_biases_and_norms_reach_everything_downstream(made, kind, method):
     folder = made(kind)
     checkpoint = Checkpoint(folder)
-    names = run(stage.main, method + QUICK + "+keep=last")
+    names = run(stage.main, method + QUICK)
     own = checkpoint.block(1)
     biases = {f"{name}.bias" for name in checkpoint.architecture.linear_names}
     others = {name for name in own if not name.endswith(".weight") or "norm" in name}
@@ -412,7 +411,7 @@ def test_trained_biases_and_norms_reach_everything_downstream(made, kind, method
 def test_only_weights_train_where_the_setting_says_so(made):
     made("opt")
     for method in ("zq_local", "zq_global"):
-        names = run(stage.main, method + QUICK + "+keep=last+trainable=weights")
+        names = run(stage.main, method + QUICK + "+trainable=weights")
         checkpoint = Checkpoint(inputs.checkpoint_folder(names))
         held = inputs.QuantizedModel(names).block(0)
         assert set(held) == set(checkpoint.architecture.linear_names)

@@ -223,7 +223,7 @@ def compose(overrides: list[str]) -> DictConfig:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return hydra_compose("config", expanded)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_one_line(error)) from None
+        raise ConfigError(_one_line(error, expanded)) from None
 
 
 def _expand_variant(override: str) -> list[str]:
@@ -239,21 +239,25 @@ def _quoted(match: re.Match) -> str:
     return f"'{match[0]}'"
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception, overrides: list[str] = ()) -> str:
     """Hydra's and OmegaConf's many-line messages as one line that says what would be right."""
     text = str(error)
     if match := re.search(r"Could not override '([\w.]+?)\.?'.*?\+([\w.]+)=", text, re.DOTALL):
         group = match[2].partition(".")[0]
-        return f"unknown key {match[2]}; known keys of {group}: {', '.join(_keys(group))}"
+        return f"unknown key {match[2]}; known keys of {group}: {', '.join(_keys(group, overrides))}"
     if match := re.search(r"Could not find '(\w+)/(.*?)'", text):
         return _unknown(match[1], match[2])
     reason = str(error.__cause__ or "").partition("\n")[0]
     return ": ".join(part for part in (text.partition("\n")[0], reason) if part)
 
 
-def _keys(group: str) -> list[str]:
-    nodes = _SCHEMAS.get(group, {}).values()
-    return sorted({field.name for node in nodes for field in fields(node)}) or sorted(_SCHEMAS)
+def _keys(group: str, overrides: list[str]) -> list[str]:
+    """The keys of a group, as far as the file chosen in it knows them; the groups themselves for a key of none."""
+    if group not in _SCHEMAS:
+        return sorted(_SCHEMAS)
+    chosen = next((value for name, _, value in (part.partition("=") for part in overrides) if name == group), None)
+    nodes = [type(load(group, chosen))] if chosen in names(group) else _SCHEMAS[group].values()
+    return sorted({field.name for node in nodes for field in fields(node)})
 
 
 def names(group: str) -> list[str]:

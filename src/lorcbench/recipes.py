@@ -98,7 +98,7 @@ class ZeroQuantMethod:
     iterations: int = 512
     seed: int = 0
     held_out: float = 0.125
-    keep: str = "best"
+    keep: str = "last"
     scales: str = "recompute"
     trainable: str = "all"
     block_input: str = "full_precision"

@@ -216,7 +216,8 @@ def rows(study: Study, results: list[CellResult], resamples: int) -> list[dict]:
 
 def harness_rows(study: Study, results: list[CellResult]) -> list[dict]:
     """The tidy table of lm-eval: one row a cell and metric, beside the same metric at full precision."""
-    baselines = {result.cell.model: result.harness for result in results if result.cell.method == "none"}
+    full = (result for result in results if result.cell.method == "none" and result.cell.activation == "a16")
+    baselines = {result.cell.model: result.harness for result in full}
     table = []
     for result in results:
         for name, value in result.harness.items():

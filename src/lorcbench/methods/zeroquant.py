@@ -5,7 +5,7 @@
 The unit f is anything that maps (parameters, input) to an output: one linear for ZQ-Local, one decoder block for ZQ-Global,
 which despite its name never sees the whole model. In every step the weights are rounded in the forward pass and the gradient
 passes straight through the rounding to full-precision master weights, so the first forward pass is RTN's; biases and norms
-train unrounded. Master weights, rounded once more, are the result.
+train unrounded. The last master weights, rounded once more, are the result.
 
 Stated by the paper: Adam, one sequence a step, a learning rate that falls linearly, a grid of rates, everything in the unit
 trains. Unstated, and chosen here: "a few hundred" steps are 512; Adam's own constants and no weight decay; the mean squared
@@ -25,7 +25,7 @@ from lorcbench.formats import WeightFormat
 from lorcbench.quantizer import Quantized, fake_quantize_weights, quantize
 
 Parameters = dict[str, torch.Tensor]
-_CHECKS = 8  # how often the held-out loss is measured while training
+_CHECKS = 8  # how often the held-out loss is measured while training, if the best parameters are to be kept
 
 
 class Diverged(ArithmeticError):
@@ -42,7 +42,8 @@ class DistillSettings:
         iterations: steps, of one sequence each.
         seed: of the order of the sequences.
         held_out: share of the sequences, the last ones, that are not trained on.
-        keep: ``best``: the parameters with the least held-out loss among eight checks and the start; ``last``: the last.
+        keep: ``last``: the parameters after the last step (published code); ``best``: those with the least held-out loss among
+            eight checks and the start, so perhaps RTN's.
         scales: ``recompute`` scales and zero points in every step, or keep those of the start: ``fixed``.
     """
 
@@ -159,20 +160,18 @@ def _train(parameters, loss, held_out_loss, start, limit, train, lr, settings) -
 
 
 def _descend(parameters, loss, held_out_loss, start, train, lr, settings) -> tuple[_Run, float]:
-    """The training loop; returns what to keep, and the last held-out loss (NaN as soon as one is)."""
+    """The training loop; returns what to keep, and the last held-out loss, NaN if training went there."""
     values = {name: tensor.clone().requires_grad_() for name, tensor in parameters.items()}
     optimizer = torch.optim.Adam(values.values(), lr=lr, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / settings.iterations)
     kept, measured = _Run(parameters, start, 0), start
     for step, index in enumerate(_order(train, settings), 1):
-        value = loss(values, index)
-        if not torch.isfinite(value):
-            return kept, float("nan")
-        value.backward()
+        loss(values, index).backward()
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-        if step * _CHECKS // settings.iterations > (step - 1) * _CHECKS // settings.iterations:
+        check = step * _CHECKS // settings.iterations > (step - 1) * _CHECKS // settings.iterations
+        if step == settings.iterations or (check and settings.keep == "best"):
             measured = held_out_loss(values)
             if settings.keep == "last" or measured < kept.loss:
                 kept = _Run({name: tensor.detach().clone() for name, tensor in values.items()}, measured, step)
