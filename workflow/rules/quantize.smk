@@ -1,5 +1,5 @@
 # Quantized weights: one rule for all methods.
-#   inputs   checkpoint; calibration tokens (propagated) or statistics (cached) for the methods that use data
+#   inputs   checkpoint; calibration tokens (GPTQ propagated, ZQ-Local, ZQ-Global) or statistics (GPTQ cached)
 #   outputs  results/cache/quantize/MODEL/METHOD/CALIBRATION/WEIGHT/TRAINED
 
 

@@ -13,7 +13,11 @@ from lorcbench.job import Job, input_digest, run, shard_identity
 
 
 def main(job: Job) -> None:
-    """Decompose E = W - Ŵ of every linear, a fused query_key_value as the setting says."""
+    """Decompose E = W - Ŵ of every linear, a fused query_key_value as the setting says.
+
+    W is the checkpoint's (ZeroQuant-V2, section 5), for distilled weights too: the master weights that Ŵ was rounded from are
+    not kept, and the biases and norms that were trained with Ŵ stay as they are.
+    """
     settings, components = job.lorc, int(job.names["cap"])
     folder = job.at(paths.FACTORS)
     torch.set_num_threads(job.threads)
