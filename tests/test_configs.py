@@ -56,7 +56,7 @@ def test_the_demo_is_as_large_as_promised():
 
 def test_an_override_replaces_an_axis_in_every_grid_and_cells_are_not_repeated():
     overrides = ["study.models=[opt-standin-s]", "study.methods=[rtn,gptq]", "study.weights=[w4-asym-g32]", "study.ranks=[0,8]"]
-    cells = study.load("demo", overrides).cells
+    cells = study.load("demo", [*overrides, "study.activations=[a16]"]).cells
     keys = {(cell.method, cell.weight, cell.rank) for cell in cells}
     assert keys == {("none", "w16", 0), *itertools.product(["rtn", "gptq"], ["w4-asym-g32"], [0, 8])}
     assert len(cells) == len(keys)

@@ -365,17 +365,18 @@ def test_gptq_calibrates_on_rounded_activations_where_it_is_told_so(made):
         run(stage.main, "rtn", "a8-asym-token")
 
 
+@pytest.mark.parametrize("activation", ["a16", "a4-asym-token"])
 @pytest.mark.parametrize("choice", ["", "+block_input=quantized", "+block_input=quantized+target=full_precision"])
-def test_inputs_and_targets_are_those_that_the_setting_names(made, choice):
+def test_inputs_and_targets_are_those_that_the_setting_names(made, choice, activation):
     folder = made("opt")
-    names = run(stage.main, "zq_global" + QUICK + choice)
+    names = run(stage.main, "zq_global" + QUICK + choice, activation)
     full, wanted = teacher(folder)
     given = full[1]
     if choice:
-        given = outputs(folder, names, full)[0]  # what the distilled block 0 makes
+        given = outputs(folder, names, full, activation)[0]  # what the distilled block 0 makes
     if choice.endswith("quantized"):
         wanted[1] = outputs(folder, None, [given] * tiny.LAYERS)[1]
-    rounded = outputs(folder, run(stage.main, "rtn"), [given] * tiny.LAYERS)[1]
+    rounded = outputs(folder, run(stage.main, "rtn"), [given] * tiny.LAYERS, activation)[1]
     start = result(names)["notes"][1]["block"]["loss_rtn"]
     assert start == pytest.approx(float(mse_loss(rounded[9:], wanted[1][9:])), rel=1e-4)
 

@@ -6,6 +6,7 @@ Equal results give equal bytes.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,12 +75,15 @@ class _Looks:
 
     def __init__(self, results: list[CellResult]) -> None:
         methods = sorted({result.cell.method for result in results} - {"none"}, key=lambda name: (name != "rtn", name))
-        spare = [name for name in methods if name not in COLOURS]
-        self.colours = {name: COLOURS[name] for name in methods if name in COLOURS}
+        stems = Counter(name.partition("+")[0] for name in methods)
+        # One variant of a method goes by the method's own name and colour; several must be told apart.
+        labels = {name: stem if stems[stem := name.partition("+")[0]] == 1 else name for name in methods}
+        spare = [name for name in methods if labels[name] not in COLOURS]
+        self.colours = {name: COLOURS[labels[name]] for name in methods if labels[name] in COLOURS}
         self.colours |= {name: SPARE_COLOURS[index % len(SPARE_COLOURS)] for index, name in enumerate(spare)}
         formats = _unique(_format(result) for result in results if result.cell.method != "none")
         self.strokes = {name: STROKES[index % len(STROKES)] for index, name in enumerate(formats)}
-        self.methods = [Line2D([], [], color=colour, lw=4, label=name) for name, colour in self.colours.items()]
+        self.methods = [Line2D([], [], color=colour, lw=4, label=labels[name]) for name, colour in self.colours.items()]
         strokes = self.strokes.items()
         self.formats = [Line2D([], [], color=GREY, ls=dash, marker=mark, label=name) for name, (dash, mark) in strokes]
 
@@ -88,9 +92,10 @@ def _bits(results: list[CellResult], folder: Path) -> Figure | None:
     """Perplexity against the bits of a weight, one panel a model."""
     baselines = full_precision(results)
     shown = [r for r in results if r.cell.model in baselines and r.cell.method != "none" and r.cell.rank == 0]
+    shown = [result for result in shown if result.cell.activation == "a16"] or shown
     if not shown:
         return None
-    looks, models = _Looks(results), _unique(result.cell.model for result in shown)
+    looks, models = _Looks(shown), _unique(result.cell.model for result in shown)
     bits = sorted({_weight(result).bits for result in shown})
     columns, handles = min(len(models), 4), looks.methods + looks.formats
     title = "How much perplexity does each bit width cost?"
@@ -122,7 +127,7 @@ def _lorc(results: list[CellResult], folder: Path) -> Figure | None:
     shown = [result for result in shown if _weight(result).bits in bits]
     if not shown:
         return None
-    looks, models = _Looks(results), _unique(result.cell.model for result in shown)
+    looks, models = _Looks(shown), _unique(result.cell.model for result in shown)
     ranks = sorted({result.cell.rank for result in shown})
     title, handles = "How much of the loss does LoRC give back?", looks.methods + looks.formats
     fig, axes = _canvas((len(models), len(bits)), 1.6, title, results, handles, by_column=True)
