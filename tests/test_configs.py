@@ -1,6 +1,7 @@
 """Every file under conf/ composes and validates, every study expands, and what makes no sense is refused in one line."""
 
 import itertools
+import shlex
 
 import pytest
 
@@ -179,3 +180,16 @@ def test_nonsense_is_refused_in_one_line_that_says_what_would_be_right(settings,
         Workflow(settings)
     assert mend in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_the_stages_that_see_the_whole_study_expand_the_workflows_own(tmp_path, monkeypatch):
+    for variable in ("PATH", "LORCBENCH_JOB", config.RUNTIME_VARIABLE):
+        monkeypatch.setenv(variable, "")
+    folder = tmp_path / "my opt"  # a blank, as folders of users have
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    run = Workflow({"model_path": str(folder), "overrides": "study.methods=[rtn] study.ranks=[0,8]"})
+    seen = study.from_arguments(shlex.split(run.study_arguments()))
+    assert seen.cells == run.study.cells
+    assert {cell.model for cell in seen.cells} == {"my-opt"}
+    assert seen.folders == {"my-opt": str(folder)}

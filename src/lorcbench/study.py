@@ -120,7 +120,8 @@ def from_arguments(arguments: list[str]) -> Study:
         raise ConfigError(f"study=NAME is missing; known: {', '.join(config.names('study'))}")
     own = ("study=", "model_path=")
     overrides = [argument for argument in arguments if not argument.startswith(own)]
-    return load(given["study"], overrides, given.get("model_path"))
+    folder = given.get("model_path")
+    return load(given["study"], overrides, folder and folder.strip('"'))  # quoted for Hydra's grammar
 
 
 def _folder_name(path: str) -> str:
