@@ -133,3 +133,10 @@ def test_what_is_reached(stage, reached, not_reached):
     assert {f"lorcbench.{name}" for name in reached} <= found
     assert not {f"lorcbench.{name}" for name in not_reached} & found
     assert f"lorcbench.stages.{stage}" in found
+
+
+def test_the_template_of_the_page_belongs_to_the_report_alone(package):
+    report, quantize = package.version("report"), package.version("quantize")
+    package.append("page.html", "<!-- changed -->")
+    assert package.version("report") != report
+    assert package.version("quantize") == quantize
