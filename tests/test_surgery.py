@@ -15,7 +15,7 @@ from lorcbench.formats import ActivationFormat
 from lorcbench.inputs import Factors
 from lorcbench.observe import observed
 from lorcbench.perplexity import window_losses
-from lorcbench.surgery import install_weights, round_inputs
+from lorcbench.surgery import install_weights, round_inputs, rounded_inputs
 
 A8 = ActivationFormat.parse("a8-asym-token")
 TOKENS = {"one": tiny.windows(3, 12), "two": tiny.windows(2, 12, seed=1)}
@@ -243,3 +243,12 @@ def test_corrections_return_to_the_rows_they_were_taken_from(tmp_path, monkeypat
     for name, error in errors.items():
         assert torch.allclose(corrections[name], error, atol=2e-3 * float(error.abs().max()))
     assert bits == 16 * sum(tensor.numel() for tensor in tensors.values())
+
+
+def test_rounding_ends_with_its_block_even_when_that_fails():
+    block, x = tiny.model("opt").model.decoder.layers[0], torch.randn(5, 24)
+    plain = block.fc1(x)
+    with pytest.raises(RuntimeError, match="in between"), rounded_inputs(block, ("fc1",), A8):
+        assert not torch.equal(block.fc1(x), plain)
+        raise RuntimeError("in between")
+    assert torch.equal(block.fc1(x), plain)

@@ -66,8 +66,7 @@ def draw(results: list[CellResult], folder: Path) -> list[Figure]:
     folder.mkdir(parents=True, exist_ok=True)
     finished = [result for result in results if result.status == "ok" and np.isfinite(result.mean_ppl)]
     with rc_context(STYLE):
-        figures = [make(finished, folder) for make in (_bits, _lorc, _pareto)]
-    return [figure for figure in figures if figure]
+        return [figure for make in (_bits, _lorc, _pareto) if (figure := make(finished, folder))]
 
 
 class _Looks:
@@ -76,7 +75,7 @@ class _Looks:
     def __init__(self, results: list[CellResult]) -> None:
         methods = sorted({result.cell.method for result in results} - {"none"}, key=lambda name: (name != "rtn", name))
         stems = Counter(name.partition("+")[0] for name in methods)
-        # One variant of a method goes by the method's own name and colour; several must be told apart.
+        # A method with one variant goes by its own name and colour.
         labels = {name: stem if stems[stem := name.partition("+")[0]] == 1 else name for name in methods}
         spare = [name for name in methods if labels[name] not in COLOURS]
         self.colours = {name: COLOURS[labels[name]] for name in methods if labels[name] in COLOURS}

@@ -7,7 +7,7 @@ import torch
 from lorcbench.blocks import BlockWalk
 from lorcbench.formats import ActivationFormat
 from lorcbench.inputs import CellWeights
-from lorcbench.surgery import install_weights, round_inputs
+from lorcbench.surgery import install_weights, rounded_inputs
 
 
 def window_losses(
@@ -25,9 +25,7 @@ def window_losses(
     for index in range(walk.depth):
         with walk.block(index) as block:
             install_weights(block, weights.block(index, walk.checkpoint))
-            hooks = round_inputs(block, walk.architecture.linear_names, fmt)
-            for states in hidden.values():
-                walk.advance(block, states)
-            for hook in hooks:
-                hook.remove()
+            with rounded_inputs(block, walk.architecture.linear_names, fmt):
+                for states in hidden.values():
+                    walk.advance(block, states)
     return {corpus: walk.score(hidden[corpus], tokens).tolist() for corpus, tokens in windows.items()}

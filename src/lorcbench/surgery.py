@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -38,3 +41,14 @@ def round_inputs(block: nn.Module, linears: tuple[str, ...], fmt: ActivationForm
         return (fake_quantize_activations(inputs[0], fmt), *inputs[1:])
 
     return [block.get_submodule(name).register_forward_pre_hook(rounded) for name in linears]
+
+
+@contextmanager
+def rounded_inputs(block: nn.Module, linears: tuple[str, ...], fmt: ActivationFormat) -> Iterator[None]:
+    """Round the inputs of the named linears in `fmt` while open, and no longer, whatever ends it."""
+    hooks = round_inputs(block, linears, fmt)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

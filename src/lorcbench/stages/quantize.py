@@ -162,13 +162,13 @@ def _walk(job: Job, checkpoint: Checkpoint):
 def _gptq_propagated(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlier: Earlier) -> Iterator[BlockResult]:
     """The published order: Hessians of a block from the outputs of the quantized blocks before it, all its linears at once."""
     from lorcbench.observe import observed
-    from lorcbench.surgery import install_weights, round_inputs
+    from lorcbench.surgery import install_weights, rounded_inputs
 
+    activation = ActivationFormat.parse(job.names["trained"])
     walk, hidden = _walk(job, checkpoint)
     for index in range(walk.depth):
-        with walk.block(index) as block:
-            # before anything observes the inputs: they are to be seen rounded
-            hooks = round_inputs(block, walk.architecture.linear_names, ActivationFormat.parse(job.names["trained"]))
+        # Rounding before anything observes the inputs: they are to be seen rounded.
+        with walk.block(index) as block, rounded_inputs(block, walk.architecture.linear_names, activation):
             made = earlier(index)
             if made is None:
                 with observed(block, walk.architecture) as moments:
@@ -179,8 +179,6 @@ def _gptq_propagated(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlie
             yield made
             install_weights(block, made.weights(fmt))
             walk.advance(block, hidden)
-            for hook in hooks:
-                hook.remove()
 
 
 def _zeroquant(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlier: Earlier) -> Iterator[BlockResult]:
@@ -189,7 +187,7 @@ def _zeroquant(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlier: Ear
     By default teacher and student both get what unquantized blocks made, as in the layer-by-layer distillation of DeepSpeed's
     examples (`run_glue_lkd.py`), by the paper's authors, who leave it open in the paper.
     """
-    from lorcbench.surgery import install_weights, round_inputs
+    from lorcbench.surgery import install_weights, rounded_inputs
 
     method, activation = job.method, ActivationFormat.parse(job.names["trained"])
     distill = _distill_linears if method.unit == "linear" else _distill_block
@@ -211,27 +209,23 @@ def _zeroquant(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlier: Ear
                 given.copy_(wanted)
                 continue
             install_weights(block, made.weights(fmt))
-            hooks = round_inputs(block, walk.architecture.linear_names, activation)
-            walk.advance(block, given)
-            for hook in hooks:
-                hook.remove()
+            with rounded_inputs(block, walk.architecture.linear_names, activation):
+                walk.advance(block, given)
 
 
 def _distill_block(walk, block, given, wanted, fmt, activation, method: ZeroQuantMethod) -> BlockResult:
     """ZQ-Global of one block, given its inputs and the outputs wanted of it (sequences, length, hidden)."""
     from lorcbench.methods.zeroquant import DistillSettings, distill
-    from lorcbench.surgery import round_inputs
+    from lorcbench.surgery import rounded_inputs
 
     linears = {f"{name}.weight": name for name in walk.architecture.linear_names}
     trained = {name: weight for name, weight in block.named_parameters() if name in linears or method.trainable == "all"}
-    hooks = round_inputs(block, walk.architecture.linear_names, activation)
 
     def forward(values: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         return walk.forward(block, x, values)
 
-    found = distill(forward, trained, list(linears), given, wanted, fmt, DistillSettings(**method.settings))
-    for hook in hooks:
-        hook.remove()
+    with rounded_inputs(block, walk.architecture.linear_names, activation):
+        found = distill(forward, trained, list(linears), given, wanted, fmt, DistillSettings(**method.settings))
     quantized = {linears[name]: matrix for name, matrix in found.quantized.items()}
     return BlockResult(quantized, found.others, {"block": found.notes})
 
