@@ -4,13 +4,17 @@ For a linear y = W x with H = E[x xᵀ] and (H + λI)⁻¹ = UᵀU, U upper tria
 
     e = (w_j - ŵ_j) / U[j, j],        w_k ← w_k - e · U[j, k]  for every k > j
 
-Columns are swept in blocks: inside a block the update is immediate, behind it one matrix product brings it to the rest::
+By hand, one row, two columns: U = [[2, 1], [0, 1]], grid of integers, w = (0.4, 0.8): ŵ_0 = 0, e = 0.4 / 2 = 0.2,
+w_1 ← 0.8 - 0.2 · 1 = 0.6, ŵ_1 = 1.
 
-    W   [ ....... | b b b b | r r r r r r ]      b: this block, swept column by column
-          done      ▲ U[b,b]   ▲ W_r -= E_b · U[b, r] after the block
+Columns are swept in blocks, and U = R⁻¹ with H + λI = R Rᵀ is never formed. The errors satisfy Δ = W - Ŵ = E U, so what all
+columns before a block b push onto it follows from Δ and R::
 
-Rows never meet, so each row is swept on its own. By hand, one row, two columns: U = [[2, 1], [0, 1]], grid of integers,
-w = (0.4, 0.8): ŵ_0 = 0, e = 0.4 / 2 = 0.2, w_1 ← 0.8 - 0.2 · 1 = 0.6, ŵ_1 = 1.
+    Δ   [ done . . . . | b b b b | . . . . . ]      W_b ← W_b + (Δ_done · R[done, b]) · U[b, b],   U[b, b] = R[b, b]⁻¹
+                                                     then the recursion above inside b, with U[b, b]
+
+That is one Cholesky factorization instead of the published code's three, and small inverses. Rows never meet, so each row is
+swept on its own.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ import numpy as np
 import torch
 
 from lorcbench.formats import WeightFormat
-from lorcbench.linalg import InverseFactor, inverse_factor
+from lorcbench.linalg import HessianFactor, hessian_factor
 from lorcbench.quantizer import Quantized, encode, grouped, offset_first, scale_and_zero
 
 
@@ -52,18 +56,18 @@ class PreparedHessian:
     """What a sweep needs of a Hessian; one serves every linear with that input and every weight format.
 
     Attributes:
-        factor: the inverse factor of the (permuted) damped Hessian.
+        factor: of the (permuted) damped Hessian.
         order: (in,) the column order of the sweep; None is left to right.
     """
 
-    factor: InverseFactor
+    factor: HessianFactor
     order: torch.Tensor | None
 
 
 def prepare(hessian: torch.Tensor, settings: GptqSettings) -> PreparedHessian:
-    """Factor H (in, in), in the order of the sweep. Raises what `inverse_factor` raises."""
+    """Factor H (in, in), in the order of the sweep. Raises what `hessian_factor` raises."""
     order = torch.argsort(hessian.diagonal(), descending=True, stable=True) if settings.act_order else None
-    return PreparedHessian(inverse_factor(hessian if order is None else hessian[order][:, order], settings.damp), order)
+    return PreparedHessian(hessian_factor(hessian if order is None else hessian[order][:, order], settings.damp), order)
 
 
 def quantize(weight: torch.Tensor, hessian: PreparedHessian, fmt: WeightFormat, settings: GptqSettings) -> Quantized:
@@ -104,56 +108,65 @@ def quantize_stacked(
 
 
 def _sweep(w, upper, fmt, settings, group_of, scale, zero, static) -> torch.Tensor:
-    """Codes (out, in) of W in sweep order; fills `scale` and `zero` as it goes unless they are static. Changes `w`."""
+    """Codes (out, in) of W in sweep order; fills `scale` and `zero` as it goes unless they are static. Leaves Δ in `w`."""
     width = w.shape[1]
     codes = torch.empty_like(w, dtype=torch.uint8)
     corrected = not static and settings.group_params == "corrected"
+    sweep_block = _sweep_block_triton if w.is_cuda else _sweep_block_compiled
     start = 0
     while start < width:
         # A block ends where a group starts if that group's scale must see every correction before it.
         next_group = (start // fmt.group + 1) * fmt.group if corrected else width
         stop = min(start + settings.block, next_group, width)
-        if not static:
-            for first in range(-(-start // fmt.group) * fmt.group, stop, fmt.group):
-                found = scale_and_zero(w[:, first : first + fmt.group].unsqueeze(1), fmt)
-                scale[:, first // fmt.group], zero[:, first // fmt.group] = found[0][:, 0], found[1][:, 0]
-        columns = slice(start, stop)
-        sweep_block = _sweep_block_triton if w.is_cuda else _sweep_block_compiled
-        block = w[:, columns].clone()
-        error = sweep_block(block, upper[columns, columns].contiguous(), scale, zero, group_of[columns], fmt, codes[:, columns])
-        w[:, stop:] -= error @ upper[columns, stop:]
+        groups = [] if static else range(-(-start // fmt.group), -(-stop // fmt.group))  # that start in this block
+        # Scales are found on all of a group, as it stands when its block starts, even where it reaches beyond the block.
+        seen = max(stop, groups[-1] * fmt.group + fmt.group if groups else 0)
+        inverse = _inverse(upper[start:seen, start:seen])
+        now = w[:, start:seen] + (w[:, :start] @ upper[:start, start:seen]) @ inverse
+        for group in groups:
+            first = group * fmt.group - start
+            found = scale_and_zero(now[:, first : first + fmt.group].unsqueeze(1), fmt)
+            scale[:, group], zero[:, group] = found[0][:, 0], found[1][:, 0]
+        size, columns = stop - start, slice(start, stop)
+        sweep_block(now[:, :size], inverse[:size, :size], scale, zero, group_of[columns], fmt, codes[:, columns])
+        w[:, columns] -= _decoded(codes[:, columns], scale, zero, group_of[columns])
         start = stop
     return codes
 
 
-def sweep_block_reference(block, upper, scale, zero, group_of, fmt, codes) -> torch.Tensor:
-    """One column block by plain tensor operations, on any device: what the compiled sweep must equal.
+def _inverse(upper: torch.Tensor) -> torch.Tensor:
+    """R⁻¹ of an upper triangular R (k, k)."""
+    return torch.linalg.solve_triangular(upper, torch.eye(len(upper), dtype=upper.dtype, device=upper.device), upper=True)
+
+
+def _decoded(codes, scale, zero, group_of) -> torch.Tensor:
+    """What codes (out, k) mean, given the group of each column."""
+    return (codes.float() - zero[:, group_of].float()) * scale[:, group_of].float()
+
+
+def sweep_block_reference(block, inverse, scale, zero, group_of, fmt, codes) -> None:
+    """One column block by plain tensor operations, on any device: what the compiled sweeps must equal.
 
     Args:
-        block: (out, k) weights, changed in place.
-        upper: (k, k) the block's part of U.
+        block: (out, k) weights as they stand when the block starts; changed in place.
+        inverse: (k, k) U[b, b].
         scale, zero: (out, groups).
         group_of: (k,) the group of each column.
         codes: (out, k) uint8, filled.
-
-    Returns:
-        (out, k) the errors e that the columns behind the block still need.
     """
-    error = torch.empty_like(block)
     one = WeightFormat(fmt.bits, fmt.symmetric, 1, fmt.convention, fmt.scale_dtype)
     for j, group in enumerate(group_of.tolist()):
         s, z = scale[:, group : group + 1], zero[:, group : group + 1]
         codes[:, j : j + 1] = encode(block[:, j : j + 1], s, z, one)
         rounded = (codes[:, j].float() - z[:, 0]) * s[:, 0].float()
-        error[:, j] = (block[:, j] - rounded) / upper[j, j]
-        block[:, j + 1 :] -= error[:, j : j + 1] * upper[j, j + 1 :]
-    return error
+        error = (block[:, j] - rounded) / inverse[j, j]
+        block[:, j + 1 :] -= error.unsqueeze(1) * inverse[j, j + 1 :]
 
 
-def _sweep_block_triton(block, upper, scale, zero, group_of, fmt, codes) -> torch.Tensor:
+def _sweep_block_triton(block, inverse, scale, zero, group_of, fmt, codes) -> None:
     from lorcbench.methods.gptq_triton import sweep_block
 
-    return sweep_block(block, upper, scale, zero, group_of, *_bounds(fmt), codes)
+    sweep_block(block, inverse, scale, zero, group_of, *_bounds(fmt), codes)
 
 
 def _bounds(fmt: WeightFormat) -> tuple[int, int, bool]:
@@ -161,32 +174,48 @@ def _bounds(fmt: WeightFormat) -> tuple[int, int, bool]:
     return 1 if fmt.convention == "restricted" else 0, 2**fmt.bits - 1, offset_first(fmt)
 
 
-def _sweep_block_compiled(block, upper, scale, zero, group_of, fmt, codes) -> torch.Tensor:
-    error = torch.empty_like(block)
-    out = np.empty(block.shape, dtype=np.uint8)
-    arrays = (upper.numpy(), group_of.numpy(), *_bounds(fmt))
-    rows = (block.numpy(), scale.float().numpy(), zero.numpy(), out, error.numpy())
-    step = -(-len(out) // torch.get_num_threads())
-    parts = [slice(first, first + step) for first in range(0, len(out), step)]
+_TILE = 64  # rows at a time: 128 columns of them are 32 KB, which stay in the first cache
+
+
+def _sweep_block_compiled(block, inverse, scale, zero, group_of, fmt, codes) -> None:
+    # Transposed, so that the innermost loops run over rows, which are independent: as wide as the processor's vectors.
+    columns = np.ascontiguousarray(block.numpy().T)
+    groups, group_of = np.unique(group_of.numpy(), return_inverse=True)
+    s, z = scale[:, groups].float().T.contiguous().numpy(), zero[:, groups].float().T.contiguous().numpy()
+    found = np.empty(columns.shape, dtype=np.uint8)
+    lowest, highest, shift_first = _bounds(fmt)
+    arguments = (columns, s, z, found, np.ascontiguousarray(inverse.numpy()), group_of)
+    settings = (np.float32(lowest), np.float32(highest), shift_first)
+    rows = columns.shape[1]
+    step = _TILE * -(-rows // (_TILE * torch.get_num_threads()))
+    parts = [(first, min(first + step, rows)) for first in range(0, rows, step)]
     if len(parts) == 1:
-        _sweep_rows(*rows, *arrays)
+        _sweep_columns(*arguments, *parts[0], *settings)
     else:
         with ThreadPoolExecutor(len(parts)) as pool:
-            list(pool.map(lambda part: _sweep_rows(*(array[part] for array in rows), *arrays), parts))
-    codes.copy_(torch.from_numpy(out))
-    return error
+            list(pool.map(lambda part: _sweep_columns(*arguments, *part, *settings), parts))
+    codes.copy_(torch.from_numpy(found.T))
 
 
 @numba.njit(cache=True, nogil=True)
-def _sweep_rows(w, scale, zero, codes, error, upper, group_of, lowest, highest, shift_first):
-    for row in range(w.shape[0]):
-        for j in range(w.shape[1]):
-            s = scale[row, group_of[j]]
-            z = np.float32(zero[row, group_of[j]])
-            code = np.rint((w[row, j] + z * s) / s) if shift_first else np.rint(w[row, j] / s) + z
-            code = min(max(code, np.float32(lowest)), np.float32(highest))
-            codes[row, j] = np.uint8(code)
-            e = (w[row, j] - (code - z) * s) / upper[j, j]
-            error[row, j] = e
-            for k in range(j + 1, w.shape[1]):
-                w[row, k] -= e * upper[j, k]
+def _sweep_columns(block, scale, zero, codes, inverse, group_of, start, stop, lowest, highest, shift_first):
+    """Rows `start` to `stop` of the sweep of `block` (k, out), columns first; scale and zero are (groups of the block, out)."""
+    width = block.shape[0]
+    w, e = np.empty((width, _TILE), np.float32), np.empty(_TILE, np.float32)
+    for first in range(start, stop, _TILE):
+        count = min(_TILE, stop - first)
+        for j in range(width):
+            for row in range(count):
+                w[j, row] = block[j, first + row]
+        for j in range(width):
+            group, diagonal = group_of[j], inverse[j, j]
+            for row in range(count):
+                s, z = scale[group, first + row], zero[group, first + row]
+                code = np.rint((w[j, row] + z * s) / s) if shift_first else np.rint(w[j, row] / s) + z
+                code = lowest if code < lowest else highest if code > highest else code
+                codes[j, first + row] = np.uint8(code)
+                e[row] = (w[j, row] - (code - z) * s) / diagonal
+            for k in range(j + 1, width):
+                u = inverse[j, k]
+                for row in range(count):
+                    w[k, row] -= e[row] * u

@@ -10,29 +10,28 @@ from triton.language.extra import libdevice
 _ROWS = 16  # rows a program; with 128 columns, 16 values a thread
 
 
-def sweep_block(block, upper, scale, zero, group_of, lowest: int, highest: int, shift_first: bool, codes) -> torch.Tensor:
+def sweep_block(block, inverse, scale, zero, group_of, lowest: int, highest: int, shift_first: bool, codes) -> None:
     """The same as `lorcbench.methods.gptq.sweep_block_reference`, on CUDA tensors; `block` is left as it is.
 
     Args:
         block: (out, k) float32.
-        upper: (k, k) the block's part of U.
+        inverse: (k, k) U[b, b].
         scale, zero: (out, groups).
         group_of: (k,) int64.
         codes: (out, k) uint8 view, filled.
     """
     rows, columns = block.shape
-    error, found = torch.empty_like(block), torch.empty_like(block, dtype=torch.uint8)
+    found = torch.empty(rows, columns, dtype=torch.uint8, device=block.device)
     _sweep[(triton.cdiv(rows, _ROWS),)](
-        block.contiguous(), upper, scale.float(), zero.contiguous(), group_of, found, error, rows, columns, scale.shape[1],
-        lowest, highest, SHIFT_FIRST=shift_first, ROWS=_ROWS, COLUMNS=triton.next_power_of_2(columns),
+        block.contiguous(), inverse.contiguous(), scale.float(), zero.contiguous(), group_of, found, rows, columns,
+        scale.shape[1], lowest, highest, SHIFT_FIRST=shift_first, ROWS=_ROWS, COLUMNS=triton.next_power_of_2(columns),
     )  # fmt: skip
     codes.copy_(found)
-    return error
 
 
 @triton.jit
 def _sweep(
-    w_ptr, u_ptr, scale_ptr, zero_ptr, group_ptr, codes_ptr, error_ptr, rows, columns, groups,
+    w_ptr, u_ptr, scale_ptr, zero_ptr, group_ptr, codes_ptr, rows, columns, groups,
     lowest, highest, SHIFT_FIRST: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -54,5 +53,4 @@ def _sweep(
         code = tl.minimum(tl.maximum(code, lowest), highest)
         error = tl.div_rn(weight - (code - z) * s, diagonal)
         tl.store(codes_ptr + row * columns + j, code.to(tl.uint8), inside)
-        tl.store(error_ptr + row * columns + j, error, inside)
         w -= error[:, None] * tl.where(column > j, u, 0.0)[None, :]
