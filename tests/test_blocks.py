@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import tiny
 import torch
@@ -9,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from lorcbench.blocks import BlockWalk
 from lorcbench.checkpoint import Checkpoint, CheckpointError
+from lorcbench.observe import observed
 
 LENGTH = 12
 BATCH = 2 * LENGTH  # tokens of two windows: of five windows the last batch has one
@@ -70,6 +73,33 @@ def test_half_precision_checkpoints_are_computed_in_float32(tmp_path, kind, dtyp
         assert {parameter.dtype for parameter in block.parameters()} == {torch.float32}
     assert walk.embed(tiny.windows(1, LENGTH)).dtype == torch.float32
     assert_same_as_transformers(folder, tiny.windows(3, LENGTH))
+
+
+def test_hidden_states_beyond_the_budget_lie_in_a_file_without_a_name_and_change_nothing(tmp_path):
+    folder, tokens = tiny.checkpoint(tmp_path / "model", "opt"), tiny.windows(5, LENGTH)
+    walk = walk_of(folder, hidden_bytes=0, scratch=tmp_path)
+    hidden = walk.embed(tokens)
+    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line]
+    assert any(line.endswith("(deleted)") for line in mapped)
+    assert hidden.shape == (5, LENGTH, walk.model.config.hidden_size)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert torch.equal(walk_through(walk, tokens)[0], walk_through(walk_of(folder), tokens)[0])
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_what_linears_see_is_observed_without_computing_the_last_of_them(tmp_path, kind):
+    walk, tokens = walk_of(tiny.checkpoint(tmp_path, kind)), tiny.windows(5, LENGTH)
+    hidden, seen = walk.embed(tokens), []
+    with walk.block(0) as block:
+        for outputs in (True, False):
+            with observed(block, walk.architecture, outputs) as moments:
+                made = [walk.forward(block, states) for _, states in walk.fetched(hidden)]
+            seen.append(({name: moment.mean() for name, moment in moments.items()}, torch.cat(made)))
+        after = torch.cat([walk.forward(block, states) for _, states in walk.fetched(hidden)])
+    assert seen[0][0].keys() == seen[1][0].keys() == {group[0] for group in walk.architecture.linears}
+    assert all(torch.equal(seen[0][0][name], seen[1][0][name]) for name in seen[0][0])
+    assert not torch.equal(seen[0][1], seen[1][1])
+    assert torch.equal(after, seen[0][1])
 
 
 @pytest.mark.parametrize("kind", tiny.TIED)

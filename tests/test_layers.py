@@ -20,7 +20,7 @@ LAYERS = (
     | {"checks", "protocols", "recipes", "config", "study"},
     {"statistics", "methods", "methods.gptq", "methods.gptq_triton", "methods.zeroquant", "lorc"},
     {"architectures", "checkpoint", "convert"},
-    {"blocks", "observe", "surgery", "inputs"},
+    {"blocks", "observe", "surgery", "inputs", "hessians"},
     {"corpora", "perplexity", "harness", "standin", "stdlib_text", "texts", "job", "variants", "warm", "workflow"},
 )
 REPORTING = {"results", "claims", "figures", "page", "tracking"}

@@ -14,15 +14,21 @@ the given hidden states. Memory is embeddings, one block and the hidden states, 
 
 from __future__ import annotations
 
+import math
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
 from accelerate import init_empty_weights
 from torch import nn
 from torch.func import functional_call
 
+from lorcbench import inputs
 from lorcbench.checkpoint import Checkpoint, CheckpointError
 
 _SCORED_AT_ONCE = 512  # tokens whose logits exist together: a vocabulary of 250,880 makes 0.5 GB of them
@@ -61,11 +67,23 @@ class BlockWalk:
         dtype: of the forward passes.
         device: where they run.
         batch_tokens: tokens in one forward pass.
+        hidden_bytes: hidden states up to this size stay on the device; larger ones lie on the host, pinned, if the device is a
+            GPU, and else in a file without a name.
+        scratch: the folder of that file.
     """
 
-    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, device: str = "cpu", batch_tokens: int = 2048) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        dtype: torch.dtype,
+        device: str = "cpu",
+        batch_tokens: int = 2048,
+        hidden_bytes: float = math.inf,
+        scratch: Path | None = None,
+    ) -> None:
         self.checkpoint, self.architecture = checkpoint, checkpoint.architecture
         self.dtype, self.device, self.batch_tokens = dtype, device, batch_tokens
+        self._hidden_bytes, self._scratch = hidden_bytes, scratch
         hf_config = transformers.AutoConfig.for_model(**checkpoint.config)
         with init_empty_weights(include_buffers=False):
             self.model = transformers.AutoModelForCausalLM.from_config(hf_config, dtype=dtype)
@@ -74,6 +92,13 @@ class BlockWalk:
         self._empty_blocks = self.model.get_submodule(self.architecture.blocks)
         self._load_outside()
         self._arguments: dict[torch.Size, dict] = {}
+
+    @classmethod
+    def of(cls, job, dtype: str) -> BlockWalk:
+        """The walk of a job (`lorcbench.job.Job`) over its model, in its runtime."""
+        runtime, checkpoint = job.runtime, Checkpoint(inputs.checkpoint_folder(job.names))
+        hidden_bytes = runtime.hidden_gib * 2**30
+        return cls(checkpoint, getattr(torch, dtype), runtime.device, runtime.batch_tokens, hidden_bytes, job.folder)
 
     @property
     def depth(self) -> int:
@@ -141,7 +166,7 @@ class BlockWalk:
             with self._instead_of_blocks(_Recorder(self.architecture.block_returns_tuple)) as recorder:
                 self.model.base_model(input_ids=tokens[batch].to(self.device), use_cache=False)
             if hidden is None:
-                hidden = torch.empty(*tokens.shape, recorder.hidden.shape[-1], dtype=self.dtype, device=self.device)
+                hidden = self.buffer(*tokens.shape, recorder.hidden.shape[-1])
             hidden[batch] = recorder.hidden
             self._arguments[tokens[batch].shape] = recorder.arguments
         return hidden
@@ -174,22 +199,59 @@ class BlockWalk:
     @torch.no_grad()
     def advance(self, block: nn.Module, hidden: torch.Tensor) -> None:
         """Replace the hidden states (n, length, hidden) by the block's output, in place."""
-        for batch in self.batches(hidden):
-            hidden[batch] = self.forward(block, hidden[batch])
+        for batch, states in self.fetched(hidden):
+            hidden[batch].copy_(self.forward(block, states), non_blocking=True)
+
+    def buffer(self, *shape: int) -> torch.Tensor:
+        """An uninitialized tensor in the forward's type, where the budget for hidden states puts it.
+
+        Raises:
+            OSError: the file that is to hold it does not fit on its disk.
+        """
+        size = math.prod(shape) * self.dtype.itemsize
+        if size <= self._hidden_bytes:
+            return torch.empty(shape, dtype=self.dtype, device=self.device)
+        if self.device != "cpu":
+            return torch.empty(shape, dtype=self.dtype, pin_memory=True)
+        with tempfile.TemporaryFile(dir=self._scratch) as file:
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk would be a bus error later
+            mapped = np.memmap(file, np.uint8, "r+", shape=(size,))
+        return torch.from_numpy(mapped).view(self.dtype).view(shape)
+
+    def fetched(self, hidden: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Batches of hidden states (n, length, hidden) on the device; from the host, one is copied while another is used."""
+        batches = list(self.batches(hidden))
+        if hidden.device.type == torch.device(self.device).type:
+            yield from ((batch, hidden[batch]) for batch in batches)
+            return
+        here, copying = torch.cuda.current_stream(), torch.cuda.Stream()
+        copying.wait_stream(here)  # for what an earlier block still writes
+
+        def fetch(batch: slice) -> torch.Tensor:
+            with torch.cuda.stream(copying):
+                return hidden[batch].to(self.device, non_blocking=True)
+
+        coming = fetch(batches[0])
+        for batch, following in zip(batches, [*batches[1:], None], strict=True):
+            here.wait_stream(copying)
+            states = coming
+            states.record_stream(here)
+            coming = fetch(following) if following is not None else None
+            yield batch, states
 
     @torch.no_grad()
     def score(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Mean loss of every window (n,) float32, in nats a token, from what the last block made of it."""
         head = self.model.get_output_embeddings()
         losses = torch.empty(len(tokens), dtype=torch.float32)
-        for batch in self.batches(tokens):
-            with self._instead_of_blocks(_Injector(hidden[batch], self.architecture.block_returns_tuple)):
+        for batch, states in self.fetched(hidden):
+            with self._instead_of_blocks(_Injector(states, self.architecture.block_returns_tuple)):
                 ids = tokens[batch].to(self.device)
                 last = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            states, labels = last[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
+            scored, labels = last[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
             loss = [
                 nn.functional.cross_entropy(head(part).float(), label, reduction="none")
-                for part, label in zip(states.split(_SCORED_AT_ONCE), labels.split(_SCORED_AT_ONCE), strict=True)
+                for part, label in zip(scored.split(_SCORED_AT_ONCE), labels.split(_SCORED_AT_ONCE), strict=True)
             ]
             losses[batch] = torch.cat(loss).view(len(ids), -1).mean(1).cpu()
         return losses

@@ -97,16 +97,20 @@ class LorcConfig:
     Attributes:
         kind: ``none`` or ``plain`` (SVD of the error, as published).
         bits: of the stored factors, 16 or 8.
+        decomposition: ``krylov``: large matrices by a block Krylov space, at least 99 % of the energy of the best factors
+            (measured; benchmarks/README.md); ``exact``: every matrix by its full SVD, 6 to 30 times slower.
         fused_qkv: ``split``: BLOOM's query_key_value is three matrices to LoRC; ``fused``: one.
     """
 
     kind: str = "plain"
     bits: int = 8
+    decomposition: str = "krylov"
     fused_qkv: str = "split"
 
     def __post_init__(self) -> None:
         _one_of("lorc", "kind", self.kind, ("none", "plain"))
         _one_of("lorc", "bits", self.bits, (8, 16))
+        _one_of("lorc", "decomposition", self.decomposition, ("krylov", "exact"))
         _one_of("lorc", "fused_qkv", self.fused_qkv, ("split", "fused"))
 
 
@@ -118,6 +122,7 @@ class RuntimeConfig:
         device: ``cpu`` or ``cuda``.
         threads: kernel threads. A fixed number, not the host's: sums change their last bits with it, so it is recorded.
         batch_tokens: tokens in one forward pass.
+        hidden_gib: hidden states up to this size stay in memory, or in the GPU's; larger ones go to a file, or to the host.
         bootstrap: resamples of a confidence interval.
         data_dir: a folder with copies of public data sets; a text or task with a file there is read from it, not from the hub.
     """
@@ -125,12 +130,14 @@ class RuntimeConfig:
     device: str = "cpu"
     threads: int = 1
     batch_tokens: int = 2048
+    hidden_gib: float = 8.0
     bootstrap: int = 2000
     data_dir: str | None = None
 
     def __post_init__(self) -> None:
         _one_of("runtime", "device", self.device, ("cpu", "cuda"))
         _positive("runtime", threads=self.threads, batch_tokens=self.batch_tokens, bootstrap=self.bootstrap)
+        _positive("runtime", hidden_gib=self.hidden_gib)
 
 
 @dataclass

@@ -48,7 +48,7 @@ class Job:
         given = dict(override.partition("=")[::2] for override in overrides)
         self.names = {group: given.get(group, "none") for group in _GROUPS}
         self.names["protocol"] = given.get("eval", "stdlib")
-        self.names |= {key: str(self.cfg[key]) for key in ("weight", "trained", "activation", "cap")}
+        self.names |= {key: str(self.cfg[key]) for key in ("weight", "trained", "activation", "cap", "damp", "order")}
         if name := given.get("model.name"):
             self.names["model"] = name
         self.folder: Path | None = None

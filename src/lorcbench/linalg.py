@@ -75,6 +75,14 @@ def _cholesky(matrix: torch.Tensor) -> torch.Tensor | None:
     return torch.from_numpy(upper.T) if info == 0 else None
 
 
+def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """A B of two float matrices that need no gradient.
+
+    On the CPU through NumPy: its BLAS was measured up to twice as fast as PyTorch's on AMD's processors, and as fast elsewhere.
+    """
+    return a @ b if a.is_cuda else torch.from_numpy(a.numpy() @ b.numpy())
+
+
 def truncated_svd(matrix: torch.Tensor, rank: int, exact: bool = True) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """U (out, m), S (m,), Vh (m, in) of the `rank` largest singular values, m = min(rank, out, in).
 
@@ -102,18 +110,18 @@ def _krylov_svd(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Te
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(matrix.shape[1], rank, generator=generator, dtype=matrix.dtype).to(matrix.device)
     basis = torch.linalg.qr(matrix @ start).Q  # K, (p, k)
-    projected = basis.T @ matrix  # KᵀE, (k, q)
+    projected = product(basis.T, matrix)  # KᵀE, (k, q)
     gram = projected @ projected.T
     energies = [_energy(gram, rank)]
     while 2 * basis.shape[1] < matrix.shape[0]:
-        block = matrix @ projected[-rank:].T
+        block = product(matrix, projected[-rank:].T)
         beyond = block - basis @ (basis.T @ block)
         if beyond.norm() <= _EXHAUSTED * block.norm():
             break
         beyond = torch.linalg.qr(beyond).Q
         block = torch.linalg.qr(beyond - basis @ (basis.T @ beyond)).Q  # again: once leaves rounding errors along the basis
-        basis, projected = torch.cat([basis, block], 1), torch.cat([projected, block.T @ matrix])
-        beside = projected @ projected[-rank:].T
+        basis, projected = torch.cat([basis, block], 1), torch.cat([projected, product(block.T, matrix)])
+        beside = product(projected, projected[-rank:].T)
         gram = torch.cat([torch.cat([gram, beside[:-rank]], 1), beside.T])
         energies.append(_energy(gram, rank))
         if _remaining(energies) <= _SHORTFALL * energies[-1]:

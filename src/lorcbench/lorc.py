@@ -14,9 +14,13 @@ import torch
 from lorcbench.linalg import truncated_svd
 
 
-def decompose(error: torch.Tensor, components: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """B (out, m) and A (m, in), float32, of E (out, in); `components` 0 means all min(out, in) of them."""
-    u, s, vh = truncated_svd(error, components or min(error.shape))
+def decompose(error: torch.Tensor, components: int, exact: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+    """B (out, m) and A (m, in), float32, of E (out, in); `components` 0 means all min(out, in) of them.
+
+    Args:
+        exact: by the full SVD, else as `lorcbench.linalg.truncated_svd` does it without.
+    """
+    u, s, vh = truncated_svd(error, components or min(error.shape), exact)
     root = s.sqrt()
     return u * root, root.unsqueeze(1) * vh
 

@@ -17,6 +17,7 @@ TOKENIZER = "backend_tokenizer.json"  # in CHECKPOINT
 TOKENS = CACHE + "/tokens/{model}/{protocol}"
 CALIBRATION_TOKENS = CACHE + "/calibration/{model}/{calibration}/tokens"
 STATISTICS = CACHE + "/calibration/{model}/{calibration}/statistics"
+HESSIAN_FACTORS = CACHE + "/calibration/{model}/{calibration}/hessians/damp{damp}-{order}"
 QUANTIZED = CACHE + "/quantize/{model}/{method}/{calibration}/{weight}/{trained}"
 FACTORS = CACHE + "/lorc/{model}/{method}/{calibration}/{weight}/{trained}/{lorc}/cap{cap}"
 EVALUATION = CACHE + "/evaluate/{model}/{method}/{calibration}/{weight}/{trained}/{activation}/{protocol}"

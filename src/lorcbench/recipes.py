@@ -69,6 +69,11 @@ class GptqMethod:
         return "statistics" if self.hessian == "cached" else "tokens"
 
     @property
+    def factor(self) -> dict[str, str]:
+        """Which factors of the cached Hessians it sweeps with: the wildcards of their path."""
+        return {"damp": f"{self.damp:g}", "order": "act_order" if self.act_order else "natural"}
+
+    @property
     def sees_activations(self) -> bool:
         """Whether Hessians are of rounded inputs."""
         return self.calibration_activations == "quantized"

@@ -145,7 +145,8 @@ def _folders(cell: Cell, names: dict[str, str]) -> dict[str, Path]:
     if cell.calibration != "none":
         folders |= {"calibration": paths.CALIBRATION_TOKENS}
         if config.load("method", cell.method).data == "statistics":
-            folders |= {"statistics": paths.STATISTICS}
+            folders |= {"statistics": paths.STATISTICS, "hessians": paths.HESSIAN_FACTORS}
+            names = names | config.load("method", cell.method).factor
     if cell.method != "none":
         folders |= {"quantized": paths.QUANTIZED}
     if cell.rank:

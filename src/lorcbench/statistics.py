@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from scipy.linalg import blas
+
+_ROWS_AT_ONCE = 512
 
 
 class SecondMoment:
@@ -18,11 +22,15 @@ class SecondMoment:
     def add(self, x: torch.Tensor) -> None:
         """Add inputs (…, width): all but the last axis are tokens."""
         rows = x.reshape(-1, x.shape[-1])
-        if rows.is_cuda and rows.dtype != torch.float32:
+        if not rows.is_cuda:
+            # A symmetric rank-k update: half the work of a product. It writes the lower triangle alone (the upper one of the
+            # transpose, in which LAPACK's order of elements sees a row-major matrix).
+            blas.ssyrk(1.0, rows.float().numpy().T, beta=1.0, c=self.sum.numpy().T, lower=0, overwrite_c=1)
+        elif rows.dtype != torch.float32:
             # Products of 16-bit numbers are exact in float32, so the tensor cores lose nothing that float32 would keep.
             self.sum += torch.mm(rows.T, rows, out_dtype=torch.float32)
         else:
-            self.sum.addmm_(rows.float().T, rows.float())
+            self.sum.addmm_(rows.T, rows)
         self.tokens += len(rows)
 
     def mean(self) -> torch.Tensor:
@@ -33,17 +41,35 @@ class SecondMoment:
         """
         if not self.tokens:
             raise ValueError("no calibration token reached this linear")
-        return self.sum / self.tokens
+        mean = self.sum / self.tokens
+        return mean if mean.is_cuda else _symmetric(mean)
 
 
 def to_triangle(matrix: torch.Tensor) -> torch.Tensor:
-    """The lower triangle of a symmetric (n, n) matrix as a vector of n (n + 1) / 2: half the file."""
+    """The lower triangle of a (n, n) matrix as a vector of n (n + 1) / 2: half the file of a symmetric matrix."""
     return torch.cat([matrix[row, : row + 1] for row in range(len(matrix))])
 
 
 def from_triangle(triangle: torch.Tensor, width: int) -> torch.Tensor:
     """The symmetric (n, n) matrix whose lower triangle is the vector `triangle`."""
-    matrix = torch.zeros(width, width, dtype=triangle.dtype)
-    for row, part in enumerate(triangle.split(list(range(1, width + 1)))):
-        matrix[row, : row + 1] = part
-    return matrix + matrix.tril(-1).T
+    return _symmetric(lower_from_triangle(triangle, width))
+
+
+def lower_from_triangle(triangle: torch.Tensor, width: int) -> torch.Tensor:
+    """The lower triangular (n, n) matrix whose rows are in the vector `triangle`."""
+    matrix = np.zeros((width, width), dtype=triangle.numpy().dtype)
+    start = 0
+    for row in range(width):
+        matrix[row, : row + 1] = triangle.numpy()[start : start + row + 1]
+        start += row + 1
+    return torch.from_numpy(matrix)
+
+
+def _symmetric(matrix: torch.Tensor) -> torch.Tensor:
+    """Copies the lower triangle of a (n, n) matrix over its upper one, in place, a band of rows at a time."""
+    for start in range(0, len(matrix), _ROWS_AT_ONCE):
+        band = slice(start, start + _ROWS_AT_ONCE)
+        square = matrix[band, band].tril()
+        matrix[band, band] = square + square.tril(-1).T
+        matrix[band, start + _ROWS_AT_ONCE :] = matrix[start + _ROWS_AT_ONCE :, band].T
+    return matrix

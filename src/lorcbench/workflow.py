@@ -147,6 +147,10 @@ class Workflow:
         """Of cached statistics."""
         return self.semantics("calibrate", calibration=wildcards.calibration)
 
+    def factor_semantics(self, wildcards: Any) -> str:
+        """Of the factors of cached Hessians."""
+        return self.semantics("factor")
+
     def quantize_semantics(self, wildcards: Any) -> str:
         """Of quantized weights."""
         return self.semantics("quantize", method=wildcards.method, calibration=wildcards.calibration)
@@ -195,10 +199,13 @@ class Workflow:
 
     def quantize_inputs(self, wildcards: Any) -> list[str]:
         """The checkpoint, and what the method wants of the data."""
-        needed = [paths.CHECKPOINT]
-        if data := config.load("method", wildcards.method).data:
-            needed.append(paths.STATISTICS if data == "statistics" else paths.CALIBRATION_TOKENS)
-        return [paths.result(pattern).format(**wildcards) for pattern in needed]
+        method, needed, factor = config.load("method", wildcards.method), [paths.CHECKPOINT], {}
+        if method.data == "statistics":
+            needed.append(paths.HESSIAN_FACTORS)
+            factor = method.factor
+        elif method.data:
+            needed.append(paths.CALIBRATION_TOKENS)
+        return [paths.result(pattern).format(**wildcards, **factor) for pattern in needed]
 
     def evaluate_inputs(self, wildcards: Any) -> list[str]:
         """Quantized weights, and factors for every rank asked for."""

@@ -1,6 +1,6 @@
-# Calibration tokens, and cached statistics of the unquantized model for the methods that want them.
+# Calibration tokens; for the methods that want them, cached statistics of the unquantized model and their factors.
 #   inputs   checkpoint, conf/calibration
-#   outputs  results/cache/calibration/MODEL/CALIBRATION/{tokens,statistics}
+#   outputs  results/cache/calibration/MODEL/CALIBRATION/{tokens,statistics,hessians/dampX-ORDER}
 
 
 rule calibration_tokens:
@@ -39,3 +39,23 @@ rule calibrate:
         semantics=run.statistics_semantics,
     shell:
         "exec python -m lorcbench.stages.calibrate {params.arguments} calibration={wildcards.calibration}"
+
+
+rule factor:
+    input:
+        checkpoint=paths.result(paths.CHECKPOINT),
+        statistics=paths.result(paths.STATISTICS),
+    output:
+        result=paths.result(paths.HESSIAN_FACTORS),
+        run=paths.run(paths.HESSIAN_FACTORS),
+    log:
+        paths.log(paths.HESSIAN_FACTORS),
+    priority: 80
+    resources:
+        mem_mb=1500,
+    params:
+        arguments=run.model_arguments,
+        semantics=run.factor_semantics,
+    shell:
+        "exec python -m lorcbench.stages.factor {params.arguments} calibration={wildcards.calibration}"
+        " damp={wildcards.damp} order={wildcards.order}"

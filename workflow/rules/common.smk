@@ -29,6 +29,8 @@ wildcard_constraints:
     activation=r"a[^/]+",
     lorc=r"[^/]+",
     cap=r"\d+",
+    damp=r"[^/-]+(?:e-\d+)?",
+    order=r"natural|act_order",
     protocol=r"[^/]+",
     text=r"[^/]+",
     task=r"[^/]+",

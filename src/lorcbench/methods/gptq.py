@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from lorcbench.formats import WeightFormat
-from lorcbench.linalg import HessianFactor, hessian_factor
+from lorcbench.linalg import HessianFactor, hessian_factor, product
 from lorcbench.quantizer import Quantized, encode, grouped, offset_first, scale_and_zero
 
 
@@ -122,7 +122,7 @@ def _sweep(w, upper, fmt, settings, group_of, scale, zero, static) -> torch.Tens
         # Scales are found on all of a group, as it stands when its block starts, even where it reaches beyond the block.
         seen = max(stop, groups[-1] * fmt.group + fmt.group if groups else 0)
         inverse = _inverse(upper[start:seen, start:seen])
-        now = w[:, start:seen] + (w[:, :start] @ upper[:start, start:seen]) @ inverse
+        now = w[:, start:seen] + product(product(w[:, :start], upper[:start, start:seen]), inverse)
         for group in groups:
             first = group * fmt.group - start
             found = scale_and_zero(now[:, first : first + fmt.group].unsqueeze(1), fmt)

@@ -107,10 +107,12 @@ def distill(
         raise ValueError("distillation trains in float32: set calibration.dtype=float32")
     train, held_out = _split(len(inputs), settings.held_out)
     scales = {name: quantize(parameters[name], fmt) for name in rounded} if settings.scales == "fixed" else {}
+    device = parameters[rounded[0]].device  # large inputs and targets may lie on the host
 
     def loss(values: Parameters, index: int) -> torch.Tensor:
         shown = values | {name: fake_quantize_weights(values[name], fmt, scales.get(name)) for name in rounded}
-        return mse_loss(forward(shown, inputs[index : index + 1]), targets[index : index + 1])
+        x, y = (states[index : index + 1].to(device) for states in (inputs, targets))
+        return mse_loss(forward(shown, x), y)
 
     @torch.no_grad()
     def held_out_loss(values: Parameters) -> float:

@@ -9,7 +9,6 @@ import torch
 from lorcbench import config, inputs, paths
 from lorcbench.artifacts import finished_shard, write_shard
 from lorcbench.blocks import BlockWalk
-from lorcbench.checkpoint import Checkpoint
 from lorcbench.job import Job, input_digest, run, shard_identity
 from lorcbench.observe import observed
 from lorcbench.statistics import to_triangle
@@ -25,12 +24,7 @@ def main(job: Job) -> None:
     sources = {"checkpoint": input_digest(checkpoint, "checkpoint"), "tokens": tokens_digest}
     identity = job.identity(config.plain(settings), sources)
     mark = shard_identity(identity)
-    walk = BlockWalk(
-        Checkpoint(inputs.checkpoint_folder(job.names)),
-        getattr(torch, settings.dtype),
-        job.runtime.device,
-        job.runtime.batch_tokens,
-    )
+    walk = BlockWalk.of(job, settings.dtype)
     windows = tokens["calibration"]
     hidden, shards = walk.embed(windows), []
     for index in range(walk.depth):
@@ -40,7 +34,7 @@ def main(job: Job) -> None:
             if finished is None:
                 with observed(block, walk.architecture) as moments:
                     walk.advance(block, hidden)
-                triangles = {name: to_triangle(moment.mean().cpu()) for name, moment in moments.items()}
+                triangles = {name: to_triangle(moments.pop(name).mean().cpu()) for name in list(moments)}
                 digest = write_shard(folder / file, triangles, mark)
             else:
                 digest = finished[0]

@@ -24,13 +24,11 @@ def _opened(job: Job) -> Callable[[str], dict]:
 
     from lorcbench import inputs
     from lorcbench.blocks import BlockWalk
-    from lorcbench.checkpoint import Checkpoint
     from lorcbench.perplexity import window_losses
 
     torch.set_num_threads(job.threads)
     windows, _ = inputs.tokens(Path(paths.TOKENS.format(**job.names)))
-    checkpoint = Checkpoint(inputs.checkpoint_folder(job.names))
-    walk = BlockWalk(checkpoint, getattr(torch, job.eval.dtype), job.runtime.device, job.runtime.batch_tokens)
+    walk = BlockWalk.of(job, job.eval.dtype)
 
     def measure(variant: str) -> dict:
         weights = inputs.CellWeights(job.names, *split(variant))

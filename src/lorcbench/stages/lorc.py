@@ -50,7 +50,7 @@ def _factors(checkpoint: Checkpoint, index: int, approximate: dict, settings, co
         rows = checkpoint.architecture.parts(name, checkpoint.config) if settings.fused_qkv == "split" else None
         matrices = {f"{name}.{part}": error[index_] for part, index_ in rows.items()} if rows else {name: error}
         for matrix, part in matrices.items():
-            stored = lorc.store(*lorc.decompose(part, components), settings.bits)
+            stored = lorc.store(*lorc.decompose(part, components, settings.decomposition == "exact"), settings.bits)
             tensors |= {f"{matrix}.{key}": tensor for key, tensor in stored.items()}
     return tensors, norms
 

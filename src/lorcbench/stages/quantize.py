@@ -8,6 +8,7 @@ type, and are installed with the weights wherever a block is built. They replace
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import torch
 from torch.func import functional_call
 
 from lorcbench import inputs, paths
-from lorcbench.artifacts import Shards, finished_shard, read_shard, write_shard
+from lorcbench.artifacts import finished_shard, read_shard, write_shard
 from lorcbench.checkpoint import Checkpoint
 from lorcbench.config import GptqMethod, ZeroQuantMethod, plain
 from lorcbench.formats import ActivationFormat, WeightFormat
@@ -57,7 +58,8 @@ def main(job: Job) -> None:
     settings = {"method": vars(method), "weight": str(fmt), "trained": job.names["trained"]}
     sources = {"checkpoint": input_digest(Path(paths.CHECKPOINT.format(**job.names)), "checkpoint")}
     if method.data == "statistics":
-        sources["statistics"] = input_digest(Path(paths.STATISTICS.format(**job.names)), "statistics")
+        job.names |= method.factor
+        sources["hessians"] = input_digest(Path(paths.HESSIAN_FACTORS.format(**job.names)), "hessians")
     elif method.data == "tokens":
         settings["calibration"] = plain(job.calibration)
         sources["tokens"] = input_digest(Path(paths.CALIBRATION_TOKENS.format(**job.names)), "tokens")
@@ -119,66 +121,73 @@ def _rtn(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlier: Earlier) 
 
 
 def _gptq_cached(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlier: Earlier) -> Iterator[BlockResult]:
-    from lorcbench.statistics import from_triangle
+    from lorcbench.hessians import HessianFactors
 
-    statistics = Shards(Path(paths.STATISTICS.format(**job.names)) / "result.json", "statistics")
+    factors = HessianFactors(job.names)
     for index in range(checkpoint.depth):
         if (left := earlier(index)) is not None:
             yield left
-            continue
-        weights, triangles = checkpoint.linears(index), statistics.block(index)
-        widths = {name: weight.shape[1] for name, weight in weights.items()}
-        hessians = {name: from_triangle(triangle, widths[name]) for name, triangle in triangles.items()}
-        yield _solve(weights, hessians, checkpoint, fmt, job.method)
+        else:
+            yield _solve(checkpoint.linears(index), factors.block(index), checkpoint, fmt, job.method)
 
 
-def _solve(weights, hessians, checkpoint: Checkpoint, fmt: WeightFormat, method: GptqMethod) -> BlockResult:
-    """GPTQ of one block: linears that share an input share its factor and are swept as one stack of rows."""
+def _solve(weights, prepared: dict, checkpoint: Checkpoint, fmt: WeightFormat, method: GptqMethod) -> BlockResult:
+    """GPTQ of one block, given the prepared Hessian of each input, which it uses up.
+
+    Linears that share an input are swept as one stack of rows.
+    """
     from lorcbench.methods import gptq
 
     settings = gptq.GptqSettings(**method.settings)
     quantized, notes = {}, {}
     for group in checkpoint.architecture.linears:
-        prepared = gptq.prepare(hessians[group[0]], settings)
-        device = hessians[group[0]].device
-        matrices = gptq.quantize_stacked([weights[name].to(device) for name in group], prepared, fmt, settings)
+        hessian = prepared.pop(group[0])()
+        device = hessian.factor.upper.device
+        matrices = gptq.quantize_stacked([weights[name].to(device) for name in group], hessian, fmt, settings)
         for name, matrix in zip(group, matrices, strict=True):
             quantized[name] = matrix
-            notes[name] = {"damp": prepared.factor.damp, "dead": int(prepared.factor.dead.sum())}
+            notes[name] = {"damp": hessian.factor.damp, "dead": int(hessian.factor.dead.sum())}
     return BlockResult(quantized, {}, notes)
 
 
-def _walk(job: Job, checkpoint: Checkpoint):
+def _walk(job: Job):
     """A block walk over the checkpoint, and what the calibration sequences are where they enter block 0."""
     from lorcbench.blocks import BlockWalk
 
     windows, _ = inputs.tokens(Path(paths.CALIBRATION_TOKENS.format(**job.names)))
-    dtype = getattr(torch, job.calibration.dtype)
-    walk = BlockWalk(checkpoint, dtype, job.runtime.device, job.runtime.batch_tokens)
+    walk = BlockWalk.of(job, job.calibration.dtype)
     walk.embed(windows["calibration"][:1])  # so that it knows the arguments of a single sequence too
     return walk, walk.embed(windows["calibration"])
 
 
 def _gptq_propagated(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlier: Earlier) -> Iterator[BlockResult]:
     """The published order: Hessians of a block from the outputs of the quantized blocks before it, all its linears at once."""
+    from lorcbench.methods import gptq
     from lorcbench.observe import observed
     from lorcbench.surgery import install_weights, rounded_inputs
 
-    activation = ActivationFormat.parse(job.names["trained"])
-    walk, hidden = _walk(job, checkpoint)
+    activation, settings = ActivationFormat.parse(job.names["trained"]), gptq.GptqSettings(**job.method.settings)
+    walk, hidden = _walk(job)
     for index in range(walk.depth):
         # Rounding before anything observes the inputs: they are to be seen rounded.
         with walk.block(index) as block, rounded_inputs(block, walk.architecture.linear_names, activation):
             made = earlier(index)
             if made is None:
-                with observed(block, walk.architecture) as moments:
-                    for batch in walk.batches(hidden):
-                        walk.forward(block, hidden[batch])
-                hessians = {name: moment.mean() for name, moment in moments.items()}
-                made = _solve(checkpoint.linears(index), hessians, checkpoint, fmt, job.method)
+                with observed(block, walk.architecture, outputs=False) as moments:
+                    for _, states in walk.fetched(hidden):
+                        walk.forward(block, states)
+                # Factored when its turn comes, and freed after: the largest Hessian is as large as the block.
+                prepared = {name: partial(_prepared, moments, name, settings) for name in moments}
+                made = _solve(checkpoint.linears(index), prepared, checkpoint, fmt, job.method)
             yield made
             install_weights(block, made.weights(fmt))
             walk.advance(block, hidden)
+
+
+def _prepared(moments: dict, name: str, settings):
+    from lorcbench.methods import gptq
+
+    return gptq.prepare(moments.pop(name).mean(), settings)
 
 
 def _zeroquant(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlier: Earlier) -> Iterator[BlockResult]:
@@ -191,8 +200,8 @@ def _zeroquant(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlier: Ear
 
     method, activation = job.method, ActivationFormat.parse(job.names["trained"])
     distill = _distill_linears if method.unit == "linear" else _distill_block
-    walk, given = _walk(job, checkpoint)
-    wanted = given.clone()
+    walk, given = _walk(job)
+    wanted = walk.buffer(*given.shape).copy_(given)
     for index in range(walk.depth):
         with walk.block(index) as block:
             if method.target == "same_input":
@@ -237,18 +246,22 @@ def _distill_linears(walk, block, given, wanted, fmt, activation, method: ZeroQu
 
     made = BlockResult({}, {}, {})
     for group in walk.architecture.linears:
+        x = walk.buffer(*given.shape[:2], block.get_submodule(group[0]).in_features)
         with recorded(block, group[0]) as parts:
-            for batch in walk.batches(given):
-                walk.forward(block, given[batch])
-        x = torch.cat([part.reshape(-1, given.shape[1], part.shape[-1]) for part in parts])
+            for batch, states in walk.fetched(given):
+                walk.forward(block, states)
+                x[batch] = parts.pop().reshape(x[batch].shape)
         for name in group:
             linear = block.get_submodule(name)
+            y = walk.buffer(*given.shape[:2], linear.out_features)
+            for batch, states in walk.fetched(x):
+                y[batch] = linear(states)
             trained = dict(linear.named_parameters()) if method.trainable == "all" else {"weight": linear.weight}
 
             def forward(values: dict[str, torch.Tensor], x: torch.Tensor, linear=linear) -> torch.Tensor:
                 return functional_call(linear, values, (fake_quantize_activations(x, activation),))
 
-            found = distill(forward, trained, ["weight"], x, linear(x), fmt, DistillSettings(**method.settings))
+            found = distill(forward, trained, ["weight"], x, y, fmt, DistillSettings(**method.settings))
             made.quantized[name], made.notes[name] = found.quantized["weight"], found.notes
             made.trained.update({f"{name}.{part}": value for part, value in found.others.items()})
     return made
