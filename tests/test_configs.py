@@ -114,7 +114,13 @@ def test_the_full_precision_baseline_is_there_where_only_rounded_activations_are
 
 @pytest.mark.parametrize(
     ("method", "stage"),
-    [("rtn", None), ("gptq", "tokens"), ("gptq-cached", "hessians/damp0.01-natural"), ("zq_local", "tokens"), ("zq_global", "tokens")],
+    [
+        ("rtn", None),
+        ("gptq", "tokens"),
+        ("gptq-cached", "hessians/damp0.01-natural"),
+        ("zq_local", "tokens"),
+        ("zq_global", "tokens"),
+    ],
 )
 def test_methods_wait_for_the_data_that_they_want(method, stage, monkeypatch):
     for name in ("PATH", "LORCBENCH_JOB", config.RUNTIME_VARIABLE):
