@@ -5,8 +5,8 @@ tables (arXiv 2210.17323). Appendix D of ZeroQuant-V2, GPT-2 trained with LoRC, 
 
 The file's columns say `w_sym` 1 or 0 for symmetric or asymmetric, `w_group` and `a_group` -1 for a whole row or token, and
 nothing where the paper does not say. Here both formats are spelled as cells spell them, ``w4-asym-g128`` and
-``a8-sym-token``; "" is a format that the paper leaves unstated. No paper says which divisor, zero-point rounding or scale type
-it used, so a published format carries no convention.
+``a8-sym-token``; what the paper leaves unstated is missing, as in ``w4-asym`` and ``a8``. No paper says which divisor,
+zero-point rounding or scale type it used, so a published format carries no convention.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from lorcbench.formats import ActivationFormat, WeightFormat
 
 PROTOCOLS = {"zeroquant-v2": "gptq-old", "gptq": "gptq-new"}  # how each source measured
 CORPORA = ("wikitext2", "ptb", "c4")
-MISPRINT = "misprint"  # in the note of numbers that belong to another row
 # Table 6 says A8 alone; its numbers at groups of 128 are those that E.21 prints for symmetric activations.
 _SYMMETRIC_ACTIVATIONS = ("6 / E.22",)
 
@@ -34,7 +33,7 @@ class Published:
         table: of the source, such as ``E.15/E.16`` or ``7 (LoRC)``.
         method: ``none``, ``rtn``, ``gptq``, ``zq_local``, ``zq_global``, or ``best`` of the last three. Distillation's numbers
             without a learning rate are of the best one, chosen by these very perplexities.
-        weight, activation: formats as cells spell them, without convention; "" if unstated.
+        weight, activation: formats as cells spell them, without convention; cut short where the paper is silent.
         rank: of LoRC, 0 without.
         lorc_bits: of the factors, None if there are none or it is unstated.
         lr, seed: if the row is of one learning rate, or of one calibration seed.
@@ -56,6 +55,11 @@ class Published:
     corpus: str
     ppl: float
     note: str
+
+    @property
+    def misprinted(self) -> bool:
+        """Whether the number is plainly not this row's: another model's triple, a slip of a digit."""
+        return "misprint" in self.note or "typo" in self.note
 
     def counts_under(self, protocol: str) -> bool:
         """Whether a perplexity of that protocol may be held against this one; both protocols measure WikiText-2 alike."""
@@ -109,6 +113,6 @@ def _record(row: dict[str, str]) -> Published:
 def _format(letter: str, bits: str, symmetric: str, group: str, whole: str) -> str:
     if bits == "16":
         return f"{letter}16"
-    if not symmetric or not group:
-        return ""
-    return f"{letter}{bits}-{'sym' if symmetric == '1' else 'asym'}-{whole if group == '-1' else f'g{group}'}"
+    symmetry = {"1": "sym", "0": "asym", "": ""}[symmetric]
+    size = {"-1": whole, "": ""}.get(group, f"g{group}")
+    return "-".join(part for part in (f"{letter}{bits}", symmetry, size) if part)
