@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lorcbench import published
 from lorcbench.config import StudyConfig
 from lorcbench.results import CellResult
 from lorcbench.study import Cell, Study
@@ -55,3 +56,20 @@ def study(found: list[CellResult], title: str = "A synthetic study", **changes) 
     fields = {"name": "synthetic", "config": StudyConfig(title=title, eval="stdlib"), "eval": "stdlib", "tasks": ()}
     fields |= {"cells": tuple(result.cell for result in found), "harness": (), "not_applicable": (), "folders": {}}
     return Study(**(fields | changes))
+
+
+def printed(expanded: Study, factor: float = 1.0) -> list[CellResult]:
+    """Results that are the published numbers times `factor`, of the cells of a study whose three perplexities are printed."""
+    places = {}
+    for row in published.load():
+        comparable = published.PROTOCOLS[row.source] == expanded.eval and row.seed is None and not row.misprinted
+        if comparable and row.corpus != "mean":
+            places.setdefault((row.model, row.method, row.weight, row.activation, row.rank), {})[row.corpus] = row.ppl
+    found = []
+    for cell in expanded.cells:
+        formats = published.without_convention(cell.weight), published.without_convention(cell.activation)
+        triple = places.get((cell.model, cell.method, *formats, cell.rank), {})
+        nll = {corpus: np.full(64, np.log(ppl * factor)) for corpus, ppl in triple.items()}
+        family = cell.model.partition("-")[0]
+        found.append(CellResult(cell, family, status="ok" if nll else "not run", nll=nll))
+    return found

@@ -23,9 +23,9 @@ LAYERS = (
     {"blocks", "observe", "surgery", "inputs"},
     {"corpora", "perplexity", "harness", "standin", "stdlib_text", "texts", "job", "variants", "warm", "workflow"},
 )
-REPORTING = {"results", "scorecard", "claims", "figures", "page", "tracking"}
+REPORTING = {"results", "derived", "statements", "claims", "scorecard", "fingerprint", "figures", "page", "tracking"}
 READ_BY_REPORTING = {"checks", "config", "protocols", "recipes", "study", "artifacts", "paths", "intervals", "formats"}
-READ_BY_REPORTING |= {"published"}
+READ_BY_REPORTING |= {"published", "rehearsal"}
 KNOW_TRANSFORMERS = {"blocks", "standin", "corpora", "harness", "warm"}
 TRANSFORMERS = {"transformers", "accelerate", "lm_eval", "peft"}
 HEAVY = {"torch", "mlflow", *TRANSFORMERS}

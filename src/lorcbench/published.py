@@ -20,6 +20,7 @@ from lorcbench.formats import ActivationFormat, WeightFormat
 
 PROTOCOLS = {"zeroquant-v2": "gptq-old", "gptq": "gptq-new"}  # how each source measured
 CORPORA = ("wikitext2", "ptb", "c4")
+CLASS_BOUNDS = (0.1, 0.5)  # of the loss of the mean perplexity: class 1 up to the first, 2 up to the second, else 3 (table 1)
 # Table 6 says A8 alone; its numbers at groups of 128 are those that E.21 prints for symmetric activations.
 _SYMMETRIC_ACTIVATIONS = ("6 / E.22",)
 
@@ -81,6 +82,11 @@ def without_convention(text: str) -> str:
     return str(replace(WeightFormat.parse(text), convention="minmax", scale_dtype="float16"))
 
 
+def sensitivity_class(loss: float) -> int:
+    """ZeroQuant-V2's class 1, 2 or 3 of a loss of mean perplexity to full precision; 3 for what is no number."""
+    return next((number for number, bound in enumerate(CLASS_BOUNDS, 1) if loss <= bound), 3)
+
+
 def full_precision(model: str, protocol: str = "gptq-old") -> dict[str, float] | None:
     """The published full-precision perplexities of a model by corpus, or None if there are none for that protocol."""
     found = {
@@ -97,7 +103,7 @@ def _record(row: dict[str, str]) -> Published:
         source=row["source"],
         table=row["table"],
         model=row["model"],
-        method=row["method"],
+        method="none" if row["w_bits"] == "16" else row["method"],  # activations alone are no method of weights
         weight=_format("w", row["w_bits"], row["w_sym"], row["w_group"], "row"),
         activation=_format("a", row["a_bits"], symmetric, row["a_group"], "token"),
         rank=int(row["lorc_rank"]),
