@@ -168,7 +168,7 @@ def test_the_order_of_methods_counts_pairs_at_one_format():
     found = printed(asked)
     (ordering,) = (one for one in orderings(zeroquant(compare(asked, found))) if one.table == "E.3/E.6")
     assert (ordering.n, ordering.pairs, ordering.agreeing) == (4, 6, 6)
-    swapped = [with_ppl(one, wikitext2=2.0) if one.cell.method == "rtn" else one for one in found]  # RTN is best
+    swapped = [with_ppl(one, wikitext2=2, ptb=2) if one.cell.method == "rtn" else one for one in found]  # RTN is best
     (ordering,) = (one for one in orderings(zeroquant(compare(asked, swapped))) if one.table == "E.3/E.6")
     assert ordering.agreeing == 3 and ordering.spearman < 0.5
 
