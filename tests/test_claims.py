@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from synthetic import result, results
 
-from lorcbench.claims import VERDICTS, Verdict, full_precision, judge, number, percent
+from lorcbench.claims import VERDICTS, Verdict, counts, full_precision, judge, number, percent
+from lorcbench.derived import derive
 
 RESAMPLES = 300
 
@@ -80,6 +81,121 @@ def test_int8_must_stay_inside_the_bound_on_both_sides(rise, noise, expected):
     (verdict,) = judge(found, RESAMPLES)
     assert verdict.verdict == expected
     assert "%" in verdict.evidence
+
+
+def cell(name: str, ppl: float, activation: str = "a16", trained: str = "a16", lorc: str | None = None, noise: float = 1e-4):
+    """A finished cell of a published model, whose mean perplexity is about `ppl`."""
+    made = result(name)
+    changes = {"activation": activation, "trained": trained} | ({"lorc": lorc} if lorc else {})
+    made.cell = dataclasses.replace(made.cell, **changes)
+    wobble = noise * np.random.default_rng(len(name) + int(ppl * 100)).standard_normal(96)
+    made.nll = {corpus: np.log(ppl) + wobble for corpus in ("wikitext2", "ptb", "c4")}
+    return made
+
+
+def only(found, word: str) -> Verdict:
+    (verdict,) = [verdict for verdict in judge(found, RESAMPLES) if word in verdict.claim]
+    return verdict
+
+
+@pytest.mark.parametrize(
+    ("word", "cells", "expected"),
+    [
+        ("asymmetric weights", [("rtn w4-sym-row r0", 12.0), ("rtn w4-asym-row r0", 11.9)], "supported"),
+        ("asymmetric weights", [("rtn w4-sym-row r0", 11.9), ("rtn w4-asym-row r0", 12.0)], "contradicted"),
+        ("Asymmetric A8", [("none w16 r0", 12.0, "a8-sym-token"), ("none w16 r0", 11.9, "a8-asym-token")], "supported"),
+        ("than ZQ-Global", [("gptq w4-asym-row r0", 12.0), ("zq_global w4-asym-row r0", 12.1)], "supported"),
+        ("than ZQ-Local", [("gptq w4-asym-row r0", 12.0), ("zq_local* w4-asym-row r0", 11.9)], "contradicted"),
+        (
+            "At W4A8, ZQ-Global",
+            [("gptq w4-asym-row r0", 13.0, "a8-asym-token"), ("zq_global w4-asym-row r0", 12.1, *["a8-asym-token"] * 2)],
+            "supported",
+        ),
+        (
+            "groups of 256 give most",
+            [("rtn w4-asym-row r0", 12.0), ("rtn w4-asym-g256 r0", 11.2), ("rtn w4-asym-g32 r0", 11.0)],
+            "supported",
+        ),
+        (
+            "groups of 256 give most",
+            [("rtn w4-asym-row r0", 12.0), ("rtn w4-asym-g256 r0", 11.8), ("rtn w4-asym-g32 r0", 11.0)],
+            "contradicted",
+        ),
+        (
+            "stays within 0.5 % of A16",
+            [("gptq w4-asym-g128 r0", 12.0), ("gptq w4-asym-g128 r0", 12.01, "a8-asym-g128")],
+            "supported",
+        ),
+        (
+            "within 0.5 % of each other",
+            [("gptq w4-asym-g128 r0", 12.0, "a8-sym-g128"), ("gptq w4-asym-g128 r0", 12.2, "a8-asym-g128")],
+            "contradicted",
+        ),
+        (
+            "more than half of what GPTQ loses",
+            [("none w16 r0", 10.0), ("gptq w2-asym-row r0", 40.0), ("gptq w2-asym-row r8", 20.0)],
+            "supported",
+        ),
+        (
+            "INT8 factors",
+            [("gptq w4-asym-row r8", 12.0, "a16", "a16", "plain-fp16"), ("gptq w4-asym-row r8", 12.005)],
+            "supported",
+        ),
+        (
+            "rank 8 gives most",
+            [("gptq w4-asym-g256 r0", 12.0), ("gptq w4-asym-g256 r8", 11.5), ("gptq w4-asym-g256 r32", 11.4)],
+            "supported",
+        ),
+    ],
+)
+def test_every_claim_can_be_supported_or_contradicted(word, cells, expected):
+    verdict = only([cell(f"opt-6.7b {name}", *rest) for name, *rest in cells], word)
+    assert verdict.verdict == expected
+    assert verdict.source.partition(" ")[0] in ("table", "tables", "appendix") and not verdict.standin
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "activation", "loss", "word", "expected"),
+    [
+        ("opt-125m", "none w16 r0", "a8-asym-token", 0.05, "class 1 below a billion", "supported"),
+        ("opt-125m", "none w16 r0", "a8-asym-token", 0.4, "class 1 below a billion", "contradicted"),
+        ("opt-6.7b", "none w16 r0", "a8-asym-token", 0.8, "class 3 above 10 billion", "supported"),
+        ("bloom-7.1b", "none w16 r0", "a8-asym-token", 0.2, "never breaks BLOOM", "supported"),
+        ("opt-1.3b", "rtn w4-asym-row r0", "a16", 4.0, "class 3 below 10 billion", "supported"),
+        ("bloom-176b", "rtn w4-asym-row r0", "a16", 0.3, "class 2 above 100 billion", "supported"),
+        ("bloom-176b", "rtn w4-asym-row r0", "a16", 0.05, "class 2 above 100 billion", "contradicted"),
+        ("opt-13b", "gptq w4-asym-row r0", "a16", 0.2, "on no model but OPT-30b", "supported"),
+        ("opt-30b", "gptq w4-asym-row r0", "a16", 0.08, "is class 1 on OPT-30b", "supported"),
+        ("opt-13b", "gptq w4-asym-g128 r0", "a16", 0.06, "from 13 billion weights on", "supported"),
+        ("opt-6.7b", "gptq w4-asym-g256 r8", "a16", 0.09, "from 6.7 billion weights on", "supported"),
+    ],
+)
+def test_claims_about_classes_are_of_published_models_by_their_size(model, name, activation, loss, word, expected):
+    found = [cell(f"{model} none w16 r0", 11.0), cell(f"{model} {name}", 11.0 + loss, activation)]
+    assert only(found, word).verdict == expected
+    for result_ in found:
+        result_.standin = True
+    assert not verdicts_of(found, word)
+
+
+def test_a_sweep_of_learning_rates_is_judged_by_its_best_and_not_one_by_one():
+    rates = [cell(f"opt-6.7b zq_global+lr={rate} w4-asym-row r0", ppl) for rate, ppl in ((0.001, 15.0), (0.0001, 12.5))]
+    found = [cell("opt-6.7b gptq w4-asym-row r0", 12.0), *rates]
+    assert judge(found, RESAMPLES) == []
+    assert only([*found, *derive(found)], "than ZQ-Global").verdict == "supported"
+
+
+def test_groups_of_a_stand_in_stand_for_the_papers():
+    losses = {"row": 0.3, "g32": 0.1, "g4": 0.05}
+    found = [result(f"opt-standin-m rtn w4-asym-{group} r0", loss) for group, loss in losses.items()]
+    verdict = only(found, "groups of 256 give most")
+    assert (verdict.verdict, verdict.standin) == ("supported", True)
+
+
+def test_counts_say_what_it_ran_on():
+    assert counts([]) == []
+    lines = counts(judge(results(), RESAMPLES))
+    assert lines[0].endswith("stand-ins") and any(line.endswith(": 2 supported") for line in lines)
 
 
 def test_pooling_decides_what_one_model_cannot_and_keeps_the_noise_that_models_share():

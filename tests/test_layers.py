@@ -23,7 +23,7 @@ LAYERS = (
     {"blocks", "observe", "surgery", "inputs"},
     {"corpora", "perplexity", "harness", "standin", "stdlib_text", "texts", "job", "variants", "warm", "workflow"},
 )
-REPORTING = {"results", "derived", "statements", "claims", "scorecard", "fingerprint", "figures", "page", "tracking"}
+REPORTING = {"results", "derived", "statements", "claims", "scorecard", "fingerprint", "reach", "figures", "page", "tracking"}
 READ_BY_REPORTING = {"checks", "config", "protocols", "recipes", "study", "artifacts", "paths", "intervals", "formats"}
 READ_BY_REPORTING |= {"published", "rehearsal"}
 KNOW_TRANSFORMERS = {"blocks", "standin", "corpora", "harness", "warm"}

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -136,21 +137,35 @@ def compare(study: Study, results: list[CellResult], resamples: int = 2000) -> l
         results: measured cells, and derived ones if they are to be compared too.
         resamples: of the bootstrap that says whether a class is open.
     """
-    printed = defaultdict(list)
-    for row in published.load():
-        if row.counts_under(study.eval) and not row.misprinted:
-            printed[row.model, row.weight, row.activation, row.rank, row.lorc_bits, row.method].append(row)
     baselines, rows = full_precision(results), []
     for result in results:
-        if result.status != "ok" or not _published_setting(result):
+        if result.status != "ok":
             continue
-        cell = result.cell
-        recipe = (cell.model, *_recipe(cell.weight, cell.activation, cell.lorc, cell.rank), base_method(cell.method))
         numbers = _numbers(result)
-        for row in printed.get(recipe, []):
-            if row.corpus in numbers and row.lr == _rate(cell.method) and row.seed in (None, result.seed):
-                rows.append(_row(result, row, numbers[row.corpus], baselines.get(cell.model), resamples))
+        for row in counterparts(result, study.eval):
+            if row.corpus in numbers:
+                rows.append(_row(result, row, numbers[row.corpus], baselines.get(result.cell.model), resamples))
     return rows
+
+
+def counterparts(result: CellResult, protocol: str) -> list[Published]:
+    """The published numbers of a cell or derived row, measured by `protocol`: same model, method, formats, rank and data."""
+    cell = result.cell
+    if not _published_calibration(cell.calibration):
+        return []
+    place = (cell.model, *_recipe(cell.weight, cell.activation, cell.lorc, cell.rank), base_method(cell.method))
+    printed = _printed(protocol).get(place, [])
+    return [row for row in printed if row.lr == _rate(cell.method) and row.seed in (None, result.seed)]
+
+
+@cache
+def _printed(protocol: str) -> dict[tuple, list[Published]]:
+    """What may be compared under a protocol, by model, recipe and method."""
+    found = defaultdict(list)
+    for row in published.load():
+        if row.counts_under(protocol) and not row.misprinted:
+            found[row.model, row.weight, row.activation, row.rank, row.lorc_bits, row.method].append(row)
+    return found
 
 
 def _recipe(weight: str, activation: str, lorc: str, rank: int) -> tuple[str, str, int, int | None]:
@@ -159,11 +174,11 @@ def _recipe(weight: str, activation: str, lorc: str, rank: int) -> tuple[str, st
     return published.without_convention(weight), published.without_convention(activation), rank, bits
 
 
-def _published_setting(result: CellResult) -> bool:
+def _published_calibration(name: str) -> bool:
     """Whether the calibration is the papers' own, whatever its seed."""
-    if result.cell.calibration == "none":
+    if name == "none":
         return True
-    own, paper = (asdict(config.load("calibration", name)) for name in (result.cell.calibration, CALIBRATION))
+    own, paper = (asdict(config.load("calibration", one)) for one in (name, CALIBRATION))
     return all(own[key] == paper[key] for key in ("corpora", "n_samples", "length"))
 
 

@@ -110,7 +110,7 @@ def _int8(grid: Grid) -> Iterator[Statement]:
     for cell, result in grid.chosen():
         weight = WeightFormat.parse(cell.weight)
         if _plain(cell) and cell.method == "rtn" and weight.bits == 8 and weight.group is None:
-            yield from _alike(claim, "section 4, table 2", INT8_BOUND, grid.full(cell), result)
+            yield from _alike(claim, "table 2", INT8_BOUND, grid.full(cell), result)
 
 
 def _symmetry(grid: Grid) -> Iterator[Statement]:
@@ -119,12 +119,12 @@ def _symmetry(grid: Grid) -> Iterator[Statement]:
         weight, activation = WeightFormat.parse(cell.weight), ActivationFormat.parse(cell.activation)
         if _plain(cell) and cell.method == "rtn" and weight.bits == 4 and weight.group is None and not weight.symmetric:
             claim = "At 4 bits, asymmetric weights have a lower perplexity than symmetric ones under RTN"
-            yield from _below(claim, "section 4, table 2", result, grid.near(cell, weight=str(replace(weight, symmetric=True))))
+            yield from _below(claim, "table 2", result, grid.near(cell, weight=str(replace(weight, symmetric=True))))
         if activation.bits == 8 and activation.group is None and not activation.symmetric and cell.rank == 0:
             other = str(replace(activation, symmetric=True))
             trained = cell.trained if cell.trained == "a16" else other
             claim = "Asymmetric A8 by token has a lower perplexity than symmetric"
-            yield from _below(claim, "section 4, tables 2 and 3", result, grid.near(cell, activation=other, trained=trained))
+            yield from _below(claim, "tables 2 and 3", result, grid.near(cell, activation=other, trained=trained))
 
 
 def _methods(grid: Grid) -> Iterator[Statement]:
@@ -134,7 +134,7 @@ def _methods(grid: Grid) -> Iterator[Statement]:
         bits, weight = _bits(cell), WeightFormat.parse(cell.weight)
         if cell.activation == "a16":
             claim = f"At {bits} bits, GPTQ has a lower perplexity than RTN"
-            yield from _below(claim, "section 5, table 3", result, grid.near(cell, method="rtn", calibration="none"))
+            yield from _below(claim, "table 3", result, grid.near(cell, method="rtn", calibration="none"))
         if bits != 4 or weight.group:
             continue
         for other in _distilled(grid, cell):
@@ -167,17 +167,17 @@ def _groups(grid: Grid) -> Iterator[Statement]:
             finest[row] = weight.group, result
     for row, (group, result) in finest.items():
         claim = f"At {_bits(row)} bits, groups instead of rows lower the perplexity of {base(row)}"
-        yield from _below(claim, "section 5, table 4", result, grid.cells[row])
+        yield from _below(claim, "table 4", result, grid.cells[row])
         middle = grid.near(row, weight=str(replace(WeightFormat.parse(row.weight), group=_scaled(256, result))))
         if middle is not None and group <= _scaled(32, result):
             claim = f"At {_bits(row)} bits, groups of 256 give most of what groups of 32 give to {base(row)}"
             terms = ((-1.0, grid.cells[row]), (-1.0, result), (2.0, middle))
-            yield Statement(claim, "section 5, table 4", terms)
+            yield Statement(claim, "table 4", terms)
 
 
 def _activations(grid: Grid) -> Iterator[Statement]:
     for cell, result in grid.chosen():
-        activation, source = ActivationFormat.parse(cell.activation), "section 5, tables 5 and 6"
+        activation, source = ActivationFormat.parse(cell.activation), "tables 5 and 6"
         if activation.bits != 8 or cell.rank or not base(cell):
             continue
         if activation.group == _scaled(128, result):
@@ -197,10 +197,10 @@ def _lorc(grid: Grid) -> Iterator[Statement]:
             continue
         bits, full = _bits(cell), grid.full(cell)
         claim = f"At {bits} bits, LoRC lowers the perplexity of {base(cell)}"
-        yield from _below(claim, "section 6, table 7", result, without)
+        yield from _below(claim, "table 7", result, without)
         if bits == 2 and cell.activation == "a16" and WeightFormat.parse(cell.weight).group is None and full is not None:
             claim = f"At 2 bits by row, LoRC takes away more than half of what {base(cell)} loses"
-            yield Statement(claim, "section 6, table 7", ((-0.5, without), (-0.5, full), (1.0, result)))
+            yield Statement(claim, "table 7", ((-0.5, without), (-0.5, full), (1.0, result)))
 
 
 def _factors(grid: Grid) -> Iterator[Statement]:
@@ -210,11 +210,11 @@ def _factors(grid: Grid) -> Iterator[Statement]:
             continue
         if cell.lorc == "plain-int8":
             claim = f"INT8 factors of LoRC stay within {100 * FACTOR_BOUND:g} % of FP16 factors"
-            yield from _alike(claim, "section 6, table 8", FACTOR_BOUND, grid.near(cell, lorc="plain-fp16"), result)
+            yield from _alike(claim, "table 8", FACTOR_BOUND, grid.near(cell, lorc="plain-fp16"), result)
         zero, eight = grid.near(cell, rank=0, lorc="none"), grid.near(cell, rank=8)
         if cell.rank == 32 and zero is not None and eight is not None:
             claim = f"At {_bits(cell)} bits, rank 8 gives most of what rank 32 gives"
-            yield Statement(claim, "section 6, table 9", ((-1.0, zero), (-1.0, result), (2.0, eight)))
+            yield Statement(claim, "table 9", ((-1.0, zero), (-1.0, result), (2.0, eight)))
 
 
 def _classes(grid: Grid) -> Iterator[Statement]:
@@ -227,7 +227,7 @@ def _classes(grid: Grid) -> Iterator[Statement]:
             yield Statement(claim, source, ((-1.0, full), (1.0, result)), *bounds)
         if cell.method == "none" and result.family == "bloom":
             claim = "A8 by token never breaks BLOOM: less than twice full precision's perplexity"
-            yield Statement(claim, "section 4, table 2", ((-2.0, full), (1.0, result)))
+            yield Statement(claim, "table 2", ((-2.0, full), (1.0, result)))
 
 
 def _class_claims(cell: Cell, size: int) -> Iterator[tuple[str, str, tuple[float, float]]]:
@@ -235,26 +235,26 @@ def _class_claims(cell: Cell, size: int) -> Iterator[tuple[str, str, tuple[float
     weight, activation = WeightFormat.parse(cell.weight), ActivationFormat.parse(cell.activation)
     if cell.method == "none" and activation.bits == 8 and not activation.group and not activation.symmetric:
         if size < 1e9:
-            yield "A8 by token is class 1 below a billion weights", "section 4, table 2", _CLASS_1
+            yield "A8 by token is class 1 below a billion weights", "table 2", _CLASS_1
         if size > 1e10 or (cell.model.startswith("opt") and size > 6e9):
-            yield "A8 by token is class 3 above 10 billion weights, and for OPT from 6.7b on", "section 4, table 2", _CLASS_3
+            yield "A8 by token is class 3 above 10 billion weights, and for OPT from 6.7b on", "table 2", _CLASS_3
     if weight.bits != 4 or weight.symmetric or activation.bits != 16:
         return
     if not weight.group and cell.rank == 0 and cell.method == "rtn":
         if size < 1e10:
-            yield "4-bit RTN by row is class 3 below 10 billion weights", "section 4, table 2", _CLASS_3
+            yield "4-bit RTN by row is class 3 below 10 billion weights", "table 2", _CLASS_3
         if size > 1e11:
-            yield "4-bit RTN by row is class 2 above 100 billion weights", "section 4, table 2", _CLASS_2
+            yield "4-bit RTN by row is class 2 above 100 billion weights", "table 2", _CLASS_2
     if not weight.group and cell.rank == 0 and base(cell) == "GPTQ":
         if cell.model == "opt-30b":
-            yield "GPTQ at 4 bits by row is class 1 on OPT-30b", "section 5, table 3", _CLASS_1
+            yield "GPTQ at 4 bits by row is class 1 on OPT-30b", "table 3", _CLASS_1
         else:
             bounds = (CLASS_BOUNDS[0], math.inf)
-            yield "GPTQ at 4 bits by row reaches class 1 on no model but OPT-30b", "section 5, table 3", bounds
+            yield "GPTQ at 4 bits by row reaches class 1 on no model but OPT-30b", "table 3", bounds
     if weight.group and weight.group <= 256 and cell.rank == 0 and base(cell) == "GPTQ" and size > 1e10:
-        yield "4 bits in groups of 256 and less are class 1 from 13 billion weights on", "section 5, table 4", _CLASS_1
+        yield "4 bits in groups of 256 and less are class 1 from 13 billion weights on", "table 4", _CLASS_1
     if weight.group and weight.group <= 256 and cell.rank and size > 6e9:
-        yield "LoRC and groups of 256 bring 4 bits to class 1 from 6.7 billion weights on", "section 6, table 7", _CLASS_1
+        yield "LoRC and groups of 256 bring 4 bits to class 1 from 6.7 billion weights on", "table 7", _CLASS_1
 
 
 def _bits(cell: Cell) -> int:
