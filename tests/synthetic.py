@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lorcbench import published
+from lorcbench import config, published
 from lorcbench.config import StudyConfig
 from lorcbench.results import CellResult
 from lorcbench.study import Cell, Study
@@ -72,4 +72,21 @@ def printed(expanded: Study, factor: float = 1.0) -> list[CellResult]:
         nll = {corpus: np.full(64, np.log(ppl * factor)) for corpus, ppl in triple.items()}
         family = cell.model.partition("-")[0]
         found.append(CellResult(cell, family, status="ok" if nll else "not run", nll=nll))
+    return found
+
+
+def printed_means(expanded: Study) -> list[CellResult]:
+    """Results whose corpora all have the published mean; where only the best method's is printed, it is taken for GPTQ's."""
+    places = {}
+    for row in published.load():
+        if row.corpus == "mean" and row.lr is None and row.seed is None and not row.misprinted and np.isfinite(row.ppl):
+            places.setdefault((row.model, row.method, row.weight, row.activation, row.rank, row.lorc_bits), row.ppl)
+    found = []
+    for cell in expanded.cells:
+        recipe = (cell.weight, cell.activation, cell.rank, config.load("lorc", cell.lorc).bits if cell.rank else None)
+        methods = [cell.method, "best"] if cell.method == "gptq" else [cell.method]
+        ppl = next((places[place] for method in methods if (place := (cell.model, method, *recipe)) in places), None)
+        if ppl is not None:
+            nll = {corpus: np.full(8, np.log(ppl)) for corpus in published.CORPORA}
+            found.append(CellResult(cell, cell.model.partition("-")[0], status="ok", nll=nll))
     return found

@@ -4,8 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from synthetic import result, results
+from synthetic import printed_means, result, results
 
+from lorcbench import study
 from lorcbench.claims import VERDICTS, Verdict, counts, full_precision, judge, number, percent
 from lorcbench.derived import derive
 
@@ -113,21 +114,21 @@ def only(found, word: str) -> Verdict:
         ),
         (
             "groups of 256 give most",
-            [("rtn w4-asym-row r0", 12.0), ("rtn w4-asym-g256 r0", 11.2), ("rtn w4-asym-g32 r0", 11.0)],
+            [("gptq w4-asym-row r0", 12.0), ("gptq w4-asym-g256 r0", 11.2), ("gptq w4-asym-g32 r0", 11.0)],
             "supported",
         ),
         (
             "groups of 256 give most",
-            [("rtn w4-asym-row r0", 12.0), ("rtn w4-asym-g256 r0", 11.8), ("rtn w4-asym-g32 r0", 11.0)],
+            [("gptq w4-asym-row r0", 12.0), ("gptq w4-asym-g256 r0", 11.8), ("gptq w4-asym-g32 r0", 11.0)],
             "contradicted",
         ),
         (
-            "stays within 0.5 % of A16",
+            "stays within 1 % of A16",
             [("gptq w4-asym-g128 r0", 12.0), ("gptq w4-asym-g128 r0", 12.01, "a8-asym-g128")],
             "supported",
         ),
         (
-            "within 0.5 % of each other",
+            "within 1 % of each other",
             [("gptq w4-asym-g128 r0", 12.0, "a8-sym-g128"), ("gptq w4-asym-g128 r0", 12.2, "a8-asym-g128")],
             "contradicted",
         ),
@@ -167,7 +168,7 @@ def test_every_claim_can_be_supported_or_contradicted(word, cells, expected):
         ("opt-13b", "gptq w4-asym-row r0", "a16", 0.2, "on no model but OPT-30b", "supported"),
         ("opt-30b", "gptq w4-asym-row r0", "a16", 0.08, "is class 1 on OPT-30b", "supported"),
         ("opt-13b", "gptq w4-asym-g128 r0", "a16", 0.06, "from 13 billion weights on", "supported"),
-        ("opt-6.7b", "gptq w4-asym-g256 r8", "a16", 0.09, "from 6.7 billion weights on", "supported"),
+        ("opt-13b", "gptq w4-asym-g256 r8", "a16", 0.07, "LoRC and groups", "supported"),
     ],
 )
 def test_claims_about_classes_are_of_published_models_by_their_size(model, name, activation, loss, word, expected):
@@ -176,6 +177,35 @@ def test_claims_about_classes_are_of_published_models_by_their_size(model, name,
     for result_ in found:
         result_.standin = True
     assert not verdicts_of(found, word)
+
+
+# Where the paper's own means do not bear out what it says of them: OPT-66b and BLOOM-1.1b are its outliers.
+NOT_BORNE_OUT = {
+    "Asymmetric A8 by token has a lower perplexity than symmetric": {"opt-125m"},
+    "At 4 bits, asymmetric weights have a lower perplexity than symmetric ones under RTN": {"bloom-1.1b"},
+    "At 4 bits, GPTQ has a lower perplexity than RTN": {"bloom-1.1b"},
+    "At W4A16, GPTQ has a lower perplexity than ZQ-Local": {"opt-125m", "bloom-1.1b"},
+    "At W4A16, GPTQ has a lower perplexity than ZQ-Global": {"opt-125m", "opt-350m", "bloom-1.1b", "bloom-1.7b", "bloom-3b"},
+    "At W4A8, ZQ-Global has a lower perplexity than GPTQ": {"opt-2.7b"},
+    "At 4 bits, groups of 256 give most of what groups of 32 give to GPTQ": {"opt-66b"},
+    "At 4 bits, groups of 256 give most of what groups of 32 give to ZQ-Global": {"opt-350m", "bloom-176b"},
+    "At 2 bits, groups instead of rows lower the perplexity of GPTQ": {"opt-66b"},
+    "At 4 bits, LoRC lowers the perplexity of GPTQ": {"opt-1.3b", "opt-13b"},  # of rank 1, and by 0.01
+    "A8 by token is class 1 below a billion weights": {"opt-125m"},  # 0.10 as printed
+    "4 bits in groups of 256 and less are class 1 from 13 billion weights on": {"opt-66b"},
+}
+
+
+def test_the_papers_own_numbers_bear_out_its_claims_but_for_these():
+    names = ("sensitivity", "methods", "groups", "groups-w4a8", "lorc", "rank", "factor-precision", "size-quality")
+    found = {one.cell: one for name in names for one in printed_means(study.load(name, ["study.max_params=null"]))}
+    judged = [verdict for verdict in judge(list(found.values()), 10) if not verdict.scope.startswith("all")]
+    assert len({verdict.claim for verdict in judged}) == 36 and len(judged) > 700
+    failing = {}
+    for verdict in judged:
+        if verdict.verdict != "supported":
+            failing.setdefault(verdict.claim, set()).add(verdict.scope.partition(":")[0])
+    assert failing == NOT_BORNE_OUT
 
 
 def test_a_sweep_of_learning_rates_is_judged_by_its_best_and_not_one_by_one():
@@ -187,7 +217,7 @@ def test_a_sweep_of_learning_rates_is_judged_by_its_best_and_not_one_by_one():
 
 def test_groups_of_a_stand_in_stand_for_the_papers():
     losses = {"row": 0.3, "g32": 0.1, "g4": 0.05}
-    found = [result(f"opt-standin-m rtn w4-asym-{group} r0", loss) for group, loss in losses.items()]
+    found = [result(f"opt-standin-m gptq w4-asym-{group} r0", loss) for group, loss in losses.items()]
     verdict = only(found, "groups of 256 give most")
     assert (verdict.verdict, verdict.standin) == ("supported", True)
 
