@@ -34,6 +34,9 @@ class Candidate:
     farthest: float
 
 
+COLUMNS = tuple(Candidate.__dataclass_fields__)
+
+
 def rank(rows: list[Row]) -> list[Candidate]:
     """The candidates of every question to which the study has more than one answer, the closest first."""
     questions: dict[str, dict[str, dict[tuple, float]]] = defaultdict(lambda: defaultdict(dict))

@@ -25,14 +25,16 @@ def main(job: Job) -> None:
     write_text(folder / "tasks.csv", _csv(results.HARNESS_COLUMNS, results.harness_rows(expanded, found)))
     verdicts = claims.judge(with_derived, job.runtime.bootstrap)
     compared = scorecard.compare(expanded, with_derived, job.runtime.bootstrap)
+    ranked = fingerprint.rank(compared)
     write_text(folder / "scorecard.csv", _csv(scorecard.COLUMNS, [vars(row) for row in compared]))
+    write_text(folder / "fingerprint.csv", _csv(fingerprint.COLUMNS, [vars(candidate) for candidate in ranked]))
     drawn = figures.draw(found, folder / "figures")
     html = page.render(expanded, found, verdicts, drawn, folder / "figures", _stages(expanded))
     write_text(folder / "report.html", html)
     write_text(folder / "claims.json", json.dumps([vars(verdict) for verdict in verdicts], indent=1) + "\n")
     job.finish("report", {"stage": "report"}, {"cells": len(found)})
     lines = claims.counts(verdicts) + scorecard.summary(compared, scorecard.orderings(compared))
-    print(_summary(expanded, found, [*lines, *fingerprint.summary(fingerprint.rank(compared))], folder))
+    print(_summary(expanded, found, [*lines, *fingerprint.summary(ranked)], folder))
 
 
 def _csv(columns: tuple[str, ...], table: list[dict]) -> str:
