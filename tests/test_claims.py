@@ -25,14 +25,10 @@ def pair(model: str, base: str, other: str, shift: float, noise: float = 0.002) 
 
 def test_a_study_in_which_everything_helps_supports_every_claim():
     verdicts = judge(results(), RESAMPLES)
-    halved = [verdict for verdict in verdicts if "more than half" in verdict.claim]
-    assert {verdict.verdict for verdict in verdicts if verdict not in halved} == {"supported"}
-    assert {verdict.verdict for verdict in halved} == {"contradicted"}  # LoRC takes away a fifth here
+    assert {verdict.verdict for verdict in verdicts} == {"supported"}
     per_claim = {claim: sum(verdict.claim == claim for verdict in verdicts) for claim in {v.claim for v in verdicts}}
     # Each claim for both models, at 4 and 3 bits also pooled over them, once per remaining recipe.
     assert sorted(per_claim.items()) == [
-        ("At 2 bits by row, LoRC takes away more than half of what GPTQ loses", 2),
-        ("At 2 bits by row, LoRC takes away more than half of what RTN loses", 2),
         ("At 2 bits, GPTQ has a lower perplexity than RTN", 4),
         ("At 2 bits, LoRC lowers the perplexity of GPTQ", 4),
         ("At 2 bits, LoRC lowers the perplexity of RTN", 4),
@@ -206,6 +202,13 @@ def test_the_papers_own_numbers_bear_out_its_claims_but_for_these():
         if verdict.verdict != "supported":
             failing.setdefault(verdict.claim, set()).add(verdict.scope.partition(":")[0])
     assert failing == NOT_BORNE_OUT
+
+
+def test_a_rescue_is_asked_for_only_where_2_bits_break_the_model():
+    cells = [("none w16 r0", 10.0), ("gptq w2-asym-row r0", 19.0), ("gptq w2-asym-row r8", 18.0)]
+    assert not verdicts_of([cell(f"opt-6.7b {name}", ppl) for name, ppl in cells], "more than half")
+    cells[1] = ("gptq w2-asym-row r0", 21.0)
+    assert only([cell(f"opt-6.7b {name}", ppl) for name, ppl in cells], "more than half").verdict == "contradicted"
 
 
 def test_a_sweep_of_learning_rates_is_judged_by_its_best_and_not_one_by_one():

@@ -199,8 +199,8 @@ def _lorc(grid: Grid) -> Iterator[Statement]:
         bits, full = _bits(cell), grid.full(cell)
         claim = f"At {bits} bits, LoRC lowers the perplexity of {base(cell)}"
         yield from _below(claim, "table 7", result, without)
-        if bits == 2 and cell.activation == "a16" and WeightFormat.parse(cell.weight).group is None and full is not None:
-            claim = f"At 2 bits by row, LoRC takes away more than half of what {base(cell)} loses"
+        if bits == 2 and cell.activation == "a16" and full is not None and without.mean_ppl > 2 * full.mean_ppl:
+            claim = f"Where 2 bits more than double the perplexity, LoRC takes away more than half of what {base(cell)} loses"
             yield Statement(claim, "table 7", ((-0.5, without), (-0.5, full), (1.0, result)))
 
 
