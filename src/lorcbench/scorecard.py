@@ -201,22 +201,31 @@ def _finite(value: float) -> float:
 
 
 def _row(result: CellResult, row: Published, measured: float, baseline: CellResult | None, resamples: int) -> Row:
-    cell = result.cell
     full = published.full_precision(row.model, published.PROTOCOLS[row.source])
     reference = sum(full.values()) / len(full) if row.corpus == "mean" else full[row.corpus]
-    kind, tolerance = _tolerance(row, config.load("model", cell.model).block_weights)
-    relative = measured / row.ppl - 1 if math.isfinite(row.ppl) else math.nan
-    broken = min(measured, row.ppl) > DIVERGED * reference
-    classes = (None, None, False)
-    if row.corpus == "mean" and baseline is not None and (cell.method, cell.activation) != ("none", "a16"):
+    kind, tolerance = _tolerance(row, config.load("model", row.model).block_weights)
+    comparable = math.isfinite(row.ppl)
+    relative = measured / row.ppl - 1 if comparable else math.nan
+    both_broken = min(measured, row.ppl) > DIVERGED * reference
+    own, printed, open_ = None, None, False
+    if row.corpus == "mean" and baseline is not None and baseline.cell != result.cell:
         change = mean_perplexity_difference(result.nll, baseline.nll, resamples)
         low, own, high = (published.sensitivity_class(loss) for loss in (change.low, change.value, change.high))
-        classes = (own, published.sensitivity_class(row.ppl - reference), low != high)
+        printed, open_ = published.sensitivity_class(row.ppl - reference), low != high
     return Row(
-        *(cell.model, cell.method, cell.weight, cell.activation, cell.lorc, cell.rank),
-        *(row.corpus, measured, row.ppl, measured - row.ppl if relative == relative else math.nan, relative),
-        *(tolerance, broken or abs(relative) <= tolerance, *classes[:2], row.table, bool(result.derived), classes[2]),
-        *(cell.calibration, row.source, kind),
+        **{name: getattr(result.cell, name) for name in ("model", "method", "weight", "activation", "lorc", "rank", "calibration")},
+        **{name: getattr(row, name) for name in ("corpus", "table", "source")},
+        measured=measured,
+        published=row.ppl,
+        difference=measured - row.ppl if comparable else math.nan,
+        relative=relative,
+        tolerance=tolerance,
+        within=both_broken or abs(relative) <= tolerance,
+        class_measured=own,
+        class_published=printed,
+        class_open=open_,
+        derived=bool(result.derived),
+        kind=kind,
     )
 
 
