@@ -212,8 +212,9 @@ def _row(result: CellResult, row: Published, measured: float, baseline: CellResu
         change = mean_perplexity_difference(result.nll, baseline.nll, resamples)
         low, own, high = (published.sensitivity_class(loss) for loss in (change.low, change.value, change.high))
         printed, open_ = published.sensitivity_class(row.ppl - reference), low != high
+    of_cell = ("model", "method", "weight", "activation", "lorc", "rank", "calibration")
     return Row(
-        **{name: getattr(result.cell, name) for name in ("model", "method", "weight", "activation", "lorc", "rank", "calibration")},
+        **{name: getattr(result.cell, name) for name in of_cell},
         **{name: getattr(row, name) for name in ("corpus", "table", "source")},
         measured=measured,
         published=row.ppl,
