@@ -1,7 +1,8 @@
 # How few bits can a language model take, by which recipe? Stages in pipeline order; `rule all` asks for one study.
 #
 #   snakemake --cores all                                          the demo study
-#   snakemake --cores all --config study=smoke                     another one
+#   snakemake --cores all --config study=lorc                      a table of the paper (conf/study)
+#   snakemake --cores all --config study=lorc+standins=true        the same on models that the pipeline trains itself
 #   snakemake --cores all --config overrides='study.ranks=[0,16]'  Hydra overrides, separated by blanks
 #   snakemake --cores all --config model_path=FOLDER               the study on a checkpoint of your own
 from snakemake.utils import min_version

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lorcbench import config, published
 from lorcbench.config import StudyConfig
 from lorcbench.results import CellResult
 from lorcbench.study import Cell, Study
@@ -55,3 +56,37 @@ def study(found: list[CellResult], title: str = "A synthetic study", **changes) 
     fields = {"name": "synthetic", "config": StudyConfig(title=title, eval="stdlib"), "eval": "stdlib", "tasks": ()}
     fields |= {"cells": tuple(result.cell for result in found), "harness": (), "not_applicable": (), "folders": {}}
     return Study(**(fields | changes))
+
+
+def printed(expanded: Study, factor: float = 1.0) -> list[CellResult]:
+    """Results that are the published numbers times `factor`, of the cells of a study whose three perplexities are printed."""
+    places = {}
+    for row in published.load():
+        comparable = published.PROTOCOLS[row.source] == expanded.eval and row.seed is None and not row.misprinted
+        if comparable and row.corpus != "mean":
+            places.setdefault((row.model, row.method, row.weight, row.activation, row.rank), {})[row.corpus] = row.ppl
+    found = []
+    for cell in expanded.cells:
+        formats = published.without_convention(cell.weight), published.without_convention(cell.activation)
+        triple = places.get((cell.model, cell.method, *formats, cell.rank), {})
+        nll = {corpus: np.full(64, np.log(ppl * factor)) for corpus, ppl in triple.items()}
+        family = cell.model.partition("-")[0]
+        found.append(CellResult(cell, family, status="ok" if nll else "not run", nll=nll))
+    return found
+
+
+def printed_means(expanded: Study) -> list[CellResult]:
+    """Results whose corpora all have the published mean; where only the best method's is printed, it is taken for GPTQ's."""
+    places = {}
+    for row in published.load():
+        if row.corpus == "mean" and row.lr is None and row.seed is None and not row.misprinted and np.isfinite(row.ppl):
+            places.setdefault((row.model, row.method, row.weight, row.activation, row.rank, row.lorc_bits), row.ppl)
+    found = []
+    for cell in expanded.cells:
+        recipe = (cell.weight, cell.activation, cell.rank, config.load("lorc", cell.lorc).bits if cell.rank else None)
+        methods = [cell.method, "best"] if cell.method == "gptq" else [cell.method]
+        ppl = next((places[place] for method in methods if (place := (cell.model, method, *recipe)) in places), None)
+        if ppl is not None:
+            nll = {corpus: np.full(8, np.log(ppl)) for corpus in published.CORPORA}
+            found.append(CellResult(cell, cell.model.partition("-")[0], status="ok", nll=nll))
+    return found

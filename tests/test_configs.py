@@ -35,7 +35,7 @@ def test_every_conf_file_composes_and_validates(group, name):
     assert first.startswith("# "), "a conf file opens with what it is"
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", [spelling for name in STUDIES for spelling in (name, f"{name}+standins=true")])
 def test_every_study_expands_to_known_cells(name):
     expanded = study.load(name)
     assert len(set(expanded.cells)) == len(expanded.cells) > 0
@@ -44,6 +44,10 @@ def test_every_study_expands_to_known_cells(name):
         assert str(WeightFormat.parse(cell.weight)) == cell.weight
         assert str(ActivationFormat.parse(cell.activation)) == cell.activation
         assert (cell.rank == 0) == (cell.lorc == "none")
+    if "standins" in name:
+        assert {expanded.model(cell.model).source for cell in expanded.cells} == {"standin"}
+        assert expanded.eval == "stdlib" and not expanded.too_large
+        assert {cell.calibration.partition("+")[0] for cell in expanded.cells} <= {"none", "stdlib"}
     for model in {cell.model for cell in expanded.cells}:
         assert sum(cell.model == model and cell.method == "none" and cell.activation == "a16" for cell in expanded.cells) == 1
 
@@ -53,6 +57,43 @@ def test_the_demo_is_as_large_as_promised():
     assert len(demo.cells) >= 60
     assert len({cell.model for cell in demo.cells}) == 4
     assert len(demo.harness) >= 8
+
+
+def test_models_above_the_limit_are_listed_unless_they_are_named():
+    limited = study.load("rank")
+    assert {cell.model for cell in limited.cells} == {"opt-1.3b", "opt-6.7b"}
+    assert limited.too_large == ("opt-30b",)
+    assert study.load("rank+max_params=2e9").too_large == ("opt-6.7b", "opt-30b")
+    named = study.load("rank", ["study.models=[opt-66b,opt-125m]"])
+    assert {cell.model for cell in named.cells} == {"opt-66b", "opt-125m"} and not named.too_large
+    assert config.load("model", "opt-30b").block_weights == 12 * 48 * 7168**2
+    assert config.load("model", "bloom-7.1b").block_weights == 12 * 30 * 4096**2
+
+
+def test_a_rehearsal_asks_the_same_of_stand_ins():
+    paper, standins = study.load("seeds", ["study.models=[opt-1.3b,opt-13b]"]), study.load("seeds+standins=true")
+    assert {cell.model for cell in standins.cells} == {"opt-standin-s", "opt-standin-m"}
+    assert len(standins.cells) == len(paper.cells)
+    assert {cell.calibration for cell in standins.cells} == {"none", "stdlib+seed=123", "stdlib+seed=234", "stdlib+seed=456"}
+    assert standins.name == "seeds+standins=true" and standins.config.title.endswith("on stand-ins")
+
+
+def test_a_rehearsal_scales_groups_and_shortens_distillation():
+    cells = study.load("activation-groups+standins=true", ["study.models=[opt-standin-m]"]).cells
+    assert {cell.weight for cell in cells} == {"w16", "w4-asym-g16"}
+    groups = {f"a8-sym-g{group}" for group in (128, 64, 32, 16, 8, 4)}
+    assert {cell.activation for cell in cells} == {"a16", "a8-sym-token", *groups}
+    assert {cell.method for cell in cells} == {"none", "gptq", "zq_global+iterations=128"}
+    given = ["study.standins=true", "study.weights=[w3-asym-g32]", "study.eval=stdlib+window=64"]
+    kept = study.load("activation-groups", given)
+    assert {cell.weight for cell in kept.cells} == {"w16", "w3-asym-g32"}
+    assert kept.eval == "stdlib+window=64"
+
+
+def test_what_is_excluded_may_be_spelled_as_people_do():
+    overrides = ["study.models=[opt-125m]", "study.exclude=[{methods: [zq_global+lr=5e-5]}]"]
+    methods = {cell.method for cell in study.load("learning-rates", overrides).cells}
+    assert "zq_global+lr=5e-05" not in methods and "zq_global+lr=1e-05" in methods
 
 
 def test_an_override_replaces_an_axis_in_every_grid_and_cells_are_not_repeated():
@@ -141,7 +182,10 @@ def test_groups_that_do_not_divide_are_listed_where_the_study_says_skip():
 
 
 BAD = [
-    ({"study": "nope"}, "study 'nope' is unknown; conf/study has demo"),
+    ({"study": "nope"}, "study 'nope' is unknown; conf/study has activation-groups, bits, demo"),
+    ({"study": "rank+standin=true"}, "unknown key study.standin; known keys of study"),
+    ({"study": "rank+max_params=1e8"}, "the smallest model of rank+max_params=1e8 has 1.21e+09"),
+    ({"study": "rank+max_params=-1"}, "expected a positive number"),
     ({"overrides": "study.modelz=[a]"}, "unknown key study.modelz; known keys of study"),
     ({"overrides": "study.models=[opt-175b]"}, "model 'opt-175b' is unknown; conf/model has"),
     ({"overrides": "study.models=[../../etc/passwd]"}, "is unknown"),

@@ -16,15 +16,16 @@ PACKAGE = Path(lorcbench.__file__).parent
 
 # A module imports its own layer or those before it. The reporting side stands apart: it reads artifacts only.
 LAYERS = (
-    {"formats", "quantizer", "linalg", "artifacts", "intervals", "paths", "process", "versions"}
-    | {"checks", "protocols", "recipes", "config", "study"},
+    {"formats", "published", "quantizer", "linalg", "artifacts", "intervals", "paths", "process", "versions"}
+    | {"checks", "protocols", "recipes", "config", "rehearsal", "study"},
     {"statistics", "methods", "methods.gptq", "methods.gptq_triton", "methods.zeroquant", "lorc"},
     {"architectures", "checkpoint", "convert"},
     {"blocks", "observe", "surgery", "inputs", "hessians"},
     {"corpora", "perplexity", "harness", "standin", "stdlib_text", "texts", "job", "variants", "warm", "workflow"},
 )
-REPORTING = {"results", "claims", "figures", "page", "tracking"}
+REPORTING = {"results", "derived", "statements", "claims", "scorecard", "fingerprint", "reach", "figures", "page", "tracking"}
 READ_BY_REPORTING = {"checks", "config", "protocols", "recipes", "study", "artifacts", "paths", "intervals", "formats"}
+READ_BY_REPORTING |= {"published", "rehearsal"}
 KNOW_TRANSFORMERS = {"blocks", "standin", "corpora", "harness", "warm"}
 TRANSFORMERS = {"transformers", "accelerate", "lm_eval", "peft"}
 HEAVY = {"torch", "mlflow", *TRANSFORMERS}

@@ -8,6 +8,7 @@ import pytest
 from synthetic import result, results, study
 
 from lorcbench.claims import Verdict, judge
+from lorcbench.config import StudyConfig
 from lorcbench.figures import draw
 from lorcbench.page import degraded, render
 
@@ -154,6 +155,14 @@ def test_stand_ins_are_labelled_and_only_they(folder):
     assert "Stand-ins." not in render(study(published), published, [], [], folder, [])
     both = [*published, result("opt-standin-s none w16 r0")]
     assert "opt-standin-s: these are stand-ins" in render(study(both), both, [], [], folder, [])
+
+
+def test_models_that_are_too_large_are_named(folder):
+    found = [result("opt-125m none w16 r0")]
+    limited = study(found, config=StudyConfig(title="Limited", eval="stdlib", max_params=7e9), too_large=("opt-13b", "opt-30b"))
+    page = render(limited, found, [], [], folder, [])
+    assert "study.max_params=7e+09" in page and "opt-13b, opt-30b" in page
+    assert "max_params" not in render(study(found), found, [], [], folder, [])
 
 
 @pytest.mark.parametrize("names", [[], ["opt-125m none w16 r0"], ["opt-125m rtn w4-asym-row r0"]])

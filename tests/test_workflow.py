@@ -90,6 +90,18 @@ def test_a_packed_artifact_is_as_small_as_its_bits(smoke):
     assert stored < 2 * result["weights"] * 2.3 / 16 + 2 * 4096  # a seventh of float16, and two file headers
 
 
+def test_factors_keep_the_spectrum_of_the_error(smoke):
+    (path,) = (smoke / "results/cache/lorc/bloom-standin-xs").rglob("cap32/result.json")
+    found = json.loads(path.read_text())
+    blocks = list(zip(found["singular_values"], found["error_norm"], strict=True))
+    assert len(blocks) == 2
+    for spectra, norms in blocks:
+        assert set(spectra) == set(norms) and len(norms) == 6  # q, k and v one by one
+        for name, values in spectra.items():
+            assert len(values) == 32 and values == sorted(values, reverse=True) and values[-1] > 0
+            assert 0.5 * norms[name] ** 2 < sum(value**2 for value in values) <= norms[name] ** 2 * (1 + 1e-3)
+
+
 def test_nothing_changed_runs_no_job(smoke):
     again = snakemake(smoke, "--config", "study=smoke")
     assert again.returncode == 0

@@ -1,25 +1,24 @@
-"""The method's qualitative claims as executable statements: the results support, contradict or do not decide each.
+"""What the results say about each claim: supported, contradicted or undecided.
 
-A verdict rests on one 95 % interval of a paired difference: `supported` if the whole interval has the claimed sign,
-`contradicted` if it has the other, `undecided` if it contains zero. At 2 bits every model is judged by itself; at
-3 bits, where differences are small, the models are pooled. The intervals cover the sampling of text; a study with
-several calibration seeds gets a verdict for each.
+A verdict rests on one 95 % interval of what `lorcbench.statements` bounds: `supported` if the whole interval lies within the
+bounds, `contradicted` if none of it does, else `undecided`. Every model is judged by itself; where one cell is said to be below
+another at 3 bits and more, where differences are small, several models are pooled too. The intervals cover the sampling of
+text; a study with several calibration seeds gets a verdict for each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lorcbench.formats import WeightFormat
-from lorcbench.intervals import Interval, mean_perplexity_difference, resampled_means
+from lorcbench.intervals import Interval, mean_perplexity_contrast, resampled_means
 from lorcbench.results import CellResult
+from lorcbench.statements import Statement, statements
 from lorcbench.study import Cell
 
 VERDICTS = ("supported", "contradicted", "undecided")
-INT8_BOUND = 0.002  # of the full-precision perplexity
 
 
 @dataclass(frozen=True)
@@ -31,52 +30,38 @@ class Verdict:
         scope: where it was tested: the model, or the pool of models, and the recipe.
         verdict: one of `VERDICTS`.
         evidence: the numbers that decided.
+        source: where ZeroQuant-V2 claims it.
+        standin: whether it was tested on models that the pipeline trained itself.
     """
 
     claim: str
     scope: str
     verdict: str
     evidence: str
-
-
-@dataclass(frozen=True)
-class _Comparison:
-    """A cell whose perplexity the claim says is below that of another cell on the same windows."""
-
-    claim: str
-    below: CellResult
-    above: CellResult
-
-    @property
-    def bits(self) -> int:
-        return WeightFormat.parse(self.below.cell.weight).bits
+    source: str = ""
+    standin: bool = False
 
 
 def judge(results: list[CellResult], resamples: int) -> list[Verdict]:
     """All verdicts that the finished cells allow; a claim without matching cells gets none.
 
     Args:
-        results: the cells of a study; those that are not ``ok`` are ignored.
+        results: the cells of a study, derived ones if claims may rest on them; those that are not ``ok`` are ignored.
         resamples: of the bootstrap.
     """
-    finished = {result.cell: result for result in results if result.status == "ok"}
-    comparisons = [
-        *_gptq_below_rtn(finished),
-        *_groups_below_rows(finished, "RTN"),
-        *_groups_below_rows(finished, "GPTQ"),
-        *_lorc_below_none(finished, "RTN"),
-        *_lorc_below_none(finished, "GPTQ"),
-    ]
-    verdicts = _int8_is_lossless(finished, resamples)
-    for claim in dict.fromkeys(comparison.claim for comparison in comparisons):
-        chosen = [comparison for comparison in comparisons if comparison.claim == claim]
-        verdicts += [_one_model(pair, resamples) for pair in chosen if pair.bits == 2]
-        pools: dict[Cell, list[_Comparison]] = {}
-        for pair in chosen:
-            if pair.bits == 3:
-                pool = "all stand-ins" if pair.below.standin else "all models"
-                pools.setdefault(replace(pair.below.cell, model=pool), []).append(pair)
-        verdicts += [_pooled(cell, pairs, resamples) for cell, pairs in pools.items()]
+    by_claim: dict[str, list[Statement]] = {}
+    for statement in statements(results):
+        by_claim.setdefault(statement.claim, []).append(statement)
+    verdicts = []
+    for stated in by_claim.values():
+        verdicts += [_one_model(statement, resamples) for statement in stated]
+        pools: dict[Cell, list[Statement]] = {}
+        for statement in stated:
+            cell = statement.subject.cell
+            if statement.is_comparison and WeightFormat.parse(cell.weight).bits >= 3:
+                pool = "all stand-ins" if statement.subject.standin else "all models"
+                pools.setdefault(replace(cell, model=pool), []).append(statement)
+        verdicts += [_pooled(cell, members, resamples) for cell, members in pools.items() if len(members) > 1]
     return verdicts
 
 
@@ -89,60 +74,17 @@ def full_precision(results: list[CellResult]) -> dict[str, CellResult]:
     }
 
 
-def _int8_is_lossless(finished: dict[Cell, CellResult], resamples: int) -> list[Verdict]:
-    claim = f"INT8 round-to-nearest with one scale a row stays within {100 * INT8_BOUND:g} % of full precision"
-    baselines = full_precision(list(finished.values()))
-    verdicts = []
-    for cell, result in finished.items():
-        weight = WeightFormat.parse(cell.weight)
-        if not _plain(cell) or cell.method != "rtn" or weight.bits != 8 or weight.group or cell.model not in baselines:
-            continue
-        baseline = baselines[cell.model]
-        change = mean_perplexity_difference(result.nll, baseline.nll, resamples)
-        low, high = change.low / baseline.mean_ppl, change.high / baseline.mean_ppl
-        inside, outside = max(-low, high) <= INT8_BOUND, low > INT8_BOUND or high < -INT8_BOUND
-        verdict = "supported" if inside else "contradicted" if outside else "undecided"
-        evidence = f"ΔPPL {percent(change.value / baseline.mean_ppl, 3)} [{percent(low, 3)}, {percent(high, 3)}]"
-        verdicts.append(Verdict(claim, _scope(cell), verdict, f"{evidence} of {number(baseline.mean_ppl)}"))
-    return verdicts
-
-
-def _gptq_below_rtn(finished: dict[Cell, CellResult]) -> Iterator[_Comparison]:
-    for cell, result in finished.items():
-        rounded = finished.get(replace(cell, method="rtn", calibration="none"))
-        if _plain(cell) and _base(cell) == "GPTQ" and rounded:
-            yield _Comparison("GPTQ has a lower perplexity than RTN", result, rounded)
-
-
-def _groups_below_rows(finished: dict[Cell, CellResult], base: str) -> Iterator[_Comparison]:
-    """The finest group of each recipe against one scale a row."""
-    finest: dict[Cell, tuple[int, CellResult]] = {}
-    for cell, result in finished.items():
-        weight = WeightFormat.parse(cell.weight)
-        if not _plain(cell) or _base(cell) != base or weight.group is None:
-            continue
-        row = replace(cell, weight=str(replace(weight, group=None)))
-        if row in finished and (row not in finest or weight.group < finest[row][0]):
-            finest[row] = weight.group, result
-    for row, (_, grouped) in finest.items():
-        yield _Comparison(f"groups instead of rows lower the perplexity of {base}", grouped, finished[row])
-
-
-def _lorc_below_none(finished: dict[Cell, CellResult], base: str) -> Iterator[_Comparison]:
-    for cell, result in finished.items():
-        without = finished.get(replace(cell, rank=0, lorc="none"))
-        if cell.rank and _base(cell) == base and without:
-            yield _Comparison(f"LoRC lowers the perplexity of {base}", result, without)
-
-
-def _base(cell: Cell) -> str:
-    """The method that a variant belongs to, or "" if no claim speaks of it."""
-    return "RTN" if cell.method == "rtn" else "GPTQ" if cell.method.startswith("gptq") else ""
-
-
-def _plain(cell: Cell) -> bool:
-    """Whether only the weights are quantized, without LoRC."""
-    return cell.rank == 0 and cell.activation == "a16"
+def counts(verdicts: list[Verdict]) -> list[str]:
+    """Lines for the terminal: how many verdicts of each kind every claim has; none if there are no verdicts."""
+    if not verdicts:
+        return []
+    ran = {"stand-ins" if verdict.standin else "published models" for verdict in verdicts}
+    lines = [f"  claims, tested on {' and '.join(sorted(ran))}"]
+    for claim in dict.fromkeys(verdict.claim for verdict in verdicts):
+        found = [verdict.verdict for verdict in verdicts if verdict.claim == claim]
+        told = [f"{found.count(kind)} {kind}" for kind in VERDICTS if kind in found]
+        lines.append(f"    {claim}: {', '.join(told)}")
+    return lines
 
 
 def _scope(cell: Cell) -> str:
@@ -151,36 +93,58 @@ def _scope(cell: Cell) -> str:
     return " ".join([f"{model}:", *(part for part in recipe if part not in ("none", "a16", "r0"))])
 
 
-def _one_model(pair: _Comparison, resamples: int) -> Verdict:
-    change = mean_perplexity_difference(pair.below.nll, pair.above.nll, resamples)
-    interval = f"[{number(change.low, '+')}, {number(change.high, '+')}]"
-    levels = f"{number(pair.above.mean_ppl)} → {number(pair.below.mean_ppl)}"
-    evidence = f"ΔPPL {number(change.value, '+')} {interval}; {levels}"
-    return Verdict(f"At 2 bits, {pair.claim}", _scope(pair.below.cell), _decide(change), evidence)
+def _one_model(statement: Statement, resamples: int) -> Verdict:
+    change = mean_perplexity_contrast([(coefficient, result.nll) for coefficient, result in statement.terms], resamples)
+    verdict, subject = _decide(change, statement.low, statement.high), statement.subject
+    evidence = _evidence(statement, change)
+    return Verdict(statement.claim, _scope(subject.cell), verdict, evidence, statement.source, subject.standin)
 
 
-def _pooled(cell: Cell, pairs: list[_Comparison], resamples: int) -> Verdict:
+def _evidence(statement: Statement, change: Interval) -> str:
+    levels = [result.mean_ppl for _, result in statement.terms]
+    bounds = (change.value, change.low, change.high)
+    if statement.low == -statement.high:  # a share of the first cell
+        value, low, high = (percent(bound / levels[0], 3) for bound in bounds)
+        return f"ΔPPL {value} [{low}, {high}] of {number(levels[0])}"
+    value, low, high = (number(bound, "+") for bound in bounds)
+    if len(levels) > 2 or statement.terms[0][0] != -1.0:
+        parts = [f"{number(coefficient, '+')} · {number(result.mean_ppl)}" for coefficient, result in statement.terms]
+        return f"{' '.join(parts)} = {value} [{low}, {high}]"
+    claimed = f"; claimed {_range(statement.low, statement.high)}" if statement.high or np.isfinite(statement.low) else ""
+    return f"ΔPPL {value} [{low}, {high}]; {number(levels[0])} → {number(levels[1])}{claimed}"
+
+
+def _range(low: float, high: float) -> str:
+    if np.isinf(low):
+        return f"at most {number(high)}"
+    return f"above {number(low)}" if np.isinf(high) else f"{number(low)} to {number(high)}"
+
+
+def _pooled(cell: Cell, pool: list[Statement], resamples: int) -> Verdict:
     """One verdict over models, by the mean log-ratio of perplexities.
 
     Every pair is resampled with the same seed, hence with the same runs of windows: what the models share through the
     text stays in the variance. To add the pairs' variances as if independent would make the interval too narrow.
     """
     values, samples = [], []
-    for pair in pairs:
-        for index, corpus in enumerate(sorted(pair.below.nll)):
-            difference = np.asarray(pair.below.nll[corpus]) - np.asarray(pair.above.nll[corpus])
+    for statement in pool:
+        (_, above), (_, below) = statement.terms
+        for index, corpus in enumerate(sorted(below.nll)):
+            difference = np.asarray(below.nll[corpus]) - np.asarray(above.nll[corpus])
             values.append(difference.mean())
             samples.append(resampled_means(difference, resamples, seed=index))
     low, high = np.quantile(np.mean(samples, axis=0), [0.025, 0.975])
     change = Interval(float(np.mean(values)), float(low), float(high))
     ratio, low, high = (percent(np.expm1(bound), 2) for bound in (change.value, change.low, change.high))
-    models = f"geometric mean of {len(pairs)} models" if len(pairs) > 1 else "1 model"
-    claim = f"At 3 bits, {pairs[0].claim}"
-    return Verdict(claim, _scope(cell), _decide(change), f"PPL {ratio} [{low}, {high}], {models}")
+    evidence = f"PPL {ratio} [{low}, {high}], geometric mean of {len(pool)} models"
+    one = pool[0]
+    return Verdict(one.claim, _scope(cell), _decide(change, -np.inf, 0.0), evidence, one.source, one.subject.standin)
 
 
-def _decide(change: Interval) -> str:
-    return "supported" if change.high < 0 else "contradicted" if change.low > 0 else "undecided"
+def _decide(change: Interval, low: float, high: float) -> str:
+    if low <= change.low and change.high < high:
+        return "supported"
+    return "contradicted" if change.low > high or change.high < low else "undecided"
 
 
 def number(value: float, sign: str = "") -> str:

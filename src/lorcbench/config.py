@@ -89,6 +89,13 @@ class ModelConfig:
         if getattr(self, needed) is None:
             raise ConfigError(f"model.{needed}=null: a model of source {self.source} needs it")
 
+    @property
+    def block_weights(self) -> int | None:
+        """Weights of the linears of all decoder blocks, as ZeroQuant-V2 counts sizes; None if the shape is unknown."""
+        if not (self.layers and self.hidden and self.ffn):
+            return None
+        return self.layers * (4 * self.hidden**2 + 2 * self.hidden * self.ffn)
+
 
 @dataclass
 class LorcConfig:
@@ -172,6 +179,9 @@ class StudyConfig:
         exclude: cells matching every axis that an entry names are left out.
         harness: cells that lm-eval measures too, chosen like `exclude`.
         indivisible: what to do about groups that do not divide a model's widths: ``refuse``, or ``skip`` and list them.
+        max_params: of the study's own models, those with more weights in their blocks are not run but listed; models that the
+            command line names are run whatever their size. None is no limit.
+        standins: ask the same of stand-ins instead (`lorcbench.rehearsal`).
     """
 
     title: str = MISSING
@@ -187,9 +197,12 @@ class StudyConfig:
     exclude: list[GridConfig] = field(default_factory=list)
     harness: list[GridConfig] = field(default_factory=list)
     indivisible: str = "refuse"
+    max_params: float | None = None
+    standins: bool = False
 
     def __post_init__(self) -> None:
         _one_of("study", "indivisible", self.indivisible, ("refuse", "skip"))
+        _positive("study", max_params=self.max_params)
 
 
 AXES = tuple(field.name for field in fields(GridConfig))

@@ -39,17 +39,23 @@ def nll_difference(nll: np.ndarray, baseline: np.ndarray, resamples: int = 2000)
 
 
 def mean_perplexity_difference(nll: dict[str, np.ndarray], baseline: dict[str, np.ndarray], resamples: int = 2000) -> Interval:
-    """Difference of the arithmetic mean of the corpora's perplexities (the paper's "average PPL"), by the delta method.
+    """Difference of the arithmetic mean of the corpora's perplexities (the paper's "average PPL")."""
+    return mean_perplexity_contrast([(1.0, nll), (-1.0, baseline)], resamples)
 
-    The corpora are independent samples. Within one, with a and b the two mean losses, d(eᵃ - eᵇ) = eᵃ da - eᵇ db: the
-    variance is that of the mean of eᵃ·nll - eᵇ·baseline over windows, estimated by the moving-block bootstrap.
+
+def mean_perplexity_contrast(terms: list[tuple[float, dict[str, np.ndarray]]], resamples: int = 2000) -> Interval:
+    """Sum of coefficient times mean perplexity over `terms`, whose losses are of the same windows, by the delta method.
+
+    The corpora are independent samples. Within one, with a a term's mean loss, d(c eᵃ) = c eᵃ da: the variance is that of the
+    mean of Σ c eᵃ·nll over windows, estimated by the moving-block bootstrap.
     """
     value, variance = 0.0, 0.0
-    for index, corpus in enumerate(sorted(nll)):
-        ppl, ppl_baseline = np.exp(np.mean(nll[corpus])), np.exp(np.mean(baseline[corpus]))
-        value += (ppl - ppl_baseline) / len(nll)
-        per_window = ppl * np.asarray(nll[corpus]) - ppl_baseline * np.asarray(baseline[corpus])
-        variance += resampled_means(per_window, resamples, seed=index).var() / len(nll) ** 2
+    corpora = sorted(terms[0][1])
+    for index, corpus in enumerate(corpora):
+        weighted = [coefficient * np.exp(np.mean(nll[corpus])) for coefficient, nll in terms]
+        value += sum(weighted) / len(corpora)
+        per_window = sum(weight * np.asarray(nll[corpus]) for weight, (_, nll) in zip(weighted, terms, strict=True))
+        variance += resampled_means(per_window, resamples, seed=index).var() / len(corpora) ** 2
     half = 1.959964 * float(np.sqrt(variance))
     return Interval(float(value), float(value) - half, float(value) + half)
 

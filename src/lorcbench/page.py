@@ -142,6 +142,9 @@ def _alerts(study: Study, results: list[CellResult]) -> str:
     if study.not_applicable:
         pairs = "; ".join(f"{escape(fmt)} on {escape(model)}" for model, fmt in study.not_applicable)
         alerts.append(f'<p class="note">Left out, because groups do not divide the width: {pairs}.</p>')
+    if study.too_large:
+        limit = f"more weights than <code>study.max_params={study.config.max_params:g}</code>"
+        alerts.append(f'<p class="note">Not run, because they have {limit}: {escape(", ".join(study.too_large))}.</p>')
     return "".join(alerts)
 
 

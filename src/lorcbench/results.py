@@ -31,7 +31,7 @@ COLUMNS = (
     *("seed", "protocol", "corpus", "windows", "stream_tokens", "stream_sha256"),
     *("ppl", "ppl_fp", "delta_nll", "delta_nll_low", "delta_nll_high", "delta_ppl"),
     *("delta_ppl_low", "delta_ppl_high", "bits_per_weight", "paper_bits", "weights", "max_damp", "seconds"),
-    *("peak_rss_mib", "status", "reason"),
+    *("peak_rss_mib", "status", "reason", "derived_from"),
 )
 HARNESS_COLUMNS = (
     *(
@@ -72,6 +72,7 @@ class CellResult:
         prefix_token: what lm-eval put before a text without context.
         corpora: of each the text, its number of documents, whether they are the published ones, windows, and the token stream's
             length and hash.
+        derived: "" for a measured cell; for one chosen from several by its perplexity, from which (`lorcbench.derived`).
     """
 
     cell: Cell
@@ -91,6 +92,7 @@ class CellResult:
     tasks: dict[str, dict] = field(default_factory=dict)
     prefix_token: str = ""
     corpora: dict[str, dict] = field(default_factory=dict)
+    derived: str = ""
 
     @property
     def mean_ppl(self) -> float:
@@ -249,7 +251,7 @@ def _shared_columns(study: Study, result: CellResult) -> dict:
     )
     columns |= {name: value for name in (*measured, "status", "reason") if (value := getattr(result, name)) is not None}
     paper_bits = WeightFormat.parse(cell.weight).paper_bits()
-    return columns | {"study": study.name, "protocol": study.eval, "paper_bits": paper_bits}
+    return columns | {"study": study.name, "protocol": study.eval, "paper_bits": paper_bits, "derived_from": result.derived}
 
 
 def run_records(study: Study) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from lorcbench import config
+from lorcbench import config, rehearsal
 from lorcbench.config import AXES, ConfigError, GridConfig, ModelConfig, StudyConfig
 from lorcbench.formats import ActivationFormat, WeightFormat, cap
 
@@ -55,7 +55,7 @@ class Study:
     """An expanded study.
 
     Attributes:
-        name: the conf file's stem.
+        name: the conf file's stem, with changes as in ``lorc+standins=true``.
         config: the composed study.
         eval: name of the perplexity protocol.
         tasks: lm-eval tasks of the harness cells.
@@ -63,6 +63,7 @@ class Study:
         harness: the cells that lm-eval measures.
         not_applicable: (model, weight or activation format) left out because groups do not divide.
         folders: checkpoints given by path on the command line, by model name.
+        too_large: the study's models that `StudyConfig.max_params` leaves out.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Study:
     harness: tuple[Cell, ...]
     not_applicable: tuple[tuple[str, str], ...]
     folders: dict[str, str]
+    too_large: tuple[str, ...] = ()
 
     def model(self, name: str) -> ModelConfig:
         """The model's config, a folder given on the command line included."""
@@ -85,14 +87,14 @@ def load(name: str, overrides: list[str] = (), model_path: str | None = None) ->
     """Compose a study and expand its cells.
 
     Args:
-        name: a file of conf/study.
+        name: a file of conf/study, changes of its keys spelled behind it.
         overrides: Hydra overrides; ``study.<axis>=[…]`` replaces that axis in every grid.
         model_path: a checkpoint folder to run the study on instead of its own models.
 
     Raises:
         ConfigError: anything that makes no sense, in one line.
     """
-    if name not in config.names("study"):
+    if name.partition("+")[0] not in config.names("study"):
         raise ConfigError(f"study {name!r} is unknown; conf/study has {', '.join(config.names('study'))}")
     composed = config.compose([f"study={name}", *overrides])
     study: StudyConfig = OmegaConf.to_object(composed.study)
@@ -102,15 +104,23 @@ def load(name: str, overrides: list[str] = (), model_path: str | None = None) ->
         folders = {_folder_name(model_path): str(Path(model_path).resolve())}
         study.models = list(folders)
         replaced.append("models")
+    if study.standins:
+        study = rehearsal.rehearse(study, replaced, not any(override.startswith("study.eval=") for override in overrides))
     protocol = config.canonical("eval", study.eval)
     tasks = composed.eval.tasks if any(override.startswith("eval.tasks=") for override in overrides) else None
     draft = Study(name, study, protocol, (), (), (), (), folders)
-    cells, not_applicable = _expand(draft, replaced)
+    cells, not_applicable, too_large = _expand(draft, replaced)
+    if not cells and too_large:
+        smallest = min(draft.model(model).block_weights for model in too_large)
+        raise ConfigError(f"study.max_params={study.max_params:g}: the smallest model of {name} has {smallest:.3g}")
     if not cells:
         raise ConfigError(f"study {name}: no cells; expected at least one grid with models, methods and weights")
     tasks = config.load("eval", protocol).tasks if tasks is None else tasks
-    harness = [cell for cell in cells if tasks and any(_matches(cell, chosen) for chosen in study.harness)]
-    return Study(name, study, protocol, tuple(tasks), tuple(cells), tuple(harness), tuple(not_applicable), folders)
+    chosen = [_spelled(draft, grid) for grid in study.harness] if tasks else []
+    harness = [cell for cell in cells if any(_matches(cell, grid) for grid in chosen)]
+    return Study(
+        name, study, protocol, tuple(tasks), tuple(cells), tuple(harness), tuple(not_applicable), folders, tuple(too_large)
+    )
 
 
 def from_arguments(arguments: list[str]) -> Study:
@@ -132,10 +142,13 @@ def _folder_name(path: str) -> str:
     return name if not (config.conf_dir() / "model" / f"{name}.yaml").exists() else f"{name}-folder"
 
 
-def _expand(study: Study, replaced: list[str]) -> tuple[list[Cell], list[tuple[str, str]]]:
+def _expand(study: Study, replaced: list[str]) -> tuple[list[Cell], list[tuple[str, str]], list[str]]:
     cells: dict[Cell, None] = {}
     missing: dict[tuple[str, str], None] = {}
+    too_large: dict[str, None] = {}
     shared = study.config
+    limit = None if "models" in replaced else shared.max_params
+    excluded = [_spelled(study, grid) for grid in shared.exclude]
     for grid in shared.grids or [GridConfig()]:
         axes = {}
         for axis in AXES:
@@ -143,14 +156,23 @@ def _expand(study: Study, replaced: list[str]) -> tuple[list[Cell], list[tuple[s
             axes[axis] = _values(study, axis, own if own is not None else getattr(shared, axis))
         for combination in itertools.product(*axes.values()):
             cell = _cell(dict(zip(axes, combination, strict=True)))
-            if cell is None or any(_matches(cell, excluded) for excluded in shared.exclude):
+            if cell is None or any(_matches(cell, grid) for grid in excluded):
+                continue
+            if limit is not None and (study.model(cell.model).block_weights or 0) > limit:
+                too_large[cell.model] = None
                 continue
             if bad := _indivisible(study, cell):
                 missing[cell.model, bad] = None
                 continue
             cells[Cell(cell.model, "none", "none", "w16", "a16", "a16", "none", 0)] = None
             cells[cell] = None
-    return list(cells), list(missing)
+    return list(cells), list(missing), list(too_large)
+
+
+def _spelled(study: Study, grid: GridConfig) -> GridConfig:
+    """The grid with every name in its one spelling, axes that it does not name left open."""
+    given = {axis: values for axis in AXES if (values := getattr(grid, axis)) is not None}
+    return GridConfig(**{axis: _values(study, axis, values) for axis, values in given.items()})
 
 
 _DEFAULTS = {"calibrations": ["none"], "activations": ["a16"], "lorc": ["plain-int8"], "ranks": [0]}

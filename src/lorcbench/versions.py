@@ -55,6 +55,6 @@ def _digest(module: str) -> str:
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
             del body[0]
-    template = _file(module).with_suffix(".html")  # a module's page is part of what it makes
-    page = template.read_text(encoding="utf-8") if template.is_file() else ""
-    return hashlib.sha256((ast.dump(tree) + page).encode()).hexdigest()
+    beside = [_file(module).with_suffix(suffix) for suffix in (".html", ".csv")]  # a module's page or table is part of it
+    data = "".join(path.read_text(encoding="utf-8") for path in beside if path.is_file())
+    return hashlib.sha256((ast.dump(tree) + data).encode()).hexdigest()

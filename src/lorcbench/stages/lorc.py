@@ -28,31 +28,34 @@ def main(job: Job) -> None:
         "quantized": quantized.digest,
     }
     identity = job.identity({"lorc": vars(settings), "cap": components}, sources)
-    mark, shards, errors = shard_identity(identity), [], []
+    mark, shards, notes = shard_identity(identity), [], []
     for index in range(checkpoint.depth):
         file = f"block{index:03d}.safetensors"
         finished = finished_shard(folder / file, mark)
         if finished is None:
-            tensors, norms = _factors(checkpoint, index, quantized.block(index), settings, components)
-            finished = write_shard(folder / file, tensors, mark, norms), norms
+            tensors, found = _factors(checkpoint, index, quantized.block(index), settings, components)
+            finished = write_shard(folder / file, tensors, mark, found), found
         shards.append({"file": file, "sha256": finished[0]})
-        errors.append(finished[1])
+        notes.append(finished[1])
         job.progress(index + 1, checkpoint.depth, "block")
-    job.finish("factors", identity, {"shards": shards, "relative_error": errors})
+    kept = {name: [block[name] for block in notes] for name in ("relative_error", "error_norm", "singular_values")}
+    job.finish("factors", identity, {"shards": shards, **kept})
 
 
 def _factors(checkpoint: Checkpoint, index: int, approximate: dict, settings, components: int) -> tuple[dict, dict]:
-    """Stored factors of every linear of one block, and ‖E‖ / ‖W‖ of each."""
-    tensors, norms = {}, {}
+    """Stored factors of every linear of one block; ‖E‖ / ‖W‖ of each; ‖E‖ and singular values of every matrix decomposed."""
+    tensors, shares, norms, spectra = {}, {}, {}, {}
     for name, weight in checkpoint.linears(index).items():
         error = weight.float() - approximate[name]
-        norms[name] = float(error.norm() / weight.float().norm())
+        shares[name] = float(error.norm() / weight.float().norm())
         rows = checkpoint.architecture.parts(name, checkpoint.config) if settings.fused_qkv == "split" else None
         matrices = {f"{name}.{part}": error[index_] for part, index_ in rows.items()} if rows else {name: error}
         for matrix, part in matrices.items():
-            stored = lorc.store(*lorc.decompose(part, components, settings.decomposition == "exact"), settings.bits)
-            tensors |= {f"{matrix}.{key}": tensor for key, tensor in stored.items()}
-    return tensors, norms
+            b, a = lorc.decompose(part, components, settings.decomposition == "exact")
+            norms[matrix] = float(part.norm())
+            spectra[matrix] = [float(f"{value:.5g}") for value in b.norm(dim=0) * a.norm(dim=1)]  # each factor has Σ^½
+            tensors |= {f"{matrix}.{key}": tensor for key, tensor in lorc.store(b, a, settings.bits).items()}
+    return tensors, {"relative_error": shares, "error_norm": norms, "singular_values": spectra}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Result files → cells.csv, figures, the page, and a summary on the terminal."""
+"""Result files → cells.csv, scorecard.csv, figures, the page, and a summary on the terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import json
 from pathlib import Path
 
-from lorcbench import claims, figures, page, paths, results, study
+from lorcbench import claims, derived, figures, fingerprint, page, paths, results, scorecard, study
 from lorcbench.artifacts import read_json, write_text
 from lorcbench.job import Job, run
 
@@ -19,16 +19,22 @@ def main(job: Job) -> None:
     job.at(paths.STUDY + "/report")
     folder = Path(paths.STUDY.format(study=expanded.name))
     found = results.collect(expanded)
-    table = results.rows(expanded, found, job.runtime.bootstrap)
+    with_derived = [*found, *derived.derive(found)]
+    table = results.rows(expanded, with_derived, job.runtime.bootstrap)
     write_text(folder / "cells.csv", _csv(results.COLUMNS, table))
     write_text(folder / "tasks.csv", _csv(results.HARNESS_COLUMNS, results.harness_rows(expanded, found)))
-    verdicts = claims.judge(found, job.runtime.bootstrap)
+    verdicts = claims.judge(with_derived, job.runtime.bootstrap)
+    compared = scorecard.compare(expanded, with_derived, job.runtime.bootstrap)
+    ranked = fingerprint.rank(compared)
+    write_text(folder / "scorecard.csv", _csv(scorecard.COLUMNS, [vars(row) for row in compared]))
+    write_text(folder / "fingerprint.csv", _csv(fingerprint.COLUMNS, [vars(candidate) for candidate in ranked]))
     drawn = figures.draw(found, folder / "figures")
     html = page.render(expanded, found, verdicts, drawn, folder / "figures", _stages(expanded))
     write_text(folder / "report.html", html)
     write_text(folder / "claims.json", json.dumps([vars(verdict) for verdict in verdicts], indent=1) + "\n")
     job.finish("report", {"stage": "report"}, {"cells": len(found)})
-    print(_summary(expanded, found, folder))
+    lines = claims.counts(verdicts) + scorecard.summary(compared, scorecard.orderings(compared))
+    print(_summary(expanded, found, [*lines, *fingerprint.summary(ranked)], folder))
 
 
 def _csv(columns: tuple[str, ...], table: list[dict]) -> str:
@@ -56,13 +62,17 @@ def _stages(expanded: study.Study) -> list[dict]:
     ]
 
 
-def _summary(expanded: study.Study, found: list[results.CellResult], folder: Path) -> str:
-    """Best cell per bit width, and where everything is."""
+def _summary(expanded: study.Study, found: list[results.CellResult], said: list[str], folder: Path) -> str:
+    """Best cell per bit width, what `said` says of claims and published numbers, and where everything is."""
     count = {status: sum(result.status == status for result in found) for status in ("ok", "failed", "not run")}
     lines = [f"\n{expanded.name}: {count['ok']} cells measured, {count['failed']} failed, {count['not run']} not run"]
     lines += [f"  failed: {result.cell.key}: {result.reason}" for result in found if result.status == "failed"]
+    if expanded.too_large:
+        limit = f"more than study.max_params={expanded.config.max_params:g} weights"
+        lines.append(f"  left out, {limit}: {', '.join(expanded.too_large)}")
     for model in dict.fromkeys(result.cell.model for result in found):
         lines += _best(model, [result for result in found if result.cell.model == model and result.status == "ok"])
+    lines += said
     places = {"page": folder / "report.html", "table": folder / "cells.csv", "MLflow": Path(paths.MLFLOW)}
     lines += [f"  {name:6} {path}" for name, path in places.items()]
     return "\n".join(lines)
