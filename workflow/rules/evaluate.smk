@@ -13,6 +13,8 @@ rule evaluate:
         run=paths.run(paths.EVALUATION),
     log:
         paths.log(paths.EVALUATION),
+    group:
+        run.group
     resources:
         mem_mb=1500,
     params:
@@ -35,6 +37,8 @@ rule harness:
         run=paths.run(paths.HARNESS),
     log:
         paths.log(paths.HARNESS),
+    group:
+        run.group
     resources:
         mem_mb=2000,
     params:

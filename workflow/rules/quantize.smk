@@ -11,6 +11,8 @@ rule quantize:
         run=paths.run(paths.QUANTIZED),
     log:
         paths.log(paths.QUANTIZED),
+    group:
+        run.group
     resources:
         mem_mb=1500,
     params:
