@@ -220,10 +220,14 @@ class Workflow:
 
     # How they run on a cluster
 
+    def gpus(self) -> int:
+        """GPUs that a job which walks a model asks for."""
+        return int(self._runtime.device == "cuda")
+
     def group(self, wildcards: Any) -> str | None:
         """The group of a job: quantizing, factors and measurements of small models share submissions, others stand alone."""
         model = self.study.model(wildcards.model)
-        if not (model.layers and model.hidden):
+        if self.gpus() or not (model.layers and model.hidden):
             return None
         return "cell" if 12 * model.layers * model.hidden**2 <= _SMALL else None
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Start a throw-away SLURM on this machine: munge, one controller, several node daemons; no systemd, no accounting. As root.
 #   apt-get install -y --no-install-recommends slurm-wlm munge
-#   tests/cluster/start.sh BASE [NODES]       everything that it writes is in BASE, except a link at /etc/slurm/slurm.conf
+#   tests/cluster/start.sh BASE      everything that it writes is in BASE, except two links in /etc/slurm
 set -euo pipefail
 base=$(realpath -m "${1:?a folder for the cluster}")
-nodes=${2:-2}
+nodes=3
 host=$(hostname -s)
 if pgrep -x slurmctld >/dev/null; then
   echo "start.sh: a slurmctld is running on this machine already" >&2
@@ -58,10 +58,12 @@ GresTypes=gpu
 CONF
   for number in $(seq "$nodes"); do
     gpu=$([ "$number" = 1 ] && echo "Gres=gpu:1" || true) # a card in name only, to see where jobs that ask for one go
+    weight=$([ "$number" = 3 ] && echo 1 || echo 10)
     echo "NodeName=n$number NodeHostname=$host NodeAddr=127.0.0.1 Port=$((17000 + number))" \
-      "CPUs=${CPUS_PER_NODE:-2} RealMemory=${MEMORY_PER_NODE:-8000} $gpu State=UNKNOWN"
+      "CPUs=${CPUS_PER_NODE:-2} RealMemory=${MEMORY_PER_NODE:-8000} $gpu Weight=$weight State=UNKNOWN"
   done
-  echo "PartitionName=main Nodes=n[1-$nodes] Default=YES MaxTime=INFINITE State=UP"
+  echo "PartitionName=main Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP"
+  echo "PartitionName=doomed Nodes=n[2-3] MaxTime=INFINITE State=UP" # n3 first: the node that a test takes away
   echo "PartitionName=gpu Nodes=n1 MaxTime=INFINITE State=UP"
 } >"$base/slurm.conf"
 echo "NodeName=n1 Name=gpu File=/dev/null" >"$base/gres.conf"
@@ -75,7 +77,7 @@ for number in $(seq "$nodes"); do
   slurmd -N "n$number"
 done
 for _ in $(seq 100); do
-  [ "$(sinfo -h -p main -t idle -o %D 2>/dev/null)" = "$nodes" ] && exit 0
+  [ "$(sinfo -h -N -t idle -o %N 2>/dev/null | sort -u | wc -l)" = "$nodes" ] && exit 0
   sleep 0.2
 done
 echo "start.sh: the nodes did not come up; see $base/log" >&2

@@ -17,6 +17,7 @@ rule evaluate:
         run.group
     resources:
         mem_mb=1500,
+        gpu=run.gpus(),
     params:
         arguments=run.model_arguments,
         variants=run.variants,

@@ -15,6 +15,7 @@ rule quantize:
         run.group
     resources:
         mem_mb=1500,
+        gpu=run.gpus(),
     params:
         arguments=run.model_arguments,
         semantics=run.quantize_semantics,
