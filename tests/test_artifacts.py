@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import safetensors.torch
@@ -18,7 +20,9 @@ from lorcbench.artifacts import (
     finished_shard,
     read_json,
     read_shard,
+    remove_leftovers,
     replacing,
+    verified,
     write_json,
     write_shard,
     write_text,
@@ -167,7 +171,7 @@ def test_a_number_that_became_nan_is_called_damaged(tmp_path):
 def test_another_kind_another_version_and_a_missing_file_are_named(tmp_path):
     path = tmp_path / "result.json"
     write_json(path, "quantized", {})
-    with pytest.raises(ArtifactError, match="expected statistics in format 1, found quantized in format 1"):
+    with pytest.raises(ArtifactError, match="expected statistics in format 2, found quantized in format 2"):
         read_json(path, "statistics")
     write_json(path, "quantized", {"format": 99})
     with pytest.raises(ArtifactError, match="found quantized in format 99"):
@@ -235,3 +239,66 @@ def test_the_shards_of_a_result_are_read_beside_it_and_checked(tmp_path):
     with pytest.raises(ArtifactError, match="damaged"):
         shards.block(0)
     assert json.loads(result.read_text())["shards"][0]["sha256"] == digest
+
+
+def test_a_flipped_bit_in_what_a_killed_run_left_is_not_reused(tmp_path):
+    path = tmp_path / "block.safetensors"
+    write_shard(path, tensors(), "job")
+    whole = path.read_bytes()
+    for position in range(0, len(whole), 7):
+        flip_bit(path, position)
+        assert finished_shard(path, "job") is None, f"byte {position}"
+        path.write_bytes(whole)
+    assert finished_shard(path, "job") is not None
+
+
+def test_a_result_in_the_folder_of_another_is_called_foreign(tmp_path):
+    own, other = tmp_path / "cache/quantize/opt/rtn", tmp_path / "cache/quantize/opt/gptq"
+    write_json(own / "result.json", "quantized", {"of": "quantize/opt/rtn"})
+    assert read_json(own / "result.json", "quantized")["of"] == "quantize/opt/rtn"
+    other.mkdir()
+    (own / "result.json").rename(other / "result.json")
+    with pytest.raises(ArtifactError, match=r"gptq/result\.json: foreign \(it was made as quantize/opt/rtn\)"):
+        read_json(other / "result.json", "quantized")
+
+
+def test_the_files_of_a_result_are_checked_and_named(tmp_path):
+    (tmp_path / "documents.jsonl").write_text("one\n")
+    files = {"documents.jsonl": file_digest(tmp_path / "documents.jsonl")}
+    write_json(tmp_path / "result.json", "text", {"files": files})
+    assert verified(tmp_path, "text")["files"] == files
+    (tmp_path / "documents.jsonl").write_text("One\n")
+    with pytest.raises(ArtifactError, match=r"documents\.jsonl: damaged or foreign.*delete the folder"):
+        verified(tmp_path, "text", "documents.jsonl")
+    (tmp_path / "documents.jsonl").unlink()
+    with pytest.raises(ArtifactError, match=r"documents\.jsonl: missing"):
+        verified(tmp_path, "text")
+
+
+def test_what_a_killed_process_was_writing_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    code = "import os, sys, lorcbench.artifacts as a\nwith a.replacing(a.Path(sys.argv[1])) as t: t.touch(), os._exit(1)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "dead")], check=False)
+    assert len(list(tmp_path.iterdir())) == 1
+    with replacing(tmp_path / "alive") as temporary:
+        temporary.write_text("half")
+        remove_leftovers(tmp_path)
+        assert list(tmp_path.iterdir()) == [temporary]
+
+
+def test_processes_that_write_the_same_artifact_at_the_same_time_leave_a_whole_one(tmp_path):
+    code = (
+        "import sys, torch\nfrom pathlib import Path\nfrom lorcbench.artifacts import write_json, write_shard\n"
+        "folder = Path(sys.argv[1])\n"
+        "for _ in range(40):\n"
+        "    digest = write_shard(folder / 'block.safetensors', {'w': torch.arange(50000)}, 'job')\n"
+        "    write_json(folder / 'result.json', 'k', {'shards': [{'file': 'block.safetensors', 'sha256': digest}]})\n"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(3)]
+    seen = 0
+    while any(writer.poll() is None for writer in writers):
+        if (tmp_path / "result.json").exists():
+            assert torch.equal(Shards(tmp_path / "result.json", "k").block(0)["w"], torch.arange(50000))
+            seen += 1
+    assert [writer.returncode for writer in writers] == [0, 0, 0]
+    assert seen > 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["block.safetensors", "result.json"]

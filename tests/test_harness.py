@@ -88,7 +88,7 @@ def test_own_tasks_over_local_documents(model):
     assert (results["hellaswag"]["split"], results["hellaswag"]["documents"]) == ("validation", 10)
     assert results["wikitext"]["origin"]["file"] == "wikitext.jsonl"
     made = tokenizer()
-    found = harness.measure(model, made, [*results], [], [own(name) for name in results], 4, 32, io.StringIO())
+    found = harness.measure(model, made, [*results], [own(name) for name in results], 4, 32, io.StringIO())
     metrics = found["metrics"]
     assert metrics["hellaswag/acc"] == pytest.approx(expected_hits(model, made))
     share = metrics["hellaswag/acc"]

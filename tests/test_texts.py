@@ -243,11 +243,13 @@ def prepared(folder: Path, positions: int) -> None:
     checkpoint = Path(paths.CHECKPOINT.format(model="opt-125m"))
     corpus_files.opt_tokenizer(checkpoint)
     (checkpoint / "config.json").write_text(json.dumps({"model_type": "opt", "max_position_embeddings": positions}))
-    from lorcbench.artifacts import write_json
+    from lorcbench.artifacts import file_digest, write_json
     from lorcbench.corpora import load_tokenizer
 
     load_tokenizer(checkpoint).backend_tokenizer.save(str(checkpoint / paths.TOKENIZER))
-    write_json(checkpoint / "result.json", "checkpoint", {"folder": "."})
+    files = {"config.json": file_digest(checkpoint / "config.json")}
+    about = {"folder": ".", "files": files, "tokenizer": file_digest(checkpoint / paths.TOKENIZER)}
+    write_json(checkpoint / "result.json", "checkpoint", about)
 
 
 # Before the first job

@@ -10,11 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
+import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_UNSEALED = "0" * 64
+_TEMPORARY = re.compile(r"\..+\.(?P<host>[^.]*)\.(?P<process>\d+)\.tmp")
 
 
 class ArtifactError(Exception):
@@ -39,9 +43,12 @@ def file_digest(path: Path) -> str:
 
 @contextmanager
 def replacing(path: Path):
-    """Yields a temporary path beside `path`; on success it is flushed to disk and renamed, else it is removed."""
+    """Yields a temporary path beside `path`; on success it is flushed to disk and renamed, else it is removed.
+
+    Its name is no other process's, on this host or on another: a job that a killed workflow left on a cluster may write too.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -54,6 +61,18 @@ def replacing(path: Path):
             os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return platform.node().replace(".", "-")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed processes of this host left in `folder`."""
+    for path in folder.rglob(".*.tmp"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found and found["host"] == _host() and not Path(f"/proc/{found['process']}").exists():
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -72,10 +91,10 @@ def write_json(path: Path, kind: str, payload: dict) -> dict:
 
 
 def read_json(path: Path, kind: str) -> dict:
-    """Read what `write_json` wrote.
+    """Read what `write_json` wrote. One that says ``of`` whose work it is must lie in the folder of that name.
 
     Raises:
-        ArtifactError: the file is missing, damaged, or of another kind or format version; the message names it.
+        ArtifactError: the file is missing, damaged, foreign, or of another kind or format version; the message names it.
     """
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
@@ -89,8 +108,39 @@ def read_json(path: Path, kind: str) -> dict:
     if digest != claimed:
         raise ArtifactError(f"{path}: damaged (its digest does not match); delete it and run again")
     if body["kind"] != kind or body["format"] != FORMAT_VERSION:
-        raise ArtifactError(f"{path}: expected {kind} in format {FORMAT_VERSION}, found {found}")
+        raise ArtifactError(f"{path}: expected {kind} in format {FORMAT_VERSION}, found {found}; delete it and run again")
+    if not f"/{path.parent.absolute()}".endswith(f"/{body.get('of', '')}".rstrip("/")):
+        raise ArtifactError(f"{path}: foreign (it was made as {body['of']}); delete it and run again")
     return {**body, "digest": claimed}
+
+
+def verified(folder: Path, kind: str, *names: str) -> dict:
+    """The result in `folder`, once the named of the files that it lists (all, if none is named) have the digests that it lists.
+
+    Files are looked for beside the result, or in the ``folder`` that it names.
+
+    Raises:
+        ArtifactError: as `read_json`; or a file is missing, damaged or foreign.
+    """
+    result = read_json(folder / "result.json", kind)
+    for name in names or result["files"]:
+        path = folder / result.get("folder", "") / name
+        check_digest(path, file_digest(path) if path.is_file() else None, result["files"].get(name), folder)
+    return result
+
+
+def check_digest(path: Path, found: str | None, claimed: str | None, folder: Path) -> None:
+    """Refuse a file of the artifact in `folder` whose digest is not the claimed one; None: there is no such file.
+
+    Raises:
+        ArtifactError: missing, damaged or foreign.
+    """
+    if found is None:
+        raise ArtifactError(f"{path}: missing; delete the folder {folder} and run again")
+    if found != claimed:
+        raise ArtifactError(
+            f"{path}: damaged or foreign (its digest does not match); delete the folder {folder} and run again"
+        )
 
 
 def write_shard(path: Path, tensors: dict, identity: str, notes: dict | None = None) -> str:
@@ -100,10 +150,26 @@ def write_shard(path: Path, tensors: dict, identity: str, notes: dict | None = N
     ordered = {name: tensors[name].cpu().contiguous() for name in sorted(tensors)}
     with replacing(path) as temporary:
         # One metadata key: safetensors writes several in no fixed order, and equal jobs must give equal bytes.
-        save_file(ordered, temporary, metadata={"lorcbench": canonical({"identity": identity, "notes": notes or {}})})
+        about = {"identity": identity, "notes": notes or {}, "seal": _UNSEALED}
+        save_file(ordered, temporary, metadata={"lorcbench": canonical(about)})
+        with open(temporary, "r+b") as file:  # sealed, so that it is known to be whole before any result names its digest
+            size = int.from_bytes(file.read(8), "little")
+            file.seek(8 + file.read(size).index(_UNSEALED.encode()))
+            file.write(_seal(temporary, _UNSEALED).encode())
         temporary.chmod(0o644)
         digest = file_digest(temporary)
     return digest
+
+
+def _seal(path: Path, seal: str) -> str:
+    """SHA-256 of a shard's bytes with nothing but zeros where its seal is."""
+    with open(path, "rb") as file:
+        size = file.read(8)  # safetensors: the length of the header, the header, the tensors
+        header = file.read(int.from_bytes(size, "little"))
+        digest = hashlib.sha256(size + header.replace(seal.encode(), _UNSEALED.encode()))
+        while part := file.read(1 << 24):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def read_shard(path: Path, digest: str) -> dict:
@@ -114,24 +180,22 @@ def read_shard(path: Path, digest: str) -> dict:
     """
     from safetensors.torch import load
 
-    if not path.is_file():
-        raise ArtifactError(f"{path}: missing")
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise ArtifactError(f"{path}: damaged or foreign (its digest does not match); delete it and run again")
+    data = path.read_bytes() if path.is_file() else None
+    check_digest(path, data and hashlib.sha256(data).hexdigest(), digest, path.parent)
     return load(data)
 
 
 def finished_shard(path: Path, identity: str) -> tuple[str, dict] | None:
-    """Digest and notes of a shard left by an earlier, killed run of the same job, or None if there is none to reuse."""
+    """Digest and notes of a whole shard left by an earlier, killed run of the same job, or None if there is none to reuse."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             found = json.loads((file.metadata() or {}).get("lorcbench", "{}"))
-    except (OSError, SafetensorError, ValueError):
+        whole = found.get("identity") == identity and found["seal"] == _seal(path, found["seal"])
+    except (OSError, SafetensorError, ValueError, KeyError, AttributeError):
         return None
-    return (file_digest(path), found["notes"]) if found.get("identity") == identity else None
+    return (file_digest(path), found["notes"]) if whole else None
 
 
 class Shards:

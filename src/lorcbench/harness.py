@@ -59,14 +59,39 @@ def local_task(name: str, path: str, documents: Path) -> dict:
     }
 
 
-def measure(
-    model, tokenizer, tasks: list[str], folders: list[Path], own: list[dict], batch_size: int, length: int, log: TextIO
-) -> dict[str, dict]:
+_METRICS = {
+    "stdlib_prose": ["word_perplexity", "byte_perplexity", "bits_per_byte"],
+    "stdlib_continuation": ["acc", "acc_norm"],
+}
+
+
+def stdlib_task(name: str, documents: Path) -> dict:
+    """One of the two tasks made from the text that Python carries, as the content of a YAML file.
+
+    Args:
+        documents: a JSONL file.
+    """
+    task = {
+        "task": name,
+        "dataset_path": "json",
+        # Absolute: lm-eval resolves it against its own working directory.
+        "dataset_kwargs": {"data_files": {"test": str(documents.resolve())}},
+        "test_split": "test",
+        "metric_list": [{"metric": metric} for metric in _METRICS[name]],
+        "metadata": {"version": 1.0},
+    }
+    if name == "stdlib_prose":
+        return {**task, "output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{text}}"}
+    fields = {"doc_to_text": "{{context}}", "doc_to_choice": "{{choices}}", "doc_to_target": "{{label}}"}
+    return {**task, "output_type": "multiple_choice", "target_delimiter": "", **fields}
+
+
+def measure(model, tokenizer, tasks: list[str], own: list[dict], batch_size: int, length: int, log: TextIO) -> dict[str, dict]:
     """Run lm-eval's `simple_evaluate` on a model in memory.
 
     Args:
-        tasks: names to measure, defined by YAML files in `folders` or by `own`.
-        own: contents of more YAML files, as `local_task` makes them.
+        tasks: names to measure.
+        own: contents of the YAML files that define them, as `local_task` and `stdlib_task` make them.
         length: the model's longest sequence.
         log: where lm-eval's own output and progress bars go.
 
@@ -86,7 +111,7 @@ def measure(
     with tempfile.TemporaryDirectory() as temporary, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         for task in own:  # JSON is YAML
             (Path(temporary) / f"{task['task']}.yaml").write_text(json.dumps(task), encoding="utf-8")
-        manager = TaskManager(include_path=[*map(str, folders), temporary], include_defaults=False)
+        manager = TaskManager(include_path=temporary, include_defaults=False)
         device = str(next(model.parameters()).device)
         live = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=device, max_length=length)
         report = lm_eval.simple_evaluate(

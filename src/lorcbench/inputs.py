@@ -8,7 +8,7 @@ import torch
 
 from lorcbench import lorc, paths
 from lorcbench.architectures import Architecture
-from lorcbench.artifacts import Shards, read_json
+from lorcbench.artifacts import ArtifactError, Shards, read_json, verified
 from lorcbench.checkpoint import Checkpoint
 from lorcbench.formats import WeightFormat, cap
 from lorcbench.quantizer import dequantize, from_stored
@@ -16,10 +16,10 @@ from lorcbench.quantizer import dequantize, from_stored
 TRAINED = "trained."  # prefix of a trained parameter's name in a shard of quantized weights
 
 
-def checkpoint_folder(names: dict[str, str]) -> Path:
-    """The folder of a prepared checkpoint."""
+def checkpoint_folder(names: dict[str, str], *files: str) -> Path:
+    """The folder of a prepared checkpoint, once its files, or only those named, were found to be as they were prepared."""
     folder = Path(paths.CHECKPOINT.format(**names))
-    return folder / read_json(folder / "result.json", "checkpoint")["folder"]
+    return folder / verified(folder, "checkpoint", *files)["folder"]
 
 
 def tokens(folder: Path) -> tuple[dict[str, torch.Tensor], str]:
@@ -44,6 +44,11 @@ class QuantizedModel:
             for linear, width in self.shards.result["widths"].items()
         }
         return weights | trained_of(tensors)
+
+
+def _made_from(shards: Shards, source: str, digest: str) -> None:
+    if shards.result["identity"]["inputs"][source] != digest:
+        raise ArtifactError(f"{shards.folder}: made from another {source} than the one that is there; delete it and run again")
 
 
 def parts_of(tensors: dict[str, torch.Tensor], linear: str) -> dict[str, torch.Tensor]:
@@ -98,6 +103,11 @@ class CellWeights:
     def __init__(self, names: dict[str, str], lorc_name: str, rank: int) -> None:
         self.quantized = QuantizedModel(names) if names["method"] != "none" else None
         self.factors = Factors(names, lorc_name, rank) if rank else None
+        if self.quantized:
+            prepared = read_json(Path(paths.CHECKPOINT.format(**names)) / "result.json", "checkpoint")
+            _made_from(self.quantized.shards, "checkpoint", prepared["digest"])
+        if self.factors:
+            _made_from(self.factors.shards, "quantized", self.quantized.digest)
         self._factor_bits = 0
 
     def block(self, index: int, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import importlib.metadata
 import json
@@ -20,8 +21,8 @@ from typing import Any
 import psutil
 from omegaconf import OmegaConf
 
-from lorcbench import config
-from lorcbench.artifacts import fingerprint, read_json, write_json, write_text
+from lorcbench import config, paths
+from lorcbench.artifacts import fingerprint, read_json, remove_leftovers, write_json, write_text
 from lorcbench.process import die_with_parent
 from lorcbench.versions import code_version
 
@@ -72,15 +73,17 @@ class Job:
         """Name the folder of the result, from a pattern of `lorcbench.paths`, and start its log there."""
         self.folder = Path(pattern.format(**self.names))
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.folder)
         self.log_file = open(self.folder / "log.txt", "w", encoding="utf-8", buffering=1)  # noqa: SIM115  lives as long as the job
         faulthandler.enable(self.log_file)
         self.log(f"{self.stage} {' '.join(sys.argv[1:])}")
         return self.folder
 
     def log(self, line: str) -> None:
-        """One line into the job's log."""
+        """One line into the job's log; without it if the disk is full."""
         if self.log_file:
-            print(f"{time.monotonic() - self.started:8.1f} s  {line}", file=self.log_file)
+            with contextlib.suppress(OSError):
+                print(f"{time.monotonic() - self.started:8.1f} s  {line}", file=self.log_file)
 
     def progress(self, done: int, total: int, what: str) -> None:
         """Say where a long stage is, on the terminal and in the log, every few seconds at most."""
@@ -120,12 +123,17 @@ class Job:
         }
 
     def finish(self, kind: str, identity: dict, payload: dict) -> dict:
-        """Write result.json and run.json; returns the result."""
-        body = write_json(self.folder / "result.json", kind, {"identity": identity, **payload})
+        """Write result.json, which says whose work it is, and run.json; returns the result."""
+        body = self.write_result(kind, {"identity": identity, **payload})
         write_json(self.folder / "run.json", "run", self._run_record())
         (self.folder / "failed.json").unlink(missing_ok=True)
         self._say(f"done, {time.monotonic() - self.started:.1f} s")
         return body
+
+    def write_result(self, kind: str, payload: dict) -> dict:
+        """Write result.json alone."""
+        place = str(self.folder).removeprefix(f"{paths.CACHE}/")
+        return write_json(self.folder / "result.json", kind, {"of": place, **payload})
 
     def _run_record(self) -> dict:
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -146,7 +154,8 @@ class Job:
         if self.folder:
             record = {"stage": self.stage, "reason": " ".join(str(error).split()) or type(error).__name__}
             record["variants"] = getattr(error, "variants", None)  # the ranks concerned; null is the whole job
-            write_text(self.folder / "failed.json", json.dumps(record) + "\n")
+            with contextlib.suppress(OSError):  # on a full disk the message on the terminal must do
+                write_text(self.folder / "failed.json", json.dumps(record) + "\n")
 
 
 def _versions() -> dict[str, str]:

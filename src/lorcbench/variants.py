@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorcbench import paths
-from lorcbench.artifacts import ArtifactError, fingerprint, read_json, write_json
+from lorcbench.artifacts import ArtifactError, fingerprint, read_json
 from lorcbench.formats import cap
 from lorcbench.job import Job, input_digest
 from lorcbench.versions import code_version
@@ -51,7 +51,7 @@ def bring_up_to_date(
     missing = [variant for variant, mark in wanted.items() if before.get(variant, {}).get("identity") != mark]
     kept = {variant: entry for variant, entry in before.items() if variant not in missing}
     if len(kept) < len(before):  # numbers of other inputs must not be taken for these, whatever happens next
-        write_json(job.folder / "result.json", kind, {"identity": identity, **about, "variants": kept})
+        job.write_result(kind, {"identity": identity, **about, "variants": kept})
     failures = {}
     measure = opened(job) if missing else None
     for number, variant in enumerate(missing):

@@ -23,6 +23,7 @@ from lorcbench.versions import code_version
 
 _KEYS = ("model_path", "overrides", "study")
 _OVERRIDES = ("study.", "eval.tasks=", "runtime.", "tracking.")
+_SMALL = 400_000_000  # weights of the decoder blocks, up to which jobs on a cluster share submissions: minutes on one core
 _EVALUATED = ("model", "method", "calibration", "weight", "trained", "activation")
 
 
@@ -223,6 +224,19 @@ class Workflow:
             paths.result(pattern).format(**cell.paths(), protocol=self.study.eval) for pattern, cell in [*of_cells, *of_harness]
         ]
         return list(dict.fromkeys(found))
+
+    # How they run on a cluster
+
+    def gpus(self) -> int:
+        """GPUs that a job which walks a model asks for."""
+        return int(self._runtime.device == "cuda")
+
+    def group(self, wildcards: Any) -> str | None:
+        """The group of a job: quantizing, factors and measurements of small models share submissions, others stand alone."""
+        model = self.study.model(wildcards.model)
+        if self.gpus() or not (model.layers and model.hidden):
+            return None
+        return "cell" if 12 * model.layers * model.hidden**2 <= _SMALL else None
 
     # Start and end of a run
 

@@ -34,6 +34,7 @@ rule calibrate:
     priority: 80
     resources:
         mem_mb=1500,
+        gpu=run.gpus(),
     params:
         arguments=run.model_arguments,
         semantics=run.statistics_semantics,

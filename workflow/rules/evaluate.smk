@@ -13,8 +13,11 @@ rule evaluate:
         run=paths.run(paths.EVALUATION),
     log:
         paths.log(paths.EVALUATION),
+    group:
+        run.group
     resources:
         mem_mb=1500,
+        gpu=run.gpus(),
     params:
         arguments=run.model_arguments,
         variants=run.variants,
@@ -35,6 +38,8 @@ rule harness:
         run=paths.run(paths.HARNESS),
     log:
         paths.log(paths.HARNESS),
+    group:
+        run.group
     resources:
         mem_mb=2000,
     params:

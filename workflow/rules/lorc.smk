@@ -12,6 +12,8 @@ rule lorc:
         run=paths.run(paths.FACTORS),
     log:
         paths.log(paths.FACTORS),
+    group:
+        run.group
     resources:
         mem_mb=1000,
     params:

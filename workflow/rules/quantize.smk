@@ -11,8 +11,11 @@ rule quantize:
         run=paths.run(paths.QUANTIZED),
     log:
         paths.log(paths.QUANTIZED),
+    group:
+        run.group
     resources:
         mem_mb=1500,
+        gpu=run.gpus(),
     params:
         arguments=run.model_arguments,
         semantics=run.quantize_semantics,

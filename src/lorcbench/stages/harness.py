@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lorcbench import config, paths
+from lorcbench.artifacts import verified
 from lorcbench.job import Job, input_digest, run
 from lorcbench.variants import bring_up_to_date, split
 
@@ -36,7 +37,7 @@ def _opened(job: Job) -> Callable[[str], dict]:
     from lorcbench.checkpoint import Checkpoint
     from lorcbench.corpora import load_tokenizer
     from lorcbench.formats import ActivationFormat
-    from lorcbench.harness import local_task, measure
+    from lorcbench.harness import measure
     from lorcbench.surgery import install_weights, round_inputs
 
     disable_progress_bar()
@@ -48,12 +49,7 @@ def _opened(job: Job) -> Callable[[str], dict]:
     for block in blocks:
         round_inputs(block, checkpoint.architecture.linear_names, ActivationFormat.parse(job.names["activation"]))
     staged = _staged(job)
-    folders = list(dict.fromkeys(folder / "tasks" for folder, kind in staged.values() if kind == "text"))
-    own = [
-        local_task(name, config.load("task", name).definition, folder / "documents.parquet")
-        for name, (folder, kind) in staged.items()
-        if kind == "task"
-    ]
+    own = [_definition(name, folder, kind) for name, (folder, kind) in staged.items()]
     batch = max(1, job.runtime.batch_tokens // job.eval.window)
 
     def measured(variant: str) -> dict:
@@ -61,9 +57,20 @@ def _opened(job: Job) -> Callable[[str], dict]:
         for index, block in enumerate(blocks):
             install_weights(block, weights.block(index, checkpoint))
         names = list(job.eval.tasks)
-        return measure(model, tokenizer, names, folders, own, batch, job.eval.window, job.log_file)
+        return measure(model, tokenizer, names, own, batch, job.eval.window, job.log_file)
 
     return measured
+
+
+def _definition(name: str, folder: Path, kind: str) -> dict:
+    """The content of a task's YAML file, its documents being as they were staged."""
+    from lorcbench.harness import local_task, stdlib_task
+
+    file = f"tasks/{name}.jsonl" if kind == "text" else "documents.parquet"
+    verified(folder, kind, file)
+    if kind == "text":
+        return stdlib_task(name, folder / file)
+    return local_task(name, config.load("task", name).definition, folder / file)
 
 
 if __name__ == "__main__":

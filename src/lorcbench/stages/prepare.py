@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lorcbench import paths
-from lorcbench.artifacts import file_digest
+from lorcbench.artifacts import file_digest, verified
 from lorcbench.checkpoint import Checkpoint, CheckpointError
 from lorcbench.convert import to_safetensors
 from lorcbench.corpora import load_tokenizer
@@ -61,6 +61,7 @@ def _train(job: Job, model, folder: Path) -> tuple[dict, dict]:
     disable_progress_bar()
     torch.set_num_threads(job.threads)
     text = Path(paths.TEXT.format(text=model.standin.text))
+    verified(text, "text")
     end = standin.END_OF_TEXT
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(text / "tokenizer.json"), bos_token=end, eos_token=end, pad_token=end, unk_token=end

@@ -19,10 +19,6 @@ from lorcbench.job import Job, run
 from lorcbench.stdlib_text import CORPORA, SPLITS, documents, harness_tasks
 
 VOCABULARY = 1024
-_METRICS = {
-    "stdlib_prose": ["word_perplexity", "byte_perplexity", "bits_per_byte"],
-    "stdlib_continuation": ["acc", "acc_norm"],
-}
 
 
 def main(job: Job) -> None:
@@ -68,7 +64,6 @@ def _stage_stdlib(job: Job, folder: Path) -> None:
         save_file(streams, temporary)
     for name, items in harness_tasks({corpus: found[corpus]["test"] for corpus in CORPORA}).items():
         _write_jsonl(folder / "tasks" / f"{name}.jsonl", items)
-        write_text(folder / "tasks" / f"{name}.yaml", json.dumps(_task(name, folder / "tasks" / f"{name}.jsonl"), indent=1))
     files = [*sorted(folder.glob("*/**/*.jsonl")), folder / "tokenizer.json", folder / "train.safetensors"]
     digests = {str(path.relative_to(folder)): file_digest(path) for path in files}
     counts = {corpus: {split: len(found[corpus][split]) for split in SPLITS} for corpus in CORPORA}
@@ -83,22 +78,6 @@ def _stream(tokenizer: ByteLevelBPETokenizer, texts: list[str]) -> np.ndarray:
 
 def _write_jsonl(path: Path, items: list[dict]) -> None:
     write_text(path, "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items))
-
-
-def _task(name: str, data: Path) -> dict:
-    """An lm-eval task over a local file. The path is absolute: lm-eval resolves it against its own working directory."""
-    task = {
-        "task": name,
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(data.resolve())}},
-        "test_split": "test",
-        "metric_list": [{"metric": metric} for metric in _METRICS[name]],
-        "metadata": {"version": 1.0},
-    }
-    if name == "stdlib_prose":
-        return {**task, "output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{text}}"}
-    fields = {"doc_to_text": "{{context}}", "doc_to_choice": "{{choices}}", "doc_to_target": "{{label}}"}
-    return {**task, "output_type": "multiple_choice", "target_delimiter": "", **fields}
 
 
 if __name__ == "__main__":

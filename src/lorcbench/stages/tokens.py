@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from lorcbench import config, corpora, inputs, paths
-from lorcbench.artifacts import read_json, write_shard
+from lorcbench.artifacts import check_digest, file_digest, read_json, verified, write_shard
 from lorcbench.corpora import CorpusError, Documents
 from lorcbench.job import Job, input_digest, run, shard_identity
 from lorcbench.protocols import CalibrationConfig, EvalConfig, SourceConfig
@@ -25,7 +25,9 @@ def main(job: Job) -> None:
     digests = {f"text {text}": input_digest(where, "text") for text, where in texts.items()}
     sources = {"checkpoint": input_digest(checkpoint, "checkpoint"), **digests}
     identity = job.identity(config.plain(settings) if calibration else settings.protocol(), sources)
-    tokenizer = corpora.open_tokenizer(checkpoint / paths.TOKENIZER)
+    saved, prepared = checkpoint / paths.TOKENIZER, read_json(checkpoint / "result.json", "checkpoint")
+    check_digest(saved, file_digest(saved) if saved.is_file() else None, prepared["tokenizer"], checkpoint)
+    tokenizer = corpora.open_tokenizer(saved)
     found, described = (_calibration if calibration else _windows)(tokenizer, settings)
     digest = write_shard(folder / "tokens.safetensors", found, shard_identity(identity))
     shards = [{"file": "tokens.safetensors", "sha256": digest}]
@@ -34,7 +36,7 @@ def main(job: Job) -> None:
 
 def _check_positions(job: Job, length: int) -> None:
     """Refuse windows that are longer than the model's learned positions; BLOOM has none."""
-    settings = json.loads((inputs.checkpoint_folder(job.names) / "config.json").read_text(encoding="utf-8"))
+    settings = json.loads((inputs.checkpoint_folder(job.names, "config.json") / "config.json").read_text(encoding="utf-8"))
     positions = settings.get("max_position_embeddings")
     if positions is not None and length > positions:
         raise CorpusError(
@@ -44,7 +46,9 @@ def _check_positions(job: Job, length: int) -> None:
 
 
 def _documents(corpus: SourceConfig) -> Documents:
-    return Documents(Path(paths.DOCUMENTS.format(text=corpus.text, part=corpus.part)))
+    folder, path = (Path(pattern.format(text=corpus.text, part=corpus.part)) for pattern in (paths.TEXT, paths.DOCUMENTS))
+    verified(folder, "text", str(path.relative_to(folder)))
+    return Documents(path)
 
 
 def _describe(corpus: SourceConfig, documents: Documents) -> dict:

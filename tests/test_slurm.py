@@ -1,0 +1,199 @@
+"""On a real SLURM: the smoke study, and jobs that fail, are cancelled, take too much memory or lose their node.
+
+Whatever happened, the artifacts are those of an undisturbed run on one machine, byte for byte.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from runs import ROOT, command, digests, skip_or_fail, snakemake, stages_in, wait_for
+
+pytestmark = pytest.mark.slurm
+
+PROFILE = ("--profile", str(ROOT / "profiles/slurm"))
+LORC = "results/cache/lorc/opt-standin-xs/rtn/none/w2-asym-row/a16/plain-int8/cap32/result.json"
+SHORT = (LORC, "--config", "study=smoke")  # quantizing and factors of one model, trained already: one submission
+MADE = ("quantize", "lorc")
+
+
+def slurm(*words: str) -> str:
+    """What one of SLURM's programs says."""
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Three nodes on this machine; nothing of them is left afterwards."""
+    for program in ("munge", "slurmctld", "slurmd", "sbatch"):
+        if not shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin"):
+            skip_or_fail(f"{program} is not installed (apt-get install slurm-wlm munge)", "LORCBENCH_REQUIRE_SLURM")
+    if os.geteuid() != 0:
+        skip_or_fail("starting a cluster needs root", "LORCBENCH_REQUIRE_SLURM")
+    base = Path(tempfile.mkdtemp(prefix="lorcbench-slurm-"))
+    scripts = ROOT / "tests/cluster"
+    try:
+        started = subprocess.run([scripts / "start.sh", base], capture_output=True, text=True, check=False)
+        assert started.returncode == 0, started.stderr
+        yield base
+    finally:
+        subprocess.run([scripts / "stop.sh", base], check=False)
+        shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """The smoke study as one machine makes it."""
+    folder = tmp_path_factory.mktemp("local")
+    done = snakemake(folder, "--config", "study=smoke")
+    assert done.returncode == 0, done.stdout
+    return folder
+
+
+class Runs:
+    """Runs on the cluster side by side, each in a folder of its own with trained models and nothing made from them."""
+
+    def __init__(self, local: Path, base: Path) -> None:
+        self.local, self.base, self.pool = local, base, ThreadPoolExecutor()
+
+    def folder(self, name: str) -> Path:
+        folder = self.base / name
+        for part in (".snakemake/metadata", "results/cache/text", "results/cache/checkpoint"):
+            shutil.copytree(self.local / part, folder / part)
+        return folder
+
+    def start(self, name: str, *arguments: str):
+        """A run in the folder of that name, as a future of the finished process."""
+        return self.pool.submit(snakemake, self.folder(name), *PROFILE, *arguments, limit=400)
+
+
+@pytest.fixture(scope="module")
+def runs(cluster, local, tmp_path_factory):
+    started = Runs(local, tmp_path_factory.mktemp("cluster"))
+    yield started
+    started.pool.shutdown()
+
+
+def job_of(folder: Path) -> str | None:
+    """The id of the running job that works in `folder`."""
+    running = slurm("squeue", "--noheader", "--states=running", "--format=%i %Z").split("\n")
+    return next((line.split()[0] for line in running if line.endswith(f" {folder}")), None)
+
+
+def same_as_local(runs: Runs, folder: Path) -> None:
+    expected = {path: digest for path, digest in digests(runs.local, *MADE).items() if "opt-standin-xs/rtn" in path}
+    assert len(expected) == 6  # two results, and two blocks of each
+    assert digests(folder, *MADE) == expected
+
+
+def take_away(node: str, cluster: Path) -> None:
+    """What remains of a node that lost its power: neither its daemon nor any process of its jobs."""
+    jobs = slurm("squeue", "--noheader", f"--nodelist={node}", "--format=%i").split()
+    os.kill(int((cluster / f"run/slurmd.{node}.pid").read_text()), signal.SIGKILL)
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = f"SLURMD_NODENAME={node}".encode() in (process / "environ").read_bytes().split(b"\0")
+            steps = [f"slurmstepd: [{job}.".encode() for job in jobs]
+            if ours or (process / "cmdline").read_bytes().startswith(tuple(steps)):
+                os.kill(int(process.name), signal.SIGKILL)
+        except OSError:  # ended meanwhile
+            continue
+
+
+def killed_and_started_again(runs: Runs) -> subprocess.CompletedProcess:
+    """SIGKILL to the workflow while its job runs, which nobody cancels; then the same command."""
+    folder = runs.folder("killed")
+    first = subprocess.Popen(command(*PROFILE, *SHORT), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: stages_in(folder), "a stage")
+    first.kill()
+    first.wait()
+    return snakemake(folder, *PROFILE, *SHORT, limit=400)
+
+
+@pytest.fixture(scope="module")
+def finished(runs, cluster):
+    """Runs side by side, all but the whole study disturbed once; the tests look at what became of them."""
+    # The first attempt has less memory than importing torch takes, the second has more.
+    memory = ("--set-resources", "quantize:mem_mb=75*4**attempt", "lorc:mem_mb=75*4**attempt")
+    gpu = ("--set-resources", "quantize:gpu=1", "quantize:slurm_partition=gpu", "lorc:slurm_partition=gpu")
+    started = {
+        "fails-once": runs.start("fails-once", *SHORT, *gpu),
+        "cancelled": runs.start("cancelled", *SHORT),
+        "memory": runs.start("memory", *SHORT, *memory),
+        "node": runs.start("node", *SHORT, "--default-resources", "slurm_partition=doomed", "mem_mb=2000", "runtime=60"),
+        "killed": runs.pool.submit(killed_and_started_again, runs),
+        "whole": runs.start("whole", "--config", "study=smoke"),
+    }
+    fails, cancelled, node = (runs.base / name for name in ("fails-once", "cancelled", "node"))
+    disturb = [
+        runs.pool.submit(lambda: os.kill(wait_for(lambda: stages_in(fails, ".lorc"), "a stage")[0], signal.SIGKILL)),
+        runs.pool.submit(lambda: slurm("scancel", wait_for(lambda: job_of(cancelled), "a job"))),
+        runs.pool.submit(lambda: wait_for(lambda: stages_in(node), "a stage") and take_away("n3", cluster)),
+    ]
+    for done in disturb:
+        done.result()
+    warm = stages_in(runs.base / "whole", ".warm")
+    return {"warm": warm, **{name: run.result() for name, run in started.items()}}
+
+
+def jobs(said: str) -> list[dict[str, str]]:
+    """What SLURM knows of the jobs that a run submitted, in that order."""
+    found = re.findall(r"SLURM jobid (\d+)", said)
+    return [dict(re.findall(r"(\w+)=(\S+)", slurm("scontrol", "show", "job", number))) for number in found]
+
+
+ENDS = {"fails-once": "FAILED", "cancelled": "CANCELLED", "memory": "FAILED", "node": "NODE_FAIL"}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_a_job_that_was_disturbed_is_submitted_again_and_its_bytes_are_those_of_one_machine(finished, runs, name):
+    assert finished[name].returncode == 0, finished[name].stdout
+    assert [job["JobState"] for job in jobs(finished[name].stdout)] == [ENDS[name], "COMPLETED"]
+    same_as_local(runs, runs.base / name)
+
+
+def test_a_job_over_its_memory_is_submitted_with_more(finished, runs):
+    first, second = jobs(finished["memory"].stdout)
+    assert (first["MinMemoryNode"], second["MinMemoryNode"]) == ("300M", "1200M")
+    log = next((runs.base / "memory/.snakemake/slurm_logs").rglob(f"{first['JobId']}.log")).read_text()
+    assert "exceeded" in log
+
+
+def test_a_job_that_lost_its_node_is_submitted_to_another(finished):
+    assert [job["NodeList"] for job in jobs(finished["node"].stdout)] == ["n3", "n2"]
+
+
+def test_a_job_that_asks_for_a_gpu_gets_one_where_they_are(finished):
+    for job in jobs(finished["fails-once"].stdout):
+        assert (job["Partition"], job["NodeList"]) == ("gpu", "n1")
+        assert "gres/gpu=1" in job["TRES"]
+
+
+def test_a_killed_workflow_goes_on_beside_the_job_that_it_left_behind(finished, runs):
+    assert finished["killed"].returncode == 0, finished["killed"].stdout
+    wait_for(lambda: not job_of(runs.base / "killed"), "the end of the job left behind")
+    same_as_local(runs, runs.base / "killed")
+
+
+def test_the_whole_smoke_study_has_the_bytes_of_one_machine(finished, runs):
+    assert finished["whole"].returncode == 0, finished["whole"].stdout
+    assert digests(runs.base / "whole") == digests(runs.local)
+    with open(runs.base / "whole/results/smoke/cells.csv", newline="") as file:
+        assert {row["status"] for row in csv.DictReader(file)} == {"ok"}
+
+
+def test_the_warm_process_is_for_local_runs_only(finished):
+    assert finished["warm"] == []
+
+
+def test_nothing_is_left_on_the_cluster(finished):
+    wait_for(lambda: not slurm("squeue", "--noheader", "--states=running,pending"), "the end of every job")
