@@ -17,7 +17,7 @@ PACKAGE = Path(lorcbench.__file__).parent
 # A module imports its own layer or those before it. The reporting side stands apart: it reads artifacts only.
 LAYERS = (
     {"formats", "published", "quantizer", "linalg", "artifacts", "intervals", "paths", "process", "versions"}
-    | {"checks", "protocols", "recipes", "config", "rehearsal", "study"},
+    | {"checks", "protocols", "recipes", "config", "rehearsal", "study", "estimate", "plan"},
     {"statistics", "methods", "methods.gptq", "methods.gptq_triton", "methods.zeroquant", "lorc"},
     {"architectures", "checkpoint", "convert"},
     {"blocks", "observe", "surgery", "inputs", "hessians"},

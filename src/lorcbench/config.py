@@ -130,6 +130,7 @@ class RuntimeConfig:
         threads: kernel threads. A fixed number, not the host's: sums change their last bits with it, so it is recorded.
         batch_tokens: tokens in one forward pass.
         hidden_gib: hidden states up to this size stay in memory, or in the GPU's; larger ones go to a file, or to the host.
+        memory_gib: memory that the jobs of a local run may take together; null is nine tenths of the machine's.
         bootstrap: resamples of a confidence interval.
         data_dir: a folder with copies of public data sets; a text or task with a file there is read from it, not from the hub.
     """
@@ -138,13 +139,14 @@ class RuntimeConfig:
     threads: int = 1
     batch_tokens: int = 2048
     hidden_gib: float = 8.0
+    memory_gib: float | None = None
     bootstrap: int = 2000
     data_dir: str | None = None
 
     def __post_init__(self) -> None:
         _one_of("runtime", "device", self.device, ("cpu", "cuda"))
         _positive("runtime", threads=self.threads, batch_tokens=self.batch_tokens, bootstrap=self.bootstrap)
-        _positive("runtime", hidden_gib=self.hidden_gib)
+        _positive("runtime", hidden_gib=self.hidden_gib, memory_gib=self.memory_gib)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from lorcbench import config, paths
 from lorcbench.artifacts import read_json
 from lorcbench.formats import WeightFormat
 from lorcbench.intervals import mean_perplexity_difference, nll_difference, perplexity
-from lorcbench.study import Cell, Study
+from lorcbench.study import Cell, Study, folders_of
 
 COLUMNS = (
     *(
@@ -111,7 +111,7 @@ def _collect(study: Study, cell: Cell) -> CellResult:
     result = CellResult(cell, hessian=getattr(method, "hessian", ""))
     if cell.calibration != "none":
         result.seed = config.load("calibration", cell.calibration).seed
-    folders = _folders(cell, names)
+    folders = folders_of(cell, names)
     checkpoint = _read(folders["checkpoint"], "checkpoint")
     result.family = checkpoint["family"] if checkpoint else study.model(cell.model).family or ""
     result.standin = study.model(cell.model).source == "standin"
@@ -139,22 +139,6 @@ def _collect(study: Study, cell: Cell) -> CellResult:
         result.harness, result.tasks = measured["metrics"], measured["tasks"]
         result.prefix_token = measured["prefix_token"]["text"]
     return result
-
-
-def _folders(cell: Cell, names: dict[str, str]) -> dict[str, Path]:
-    """The folders of all jobs that a cell rests on, in the order in which they run."""
-    folders = {"checkpoint": paths.CHECKPOINT, "tokens": paths.TOKENS}
-    if cell.calibration != "none":
-        folders |= {"calibration": paths.CALIBRATION_TOKENS}
-        if config.load("method", cell.method).data == "statistics":
-            folders |= {"statistics": paths.STATISTICS, "hessians": paths.HESSIAN_FACTORS}
-            names = names | config.load("method", cell.method).factor
-    if cell.method != "none":
-        folders |= {"quantized": paths.QUANTIZED}
-    if cell.rank:
-        folders |= {"factors": paths.FACTORS}
-    folders |= {"evaluation": paths.EVALUATION}
-    return {stage: Path(pattern.format(**names)) for stage, pattern in folders.items()}
 
 
 def _read(folder: Path, kind: str) -> dict | None:
@@ -259,7 +243,7 @@ def run_records(study: Study) -> list[Path]:
     found: dict[str, dict[Path, None]] = {}
     for cell in study.cells:
         names = {**cell.paths(), "protocol": study.eval}
-        folders = _folders(cell, names)
+        folders = folders_of(cell, names)
         if cell in study.harness:
             folders["harness"] = Path(paths.HARNESS.format(**names))
         for stage, folder in folders.items():

@@ -6,24 +6,28 @@ Nothing heavy is imported: Snakemake parses the Snakefile again on every node.
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from lorcbench import config, paths, study, texts, warm
+from lorcbench import config, paths, plan, study, texts, warm
 from lorcbench.artifacts import canonical
 from lorcbench.config import RUNTIME_VARIABLE, ConfigError
+from lorcbench.estimate import Estimate, Shape, estimate
 from lorcbench.study import Cell
 from lorcbench.versions import code_version
 
 _KEYS = ("model_path", "overrides", "study")
 _OVERRIDES = ("study.", "eval.tasks=", "runtime.", "tracking.")
 _SMALL = 400_000_000  # weights of the decoder blocks, up to which jobs on a cluster share submissions: minutes on one core
+_CORE_RATE, _GPU_RATE = 30e9, 50e12  # floating-point operations a second that any core, and any GPU, gets done
 _EVALUATED = ("model", "method", "calibration", "weight", "trained", "activation")
 
 
@@ -51,6 +55,7 @@ class Workflow:
         self._cells = _by_evaluation(self.study.cells)
         self._harness = _by_evaluation(self.study.harness)
         self._lock = self._warm = None
+        self._shapes = {model: Shape.of(self.study.model(model)) for model in {cell.model for cell in self.study.cells}}
         self._check_windows()
         self._check_data()
 
@@ -226,6 +231,52 @@ class Workflow:
         return list(dict.fromkeys(found))
 
     # How they run on a cluster
+
+    def memory(self, stage: str) -> Callable[..., int]:
+        """MiB that a job of a stage asks for: half as much again as estimated, and twice that with every further attempt."""
+
+        def ask(wildcards: Any, attempt: int = 1) -> int:
+            takes = self._takes(stage, wildcards)
+            return int((1.5 * takes.memory if takes else 4000) * 2 ** (attempt - 1))
+
+        return ask
+
+    def minutes(self, stage: str) -> Callable[..., int]:
+        """Minutes that a job of a stage may run on a cluster: generous, and twice as many with every further attempt."""
+
+        def ask(wildcards: Any, attempt: int = 1) -> int:
+            takes = self._takes(stage, wildcards)
+            rate = _GPU_RATE if self.gpus() else _CORE_RATE * self._runtime.threads
+            return int((10 + 3 * takes.operations / rate / 60 if takes else 240) * 2 ** (attempt - 1))
+
+        return ask
+
+    def _takes(self, stage: str, wildcards: Any) -> Estimate | None:
+        """None for a model of unknown shape."""
+        shape = self._shapes.get(wildcards.model)
+        variants = 1
+        if stage in ("evaluate", "harness"):
+            variants = len((self._cells if stage == "evaluate" else self._harness)[_evaluation(wildcards)])
+        return estimate(stage, shape, dict(wildcards.items()), self._runtime, variants) if shape else None
+
+    @property
+    def threads(self) -> int:
+        """Cores that a job uses."""
+        return self._runtime.threads
+
+    def total_memory(self) -> int:
+        """MiB for all jobs of a local run together.
+
+        Raises:
+            ConfigError: a job that is still to do needs more.
+        """
+        total = plan.total_memory(self._runtime)
+        machine = plan.Machine(1, total, math.inf, 1.0)
+        to_do = [job for job in plan.jobs(self.study, self._runtime) if not job.done]
+        if misfits := plan.misfits(self.study, to_do, machine):
+            more = "run them where there is more, or say how much there is with runtime.memory_gib=…"
+            raise ConfigError(f"{'; '.join(misfits)}; {more}")
+        return int(total)
 
     def gpus(self) -> int:
         """GPUs that a job which walks a model asks for."""

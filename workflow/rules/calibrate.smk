@@ -32,8 +32,10 @@ rule calibrate:
     log:
         paths.log(paths.STATISTICS),
     priority: 80
+    threads: run.threads
     resources:
-        mem_mb=1500,
+        mem_mb=run.memory("calibrate"),
+        runtime=run.minutes("calibrate"),
         gpu=run.gpus(),
     params:
         arguments=run.model_arguments,
@@ -52,8 +54,10 @@ rule factor:
     log:
         paths.log(paths.HESSIAN_FACTORS),
     priority: 80
+    threads: run.threads
     resources:
-        mem_mb=1500,
+        mem_mb=run.memory("factor"),
+        runtime=run.minutes("factor"),
     params:
         arguments=run.model_arguments,
         semantics=run.factor_semantics,

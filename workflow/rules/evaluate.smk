@@ -15,8 +15,10 @@ rule evaluate:
         paths.log(paths.EVALUATION),
     group:
         run.group
+    threads: run.threads
     resources:
-        mem_mb=1500,
+        mem_mb=run.memory("evaluate"),
+        runtime=run.minutes("evaluate"),
         gpu=run.gpus(),
     params:
         arguments=run.model_arguments,
@@ -40,8 +42,10 @@ rule harness:
         paths.log(paths.HARNESS),
     group:
         run.group
+    threads: run.threads
     resources:
-        mem_mb=2000,
+        mem_mb=run.memory("harness"),
+        runtime=run.minutes("harness"),
     params:
         arguments=run.model_arguments,
         variants=run.harness_variants,

@@ -14,8 +14,10 @@ rule lorc:
         paths.log(paths.FACTORS),
     group:
         run.group
+    threads: run.threads
     resources:
-        mem_mb=1000,
+        mem_mb=run.memory("lorc"),
+        runtime=run.minutes("lorc"),
     params:
         arguments=run.model_arguments,
         semantics=run.lorc_semantics,

@@ -44,8 +44,10 @@ rule prepare:
     log:
         paths.log(paths.CHECKPOINT),
     priority: 100  # training is the longest chain: everything of that model waits for it
+    threads: run.threads
     resources:
-        mem_mb=1500,
+        mem_mb=run.memory("prepare"),
+        runtime=run.minutes("prepare"),
     params:
         arguments=run.model_arguments,
         semantics=run.prepare_semantics,

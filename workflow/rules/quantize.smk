@@ -13,8 +13,10 @@ rule quantize:
         paths.log(paths.QUANTIZED),
     group:
         run.group
+    threads: run.threads
     resources:
-        mem_mb=1500,
+        mem_mb=run.memory("quantize"),
+        runtime=run.minutes("quantize"),
         gpu=run.gpus(),
     params:
         arguments=run.model_arguments,
