@@ -86,7 +86,7 @@ def test_the_report_names_every_stage_and_nothing_is_amiss_where_all_fits():
 def test_models_that_do_not_fit_are_named_with_what_would():
     expanded = study.load("smoke", ["study.models=[opt-125m,opt-66b]", "study.methods=[rtn]", "study.weights=[w4-asym-row]"])
     text, misfits = plan.report(expanded, RuntimeConfig(), MACHINE)
-    assert misfits[0].startswith("opt-66b: prepare needs about 12.3 GiB of memory, here are 7.8")
+    assert misfits[0].startswith("opt-66b: evaluate needs about 13.8 GiB of memory, here are 7.8")
     assert f"study.max_params={config.load('model', 'opt-125m').block_weights:.3g}" in misfits[1]
     assert misfits[2].startswith("disk: about ")
     assert "hours here" in text

@@ -181,6 +181,8 @@ class StudyConfig:
         exclude: cells matching every axis that an entry names are left out.
         harness: cells that lm-eval measures too, chosen like `exclude`.
         indivisible: what to do about groups that do not divide a model's widths: ``refuse``, or ``skip`` and list them.
+        gate: ``check``: a model whose full-precision perplexity is published must measure it, within 0.5 % on every corpus,
+            before anything of it is quantized (the stage gate); ``off``: it need not.
         max_params: of the study's own models, those with more weights in their blocks are not run but listed; models that the
             command line names are run whatever their size. None is no limit.
         standins: ask the same of stand-ins instead (`lorcbench.rehearsal`).
@@ -199,11 +201,13 @@ class StudyConfig:
     exclude: list[GridConfig] = field(default_factory=list)
     harness: list[GridConfig] = field(default_factory=list)
     indivisible: str = "refuse"
+    gate: str = "check"
     max_params: float | None = None
     standins: bool = False
 
     def __post_init__(self) -> None:
         _one_of("study", "indivisible", self.indivisible, ("refuse", "skip"))
+        _one_of("study", "gate", self.gate, ("check", "off"))
         _positive("study", max_params=self.max_params)
 
 

@@ -23,6 +23,10 @@ FACTORS = CACHE + "/lorc/{model}/{method}/{calibration}/{weight}/{trained}/{lorc
 EVALUATION = CACHE + "/evaluate/{model}/{method}/{calibration}/{weight}/{trained}/{activation}/{protocol}"
 HARNESS = CACHE + "/harness/{model}/{method}/{calibration}/{weight}/{trained}/{activation}/{protocol}"
 
+FULL_PRECISION = CACHE + "/evaluate/{model}/none/none/w16/a16/a16/{protocol}"
+GATE = CACHE + "/gate/{model}"
+GATE_PROTOCOL = "gptq-old"  # that of the published tables
+
 STUDY = "results/{study}"
 
 

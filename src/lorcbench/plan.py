@@ -14,20 +14,22 @@ import psutil
 from lorcbench import paths
 from lorcbench.config import RuntimeConfig
 from lorcbench.estimate import Estimate, Shape, estimate
-from lorcbench.study import Cell, Study, folders_of
+from lorcbench.study import Cell, Study
 
-# What `study.folders_of` calls a job's result → the stage that makes it.
+# What `Study.job_folders` calls a job's result → the stage that makes it.
 STAGES = {
     "checkpoint": "prepare",
     "tokens": "tokens",
     "calibration": "tokens",
     "statistics": "calibrate",
     "hessians": "factor",
+    "gate": "gate",
     "quantized": "quantize",
     "factors": "lorc",
     "evaluation": "evaluate",
     "harness": "harness",
 }
+_SMALL = {"tokens": Estimate(600, 0, 30), "gate": Estimate(100, 0, 0)}  # alike for all models
 _START = 2.0  # seconds of a job that are no arithmetic
 
 
@@ -75,10 +77,9 @@ def jobs(study: Study, runtime: RuntimeConfig) -> list[PlannedJob]:
     """Every job that the study's cells rest on, each once, in the order of the stages."""
     cells: dict[tuple[str, Path], list[Cell]] = {}
     for cell in study.cells:
-        names = {**cell.paths(), "protocol": study.eval}
-        folders = folders_of(cell, names)
+        folders = study.job_folders(cell)
         if cell in study.harness:
-            folders["harness"] = Path(paths.HARNESS.format(**names))
+            folders["harness"] = Path(paths.HARNESS.format(**cell.paths(), protocol=study.eval))
         for kind, folder in folders.items():
             cells.setdefault((kind, folder), []).append(cell)
     shapes = {model: Shape.of(study.model(model)) for model in {cell.model for cell in study.cells}}
@@ -86,8 +87,8 @@ def jobs(study: Study, runtime: RuntimeConfig) -> list[PlannedJob]:
     for (kind, folder), members in sorted(cells.items(), key=lambda item: list(STAGES).index(item[0][0])):
         stage, cell = STAGES[kind], members[0]
         names, shape = {**cell.paths(), "protocol": study.eval}, shapes[cell.model]
-        takes = Estimate(600, 0, 30) if stage == "tokens" else None
-        if shape and stage != "tokens":
+        takes = _SMALL.get(stage)
+        if shape and not takes:
             takes = estimate(stage, shape, names, runtime, len(members))
         planned.append(PlannedJob(stage, cell.model, (folder / "result.json").is_file(), takes))
     return planned

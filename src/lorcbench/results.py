@@ -12,7 +12,7 @@ from lorcbench import config, paths
 from lorcbench.artifacts import read_json
 from lorcbench.formats import WeightFormat
 from lorcbench.intervals import mean_perplexity_difference, nll_difference, perplexity
-from lorcbench.study import Cell, Study, folders_of
+from lorcbench.study import Cell, Study
 
 COLUMNS = (
     *(
@@ -111,7 +111,7 @@ def _collect(study: Study, cell: Cell) -> CellResult:
     result = CellResult(cell, hessian=getattr(method, "hessian", ""))
     if cell.calibration != "none":
         result.seed = config.load("calibration", cell.calibration).seed
-    folders = folders_of(cell, names)
+    folders = study.job_folders(cell)
     checkpoint = _read(folders["checkpoint"], "checkpoint")
     result.family = checkpoint["family"] if checkpoint else study.model(cell.model).family or ""
     result.standin = study.model(cell.model).source == "standin"
@@ -242,10 +242,9 @@ def run_records(study: Study) -> list[Path]:
     """The run records of every job that the study's cells rest on, each once, in the order of the stages."""
     found: dict[str, dict[Path, None]] = {}
     for cell in study.cells:
-        names = {**cell.paths(), "protocol": study.eval}
-        folders = folders_of(cell, names)
+        folders = study.job_folders(cell)
         if cell in study.harness:
-            folders["harness"] = Path(paths.HARNESS.format(**names))
+            folders["harness"] = Path(paths.HARNESS.format(**cell.paths(), protocol=study.eval))
         for stage, folder in folders.items():
             found.setdefault(stage, {})[folder / "run.json"] = None
     return [path for records in found.values() for path in records if path.is_file()]

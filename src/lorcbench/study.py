@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from lorcbench import config, paths, rehearsal
+from lorcbench import config, paths, published, rehearsal
 from lorcbench.config import AXES, ConfigError, GridConfig, ModelConfig, StudyConfig
 from lorcbench.formats import ActivationFormat, WeightFormat, cap
 
@@ -75,6 +75,27 @@ class Study:
     not_applicable: tuple[tuple[str, str], ...]
     folders: dict[str, str]
     too_large: tuple[str, ...] = ()
+
+    def gated(self, model: str) -> bool:
+        """Whether a model's full-precision perplexity must be the published one before anything of it is quantized."""
+        return self.config.gate == "check" and published.full_precision(model, paths.GATE_PROTOCOL) is not None
+
+    def job_folders(self, cell: Cell) -> dict[str, Path]:
+        """The folders of all jobs that a cell rests on, in the order in which they run."""
+        names, folders = {**cell.paths(), "protocol": self.eval}, {"checkpoint": paths.CHECKPOINT, "tokens": paths.TOKENS}
+        if cell.calibration != "none":
+            folders |= {"calibration": paths.CALIBRATION_TOKENS}
+            method = config.load("method", cell.method)
+            if method.data == "statistics":
+                folders |= {"statistics": paths.STATISTICS, "hessians": paths.HESSIAN_FACTORS}
+                names |= method.factor
+        if cell.method != "none":
+            folders |= {"gate": paths.GATE} if self.gated(cell.model) else {}
+            folders |= {"quantized": paths.QUANTIZED}
+        if cell.rank:
+            folders |= {"factors": paths.FACTORS}
+        folders |= {"evaluation": paths.EVALUATION}
+        return {kind: Path(pattern.format(**names)) for kind, pattern in folders.items()}
 
     def model(self, name: str) -> ModelConfig:
         """The model's config, a folder given on the command line included."""
@@ -235,19 +256,3 @@ _FIELD |= {"activations": "activation", "lorc": "lorc", "ranks": "rank"}
 def _matches(cell: Cell, chosen: GridConfig) -> bool:
     """Whether the cell agrees with every axis that `chosen` names."""
     return all(getattr(cell, _FIELD[axis]) in values for axis in AXES if (values := getattr(chosen, axis)) is not None)
-
-
-def folders_of(cell: Cell, names: dict[str, str]) -> dict[str, Path]:
-    """The folders of all jobs that a cell rests on, in the order in which they run."""
-    folders = {"checkpoint": paths.CHECKPOINT, "tokens": paths.TOKENS}
-    if cell.calibration != "none":
-        folders |= {"calibration": paths.CALIBRATION_TOKENS}
-        if config.load("method", cell.method).data == "statistics":
-            folders |= {"statistics": paths.STATISTICS, "hessians": paths.HESSIAN_FACTORS}
-            names = names | config.load("method", cell.method).factor
-    if cell.method != "none":
-        folders |= {"quantized": paths.QUANTIZED}
-    if cell.rank:
-        folders |= {"factors": paths.FACTORS}
-    folders |= {"evaluation": paths.EVALUATION}
-    return {stage: Path(pattern.format(**names)) for stage, pattern in folders.items()}

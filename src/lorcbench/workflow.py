@@ -95,7 +95,10 @@ class Workflow:
 
     def _texts(self) -> list[str]:
         """Every text of the study's protocol and calibrations."""
-        names = config.load("eval", self.study.eval).texts()
+        protocols = [self.study.eval]
+        if any(cell.method != "none" and self.study.gated(cell.model) for cell in self.study.cells):
+            protocols.append(paths.GATE_PROTOCOL)
+        names = [text for protocol in protocols for text in config.load("eval", protocol).texts()]
         for calibration in self._calibrations():
             names += config.load("calibration", calibration).texts()
         return list(dict.fromkeys(names))
@@ -157,6 +160,10 @@ class Workflow:
         """Of the factors of cached Hessians."""
         return self.semantics("factor")
 
+    def gate_semantics(self, wildcards: Any) -> str:
+        """Of the comparison with published numbers."""
+        return self.semantics("gate")
+
     def quantize_semantics(self, wildcards: Any) -> str:
         """Of quantized weights."""
         return self.semantics("quantize", method=wildcards.method, calibration=wildcards.calibration)
@@ -211,6 +218,8 @@ class Workflow:
             factor = method.factor
         elif method.data:
             needed.append(paths.CALIBRATION_TOKENS)
+        if self.study.gated(wildcards.model):
+            needed.append(paths.GATE)
         return [paths.result(pattern).format(**wildcards, **factor) for pattern in needed]
 
     def evaluate_inputs(self, wildcards: Any) -> list[str]:

@@ -56,3 +56,22 @@ rule harness:
         " calibration={wildcards.calibration} weight={wildcards.weight} trained={wildcards.trained}"
         " activation={wildcards.activation} eval={wildcards.protocol} 'eval.tasks=[{params.tasks}]'"
         " 'variants=[{params.variants}]'"
+
+
+# Nothing of a published model is quantized before it measures as printed. Only comparing is this rule's work.
+rule gate:
+    input:
+        paths.result(paths.FULL_PRECISION).replace("{protocol}", paths.GATE_PROTOCOL),
+    output:
+        result=paths.result(paths.GATE),
+        run=paths.run(paths.GATE),
+    log:
+        paths.log(paths.GATE),
+    priority: 90
+    resources:
+        mem_mb=500,
+    params:
+        arguments=run.model_arguments,
+        semantics=run.gate_semantics,
+    shell:
+        "exec python -m lorcbench.stages.gate {params.arguments}"

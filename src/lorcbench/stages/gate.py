@@ -1,0 +1,47 @@
+"""Is this checkpoint the published model, on the published text? Its full-precision perplexity must be the printed one.
+
+A fixed protocol, whatever the study's: that of the published tables. Nothing is quantized before the gate has passed; a wrong
+tokenizer, text or checkpoint shows here, before it shows as a method's loss.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lorcbench import paths, published
+from lorcbench.artifacts import read_json
+from lorcbench.intervals import perplexity
+from lorcbench.job import Job, run
+
+TOLERANCE = 0.005  # of a perplexity: half precision and other kernels move one by less, another text by more
+
+
+class GateFailed(Exception):
+    """The checkpoint does not measure as printed; the message says on what, by how much, and what to do."""
+
+
+def main(job: Job) -> None:
+    """Compare every corpus."""
+    folder = paths.FULL_PRECISION.format(model=job.names["model"], protocol=paths.GATE_PROTOCOL)
+    job.at(paths.GATE)
+    evaluation = read_json(Path(folder) / "result.json", "perplexity")
+    printed = published.full_precision(job.names["model"], paths.GATE_PROTOCOL)
+    losses = evaluation["variants"]["r0"]["nll"]
+    found = {corpus: {"measured": perplexity(losses[corpus]), "published": ppl} for corpus, ppl in printed.items()}
+    wrong = [_problem(corpus, values, evaluation["corpora"][corpus]) for corpus, values in found.items()]
+    if wrong := [problem for problem in wrong if problem]:
+        raise GateFailed(f"{'; '.join(wrong)}; mend that, or go on without the gate: study.gate=off")
+    job.finish("gate", job.identity({"tolerance": TOLERANCE}, {"evaluation": evaluation["digest"]}), {"corpora": found})
+
+
+def _problem(corpus: str, values: dict[str, float], text: dict) -> str | None:
+    off = values["measured"] / values["published"] - 1
+    if text["published"] is False:
+        return f"{corpus}: {text['documents']:,} documents that are not the published text"
+    if not abs(off) <= TOLERANCE:
+        return f"{corpus}: {values['measured']:.2f} is {100 * off:+.1f} % from the published {values['published']:.2f}"
+    return None
+
+
+if __name__ == "__main__":
+    run("gate", main)
