@@ -21,7 +21,7 @@ LAYERS = (
     {"statistics", "methods", "methods.gptq", "methods.gptq_triton", "methods.zeroquant", "lorc"},
     {"architectures", "checkpoint", "convert"},
     {"blocks", "observe", "surgery", "inputs", "hessians"},
-    {"corpora", "perplexity", "harness", "standin", "stdlib_text", "texts", "job", "variants", "warm", "workflow"},
+    {"corpora", "perplexity", "harness", "standin", "stdlib_text", "texts", "job", "variants", "warm", "workflow", "resources"},
 )
 REPORTING = {"results", "derived", "statements", "claims", "scorecard", "fingerprint", "reach", "figures", "page", "tracking"}
 READ_BY_REPORTING = {"checks", "config", "protocols", "recipes", "study", "artifacts", "paths", "intervals", "formats"}

@@ -95,15 +95,15 @@ def test_models_that_do_not_fit_are_named_with_what_would():
 def test_a_local_run_refuses_what_memory_cannot_hold_before_its_first_job():
     run = Workflow({"study": "smoke", "overrides": "runtime.memory_gib=0.5"})
     with pytest.raises(ConfigError, match=r"standin-xs: \w+ needs about .* here are 0\.5.*runtime\.memory_gib=…"):
-        run.total_memory()
-    assert Workflow({"study": "smoke", "overrides": "runtime.memory_gib=4"}).total_memory() == 4096
+        run.resources.total_memory()
+    assert Workflow({"study": "smoke", "overrides": "runtime.memory_gib=4"}).resources.total_memory() == 4096
 
 
 def test_jobs_ask_for_more_with_every_attempt():
     run = Workflow({"study": "smoke"})
     cell = next(cell for cell in run.study.cells if cell.method == "gptq")
     wildcards = Wildcards({**cell.paths(), "protocol": run.study.eval})
-    for ask in (run.memory("quantize"), run.minutes("quantize"), run.memory("evaluate")):
+    for ask in (run.resources.memory("quantize"), run.resources.minutes("quantize"), run.resources.memory("evaluate")):
         first, second = ask(wildcards, attempt=1), ask(wildcards, attempt=2)
         assert 0 < first < math.inf
         assert second in (2 * first, 2 * first + 1)

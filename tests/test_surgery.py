@@ -234,11 +234,11 @@ def test_corrections_return_to_the_rows_they_were_taken_from(tmp_path, monkeypat
         matrices = {f"{name}.{part}": error[index] for part, index in rows.items()} if rows else {name: error}
         for matrix, piece in matrices.items():
             tensors |= {f"{matrix}.{key}": value for key, value in lorc.store(*lorc.decompose(piece, 0), 16).items()}
-    names = {key: "x" for key in ("model", "method", "calibration", "weight", "trained", "lorc")}
+    names = {**dict.fromkeys(("model", "method", "calibration", "weight", "trained"), "x"), "lorc": "plain-fp16"}
     folder = tmp_path / paths.FACTORS.format(**names, cap=32)
     digest = artifacts.write_shard(folder / "block000.safetensors", tensors, "job")
     artifacts.write_json(folder / "result.json", "factors", {"shards": [{"file": "block000.safetensors", "sha256": digest}]})
-    corrections, bits = Factors(names, "x", tiny.HIDDEN).block(0, BLOOM, checkpoint.config)
+    corrections, bits = Factors(names, "plain-fp16", tiny.HIDDEN).block(0, BLOOM, checkpoint.config)
     assert corrections.keys() == errors.keys()
     for name, error in errors.items():
         assert torch.allclose(corrections[name], error, atol=2e-3 * float(error.abs().max()))

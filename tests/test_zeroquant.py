@@ -12,7 +12,7 @@ import tiny
 import torch
 from torch.nn.functional import linear, mse_loss
 
-from lorcbench import inputs, paths
+from lorcbench import config, inputs, paths
 from lorcbench.artifacts import read_json, write_json, write_shard
 from lorcbench.blocks import BlockWalk
 from lorcbench.checkpoint import Checkpoint
@@ -256,7 +256,7 @@ def made(tmp_path, monkeypatch):
     def prepare(kind: str) -> Path:
         monkeypatch.chdir(tmp_path)
         folder = tiny.checkpoint(tmp_path / kind, kind, dtype=torch.float16)
-        write_json(Path(paths.CHECKPOINT.format(**NAMES)) / "result.json", "checkpoint", {"folder": str(folder)})
+        write_json(Path(paths.CHECKPOINT.format(**NAMES)) / "result.json", "checkpoint", {"folder": str(folder), "files": {}})
         tokens = Path(paths.CALIBRATION_TOKENS.format(**NAMES))
         digest = write_shard(tokens / "tokens.safetensors", {"calibration": WINDOWS.int()}, "tokens")
         write_json(tokens / "result.json", "tokens", {"shards": [{"file": "tokens.safetensors", "sha256": digest}]})
@@ -265,12 +265,13 @@ def made(tmp_path, monkeypatch):
     return prepare
 
 
-def run(work, method: str, trained: str = "a16", activation: str = "a16") -> dict[str, str]:
+GIVEN = ("method", "calibration", "weight", "trained", "activation", "lorc", "cap")
+
+
+def run(work, method: str, trained: str = "a16", activation: str = "a16", **changed: str) -> dict[str, str]:
     """Run a stage in this process; returns the names of its paths."""
-    names = NAMES | {"method": method, "trained": trained, "activation": activation}
-    given = [f"{key}={names[key]}" for key in ("method", "calibration", "weight", "trained", "activation", "lorc", "cap")]
-    job = Job("quantize", ["model=folder", "model.name=tiny", "model.path=unused", *given])
-    work(job)
+    names = NAMES | {"method": method, "trained": trained, "activation": activation, **changed}
+    work(Job("quantize", ["model=folder", "model.name=tiny", "model.path=unused", *(f"{key}={names[key]}" for key in GIVEN)]))
     return names
 
 
@@ -278,11 +279,13 @@ def result(names: dict[str, str]) -> dict:
     return read_json(Path(paths.QUANTIZED.format(**names)) / "result.json", "quantized")
 
 
-def outputs(folder: Path, names: dict | None, hidden: list[torch.Tensor], activation: str = "a16") -> list[torch.Tensor]:
+def outputs(
+    folder: Path, names: dict | None, hidden: list[torch.Tensor], activation: str = "a16", lorc: str = "none", rank: int = 0
+) -> list[torch.Tensor]:
     """What each block makes of the hidden states given for it, with the cell's weights or the checkpoint's."""
     walk, found = BlockWalk(Checkpoint(folder), torch.float32), []
     walk.embed(WINDOWS)
-    weights = inputs.CellWeights(names or {"method": "none"}, "none", 0)
+    weights = inputs.CellWeights(names or {"method": "none"}, lorc, rank)
     for index in range(walk.depth):
         with walk.block(index) as block:
             install_weights(block, weights.block(index, walk.checkpoint))
@@ -462,3 +465,35 @@ def test_a_divergent_rate_fails_the_cell(made):
     made("opt")
     with pytest.raises(Diverged, match="learning rate 1e\\+30 diverged"):
         run(stage.main, "zq_global+iterations=8+lr=1e30")
+
+
+@pytest.mark.parametrize(("kind", "activation"), [("opt", "a16"), ("bloom", "a4-asym-token")])
+@pytest.mark.parametrize("bits", ["int8", "fp16"])
+def test_distilled_factors_bring_blocks_closer_to_their_teacher_than_plain_ones(made, kind, activation, bits):
+    folder = made(kind)
+    given, wanted = teacher(folder)
+    method, found = "zq_global" + QUICK, []
+    run(stage.main, method, activation, activation)
+    for name in (f"plain-{bits}", f"distilled-{bits}+held_out=0.25+iterations=60+lr=0.003"):
+        cap = str(config.components(name, 2))
+        names = run(lorc_stage.main, method, activation, activation, lorc=name, cap=cap)
+        found.append(outputs(folder, names, given, activation, name, 2))
+    assert cap == "2"
+    factors = read_json(Path(paths.FACTORS.format(**names)) / "result.json", "factors")
+    for index, notes in enumerate(factors["distilled"]):
+        assert notes["loss"] < notes["loss_rtn"]
+        plain, distilled = (mse_loss(blocks[index][:9], wanted[index][:9]) for blocks in found)
+        assert distilled < plain
+
+
+def test_distilled_factors_continue_where_a_killed_run_stopped(made):
+    made("bloom")
+    method, lorc = "zq_global" + QUICK, {"lorc": "distilled-int8+held_out=0.25+iterations=20+lr=0.003", "cap": "2"}
+    run(stage.main, method)
+    folder = Path(paths.FACTORS.format(**run(lorc_stage.main, method, **lorc)))
+    kept = [*folder.glob("*.safetensors"), folder / "result.json"]
+    whole = {path: path.read_bytes() for path in kept}
+    for path in (folder / "result.json", folder / f"block{tiny.LAYERS - 1:03d}.safetensors"):
+        path.unlink()
+    run(lorc_stage.main, method, **lorc)
+    assert {path: path.read_bytes() for path in kept} == whole

@@ -25,8 +25,9 @@ from omegaconf.errors import OmegaConfBaseException
 from lorcbench.checks import ConfigError
 from lorcbench.checks import one_of as _one_of
 from lorcbench.checks import positive as _positive
+from lorcbench.formats import cap
 from lorcbench.protocols import CalibrationConfig, EvalConfig, TaskConfig, TextConfig
-from lorcbench.recipes import GptqMethod, NoneMethod, RtnMethod, ZeroQuantMethod
+from lorcbench.recipes import DistilledLorc, GptqMethod, LorcConfig, NoneMethod, RtnMethod, ZeroQuantMethod
 
 EXTRA_CONF = "LORCBENCH_CONF"  # environment variable: a folder of the user's own conf files, looked into first
 RUNTIME_VARIABLE = "LORCBENCH_RUNTIME"  # environment variable: runtime overrides from the workflow to its stages
@@ -95,30 +96,6 @@ class ModelConfig:
         if not (self.layers and self.hidden and self.ffn):
             return None
         return self.layers * (4 * self.hidden**2 + 2 * self.hidden * self.ffn)
-
-
-@dataclass
-class LorcConfig:
-    """LoRC factors.
-
-    Attributes:
-        kind: ``none`` or ``plain`` (SVD of the error, as published).
-        bits: of the stored factors, 16 or 8.
-        decomposition: ``krylov``: large matrices by a block Krylov space, at least 99 % of the energy of the best factors
-            (measured; benchmarks/README.md); ``exact``: every matrix by its full SVD, 6 to 30 times slower.
-        fused_qkv: ``split``: BLOOM's query_key_value is three matrices to LoRC; ``fused``: one.
-    """
-
-    kind: str = "plain"
-    bits: int = 8
-    decomposition: str = "krylov"
-    fused_qkv: str = "split"
-
-    def __post_init__(self) -> None:
-        _one_of("lorc", "kind", self.kind, ("none", "plain"))
-        _one_of("lorc", "bits", self.bits, (8, 16))
-        _one_of("lorc", "decomposition", self.decomposition, ("krylov", "exact"))
-        _one_of("lorc", "fused_qkv", self.fused_qkv, ("split", "fused"))
 
 
 @dataclass
@@ -217,7 +194,7 @@ _SCHEMAS = {
     "model": {"model": ModelConfig},
     "method": {"none": NoneMethod, "rtn": RtnMethod, "gptq": GptqMethod, "zeroquant": ZeroQuantMethod},
     "calibration": {"calibration": CalibrationConfig},
-    "lorc": {"lorc": LorcConfig},
+    "lorc": {"lorc": LorcConfig, "distilled": DistilledLorc},
     "text": {"text": TextConfig},
     "task": {"task": TaskConfig},
     "eval": {"eval": EvalConfig},
@@ -332,3 +309,8 @@ def _spell(value: Any) -> str:
 def plain(value: Any) -> Any:
     """A dataclass or OmegaConf node as plain containers, for JSON."""
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else asdict(value)
+
+
+def components(lorc: str, rank: int) -> int:
+    """How many components the factors of a cell have, 0 for all: distilled ones its own rank, others enough for many ranks."""
+    return rank if load("lorc", lorc).kind == "distilled" else cap(rank)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from lorcbench import lorc, paths
+from lorcbench import config, lorc, paths
 from lorcbench.architectures import Architecture
 from lorcbench.artifacts import ArtifactError, Shards, read_json, verified
 from lorcbench.checkpoint import Checkpoint
-from lorcbench.formats import WeightFormat, cap
+from lorcbench.formats import WeightFormat
 from lorcbench.quantizer import dequantize, from_stored
 
 TRAINED = "trained."  # prefix of a trained parameter's name in a shard of quantized weights
@@ -69,11 +69,13 @@ class Factors:
     """The LoRC factors of one quantized model, read a block at a time."""
 
     def __init__(self, names: dict[str, str], lorc_name: str, rank: int) -> None:
-        folder = Path(paths.FACTORS.format(**{**names, "lorc": lorc_name, "cap": cap(rank)}))
+        folder = Path(paths.FACTORS.format(**{**names, "lorc": lorc_name, "cap": config.components(lorc_name, rank)}))
         self.shards = Shards(folder / "result.json", "factors")
         self.rank, self.digest = rank, self.shards.result["digest"]
 
-    def block(self, index: int, architecture: Architecture, config: dict) -> tuple[dict[str, torch.Tensor], int]:
+    def block(
+        self, index: int, architecture: Architecture, checkpoint_config: dict
+    ) -> tuple[dict[str, torch.Tensor], int]:
         """B·A (out, in) float32 of every linear of block `index`, and the bits that their factors take at this rank."""
         stored: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in self.shards.block(index).items():
@@ -81,17 +83,24 @@ class Factors:
             stored.setdefault(matrix, {})[part] = tensor
         bits = sum(lorc.stored_bits(factors, self.rank) for factors in stored.values())
         products = {matrix: lorc.correction(factors, self.rank) for matrix, factors in stored.items()}
-        corrections = {}
-        for linear in architecture.linear_names:
-            if linear in products:
-                corrections[linear] = products[linear]
-            else:  # fused, and corrected part by part
-                rows = architecture.parts(linear, config)
-                whole = torch.empty(sum(map(len, rows.values())), products[f"{linear}.q"].shape[1])
-                for part, index_ in rows.items():
-                    whole[index_] = products[f"{linear}.{part}"]
-                corrections[linear] = whole
-        return corrections, bits
+        return by_linear(products, architecture, checkpoint_config), bits
+
+
+def by_linear(
+    products: dict[str, torch.Tensor], architecture: Architecture, checkpoint_config: dict
+) -> dict[str, torch.Tensor]:
+    """Corrections (out, in) by linear, of those by matrix: a fused linear may have been corrected part by part."""
+    corrections = {}
+    for linear in architecture.linear_names:
+        if linear in products:
+            corrections[linear] = products[linear]
+            continue
+        rows = architecture.parts(linear, checkpoint_config)
+        whole = products[f"{linear}.q"].new_empty(sum(map(len, rows.values())), products[f"{linear}.q"].shape[1])
+        for part, index in rows.items():
+            whole[index] = products[f"{linear}.{part}"]
+        corrections[linear] = whole
+    return corrections
 
 
 class CellWeights:

@@ -52,6 +52,16 @@ def correction(stored: dict[str, torch.Tensor], rank: int) -> torch.Tensor:
     return b @ a
 
 
+def product_as_stored(b: torch.Tensor, a: torch.Tensor, bits: int) -> torch.Tensor:
+    """B A (out, in) of factors as `store` would round them, with gradients as if it did not: straight-through."""
+    with torch.no_grad():
+        stored = store(b, a, bits)
+        parts = [(stored[name].float(), stored.get(f"{name}_scale")) for name in "BA"]
+        rounded_b = parts[0][0] if parts[0][1] is None else parts[0][0] * parts[0][1].float()
+        rounded_a = parts[1][0] if parts[1][1] is None else parts[1][0] * parts[1][1].float().unsqueeze(1)
+    return (b + (rounded_b - b).detach()) @ (a + (rounded_a - a).detach())
+
+
 def stored_bits(stored: dict[str, torch.Tensor], rank: int) -> int:
     """Bits that the first `rank` components take, scales included."""
     parts = {name: tensor[:, :rank] if name == "B" else tensor[:rank] for name, tensor in stored.items()}

@@ -1,6 +1,6 @@
-"""What can be set of each quantization method: the dataclasses behind conf/method.
+"""What can be set of each quantization method, and of LoRC: the dataclasses behind conf/method and conf/lorc.
 
-Every one says what it wants of the calibration (`data`): nothing, its ``tokens``, or cached ``statistics`` of the unquantized
+Every method says what it wants of the calibration (`data`): nothing, its ``tokens``, or ``statistics`` of the unquantized
 model; and whether it rounds activations while it works (`sees_activations`), so that its weights are made for one activation
 format, which their path then carries.
 """
@@ -120,11 +120,8 @@ class ZeroQuantMethod:
         one_of("method", "block_input", self.block_input, ("full_precision", "quantized"))
         one_of("method", "target", self.target, ("same_input", "full_precision"))
         positive("method", iterations=self.iterations)
-        rates = self.lr_grid if self.lr == "auto" else [self.lr]
-        if not rates or any(isinstance(rate, str) or not 0 < rate < math.inf for rate in rates):
-            raise ConfigError(f"method.lr={self.lr} of {self.lr_grid}: expected auto with a grid, or a positive number")
-        if not 0 < self.held_out < 1:
-            raise ConfigError(f"method.held_out={self.held_out}: expected a share between 0 and 1")
+        _check_rates("method", self.lr, self.lr_grid)
+        _check_share("method", self.held_out)
         if self.target == "full_precision" and (self.unit == "linear" or self.block_input == "full_precision"):
             raise ConfigError("method.target=full_precision: needs unit=block and block_input=quantized")
 
@@ -133,3 +130,68 @@ class ZeroQuantMethod:
         """The arguments of `DistillSettings`."""
         own = ("kind", "unit", "trainable", "block_input", "target")
         return {key: value for key, value in asdict(self).items() if key not in own}
+
+
+@dataclass
+class LorcConfig:
+    """LoRC factors.
+
+    Attributes:
+        kind: ``none``, ``plain`` (SVD of the error, as published) or ``distilled`` (`DistilledLorc`).
+        bits: of the stored factors, 16 or 8.
+        decomposition: ``krylov``: large matrices by a block Krylov space, at least 99 % of the energy of the best factors
+            (measured; benchmarks/README.md); ``exact``: every matrix by its full SVD, 6 to 30 times slower.
+        fused_qkv: ``split``: BLOOM's query_key_value is three matrices to LoRC; ``fused``: one.
+    """
+
+    kind: str = "plain"
+    bits: int = 8
+    decomposition: str = "krylov"
+    fused_qkv: str = "split"
+
+    def __post_init__(self) -> None:
+        one_of("lorc", "kind", self.kind, ("none", "plain", "distilled"))
+        one_of("lorc", "bits", self.bits, (8, 16))
+        one_of("lorc", "decomposition", self.decomposition, ("krylov", "exact"))
+        one_of("lorc", "fused_qkv", self.fused_qkv, ("split", "fused"))
+
+
+@dataclass
+class DistilledLorc(LorcConfig):
+    """Factors that are trained so that a decoder block makes what the unquantized one makes, from the plain ones on.
+
+    Everything else in the block stays as the method left it. A reading of the paper's table E.23 (LoRC on distilled weights
+    with 8-bit activations), which does not say whether its factors are trained; those of appendix D are. The fields from `lr`
+    on are `lorcbench.methods.zeroquant.DistillSettings`.
+    """
+
+    kind: str = "distilled"
+    decomposition: str = "exact"
+    lr: float | str = "auto"
+    lr_grid: list[float] = field(default_factory=lambda: [5e-4, 1e-4, 5e-5, 1e-5, 5e-6])
+    iterations: int = 512
+    seed: int = 0
+    held_out: float = 0.125
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive("lorc", iterations=self.iterations)
+        _check_rates("lorc", self.lr, self.lr_grid)
+        _check_share("lorc", self.held_out)
+
+    @property
+    def settings(self) -> dict:
+        """The arguments of `DistillSettings`: of several checks the best is kept, the start among them."""
+        own = ("kind", "bits", "decomposition", "fused_qkv")
+        return {key: value for key, value in asdict(self).items() if key not in own} | {"keep": "best", "scales": "recompute"}
+
+
+def _check_rates(owner: str, lr: float | str, grid: list[float]) -> None:
+    rates = grid if lr == "auto" else [lr]
+    if not rates or any(isinstance(rate, str) or not 0 < rate < math.inf for rate in rates):
+        raise ConfigError(f"{owner}.lr={lr} of {grid}: expected auto with a grid, or a positive number")
+
+
+def _check_share(owner: str, held_out: float) -> None:
+    if not 0 < held_out < 1:
+        raise ConfigError(f"{owner}.held_out={held_out}: expected a share between 0 and 1")

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from lorcbench import config, paths, published, rehearsal
 from lorcbench.config import AXES, ConfigError, GridConfig, ModelConfig, StudyConfig
-from lorcbench.formats import ActivationFormat, WeightFormat, cap
+from lorcbench.formats import ActivationFormat, WeightFormat
 
 
 @dataclass(frozen=True, order=True)
@@ -47,7 +47,7 @@ class Cell:
     def paths(self) -> dict[str, str]:
         """The wildcards of every path pattern in `lorcbench.paths` that a cell fills."""
         wildcards = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "rank"}
-        return {**wildcards, "cap": str(cap(self.rank))}
+        return {**wildcards, "cap": str(config.components(self.lorc, self.rank))}
 
 
 @dataclass(frozen=True)
@@ -235,6 +235,9 @@ def _cell(axes: dict) -> Cell | None:
     lorc = axes["lorc"] if rank else "none"
     if rank and config.load("lorc", lorc).kind == "none":
         raise ConfigError(f"study.lorc={lorc} with rank {rank}: expected a LoRC setting such as plain-int8")
+    if rank and config.load("lorc", lorc).kind == "distilled" and calibration == "none":
+        mend = "expected a method with calibration data, or plain factors"
+        raise ConfigError(f"study.lorc={lorc} on method {axes['methods']}: {mend}")
     return Cell(axes["models"], axes["methods"], calibration, axes["weights"], trained, axes["activations"], lorc, rank)
 
 

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lorcbench import paths
+from lorcbench import config, paths
 from lorcbench.artifacts import ArtifactError, fingerprint, read_json
-from lorcbench.formats import cap
 from lorcbench.job import Job, input_digest
 from lorcbench.versions import code_version
 
@@ -80,6 +79,6 @@ def _identity(job: Job, variant: str, settings: dict, sources: dict[str, str]) -
         sources["quantized"] = input_digest(Path(paths.QUANTIZED.format(**job.names)), "quantized")
     lorc, rank = split(variant)
     if rank:
-        names = {**job.names, "lorc": lorc, "cap": cap(rank)}
+        names = {**job.names, "lorc": lorc, "cap": config.components(lorc, rank)}
         sources["factors"] = input_digest(Path(paths.FACTORS.format(**names)), "factors")
     return fingerprint([job.names["activation"], settings, variant, sources, code_version(job.stage), job.threads])

@@ -6,28 +6,24 @@ Nothing heavy is imported: Snakemake parses the Snakefile again on every node.
 from __future__ import annotations
 
 import fcntl
-import math
 import os
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from lorcbench import config, paths, plan, study, texts, warm
+from lorcbench import config, paths, study, texts, warm
 from lorcbench.artifacts import canonical
 from lorcbench.config import RUNTIME_VARIABLE, ConfigError
-from lorcbench.estimate import Estimate, Shape, estimate
+from lorcbench.resources import Resources
 from lorcbench.study import Cell
 from lorcbench.versions import code_version
 
 _KEYS = ("model_path", "overrides", "study")
 _OVERRIDES = ("study.", "eval.tasks=", "runtime.", "tracking.")
-_SMALL = 400_000_000  # weights of the decoder blocks, up to which jobs on a cluster share submissions: minutes on one core
-_CORE_RATE, _GPU_RATE = 30e9, 50e12  # floating-point operations a second that any core, and any GPU, gets done
 _EVALUATED = ("model", "method", "calibration", "weight", "trained", "activation")
 
 
@@ -37,6 +33,7 @@ class Workflow:
     Attributes:
         study: the expanded study.
         complete: the file that says that the study is finished.
+        resources: what its jobs ask for.
     """
 
     def __init__(self, settings: dict) -> None:
@@ -55,7 +52,7 @@ class Workflow:
         self._cells = _by_evaluation(self.study.cells)
         self._harness = _by_evaluation(self.study.harness)
         self._lock = self._warm = None
-        self._shapes = {model: Shape.of(self.study.model(model)) for model in {cell.model for cell in self.study.cells}}
+        self.resources = Resources(self.study, self._runtime, self._count_variants)
         self._check_windows()
         self._check_data()
 
@@ -124,6 +121,9 @@ class Workflow:
         """LoRC settings and ranks that lm-eval measures."""
         return ",".join(cell.variant for cell in self._harness[_evaluation(wildcards)])
 
+    def _count_variants(self, stage: str, wildcards: Any) -> int:
+        return len((self._cells if stage == "evaluate" else self._harness)[_evaluation(wildcards)])
+
     # What their bytes depend on besides their inputs; a job runs again when this string differs
 
     def semantics(self, stage: str, **groups: str) -> str:
@@ -170,7 +170,7 @@ class Workflow:
 
     def lorc_semantics(self, wildcards: Any) -> str:
         """Of LoRC factors."""
-        return self.semantics("lorc", lorc=wildcards.lorc)
+        return self.semantics("lorc", lorc=wildcards.lorc, **self._lorc_data(wildcards))
 
     def evaluate_semantics(self, wildcards: Any) -> str:
         """Of perplexities."""
@@ -222,6 +222,16 @@ class Workflow:
             needed.append(paths.GATE)
         return [paths.result(pattern).format(**wildcards, **factor) for pattern in needed]
 
+    def lorc_inputs(self, wildcards: Any) -> list[str]:
+        """The checkpoint, its quantized weights, and calibration tokens for factors that are trained."""
+        data = [paths.CALIBRATION_TOKENS] if self._lorc_data(wildcards) else []
+        return [paths.result(pattern).format(**wildcards) for pattern in (paths.CHECKPOINT, paths.QUANTIZED, *data)]
+
+    def _lorc_data(self, wildcards: Any) -> dict[str, str]:
+        """The calibration of factors that are trained."""
+        trained = config.load("lorc", wildcards.lorc).kind == "distilled"
+        return {"calibration": wildcards.calibration} if trained else {}
+
     def evaluate_inputs(self, wildcards: Any) -> list[str]:
         """Quantized weights, and factors for every rank asked for."""
         return _weights(self._cells[_evaluation(wildcards)])
@@ -238,65 +248,6 @@ class Workflow:
             paths.result(pattern).format(**cell.paths(), protocol=self.study.eval) for pattern, cell in [*of_cells, *of_harness]
         ]
         return list(dict.fromkeys(found))
-
-    # How they run on a cluster
-
-    def memory(self, stage: str) -> Callable[..., int]:
-        """MiB that a job of a stage asks for: half as much again as estimated, and twice that with every further attempt."""
-
-        def ask(wildcards: Any, attempt: int = 1) -> int:
-            takes = self._takes(stage, wildcards)
-            return int((1.5 * takes.memory if takes else 4000) * 2 ** (attempt - 1))
-
-        return ask
-
-    def minutes(self, stage: str) -> Callable[..., int]:
-        """Minutes that a job of a stage may run on a cluster: generous, and twice as many with every further attempt."""
-
-        def ask(wildcards: Any, attempt: int = 1) -> int:
-            takes = self._takes(stage, wildcards)
-            rate = _GPU_RATE if self.gpus() else _CORE_RATE * self._runtime.threads
-            return int((10 + 3 * takes.operations / rate / 60 if takes else 240) * 2 ** (attempt - 1))
-
-        return ask
-
-    def _takes(self, stage: str, wildcards: Any) -> Estimate | None:
-        """None for a model of unknown shape."""
-        shape = self._shapes.get(wildcards.model)
-        variants = 1
-        if stage in ("evaluate", "harness"):
-            variants = len((self._cells if stage == "evaluate" else self._harness)[_evaluation(wildcards)])
-        return estimate(stage, shape, dict(wildcards.items()), self._runtime, variants) if shape else None
-
-    @property
-    def threads(self) -> int:
-        """Cores that a job uses."""
-        return self._runtime.threads
-
-    def total_memory(self) -> int:
-        """MiB for all jobs of a local run together.
-
-        Raises:
-            ConfigError: a job that is still to do needs more.
-        """
-        total = plan.total_memory(self._runtime)
-        machine = plan.Machine(1, total, math.inf, 1.0)
-        to_do = [job for job in plan.jobs(self.study, self._runtime) if not job.done]
-        if misfits := plan.misfits(self.study, to_do, machine):
-            more = "run them where there is more, or say how much there is with runtime.memory_gib=…"
-            raise ConfigError(f"{'; '.join(misfits)}; {more}")
-        return int(total)
-
-    def gpus(self) -> int:
-        """GPUs that a job which walks a model asks for."""
-        return int(self._runtime.device == "cuda")
-
-    def group(self, wildcards: Any) -> str | None:
-        """The group of a job: quantizing, factors and measurements of small models share submissions, others stand alone."""
-        model = self.study.model(wildcards.model)
-        if self.gpus() or not (model.layers and model.hidden):
-            return None
-        return "cell" if 12 * model.layers * model.hidden**2 <= _SMALL else None
 
     # Start and end of a run
 

@@ -32,11 +32,11 @@ rule calibrate:
     log:
         paths.log(paths.STATISTICS),
     priority: 80
-    threads: run.threads
+    threads: run.resources.threads
     resources:
-        mem_mb=run.memory("calibrate"),
-        runtime=run.minutes("calibrate"),
-        gpu=run.gpus(),
+        mem_mb=run.resources.memory("calibrate"),
+        runtime=run.resources.minutes("calibrate"),
+        gpu=run.resources.gpus(),
     params:
         arguments=run.model_arguments,
         semantics=run.statistics_semantics,
@@ -54,10 +54,10 @@ rule factor:
     log:
         paths.log(paths.HESSIAN_FACTORS),
     priority: 80
-    threads: run.threads
+    threads: run.resources.threads
     resources:
-        mem_mb=run.memory("factor"),
-        runtime=run.minutes("factor"),
+        mem_mb=run.resources.memory("factor"),
+        runtime=run.resources.minutes("factor"),
     params:
         arguments=run.model_arguments,
         semantics=run.factor_semantics,

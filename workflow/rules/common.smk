@@ -18,7 +18,7 @@ try:
     run = Workflow(config)
     if workflow.local_exec and workflow.is_main_process:
         # Without a total Snakemake ignores what jobs say of their memory.
-        workflow.register_resource("mem_mb", run.total_memory())
+        workflow.register_resource("mem_mb", run.resources.total_memory())
 except ConfigError as error:
     sys.exit(f"error: {error}")
 

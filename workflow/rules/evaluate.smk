@@ -14,12 +14,12 @@ rule evaluate:
     log:
         paths.log(paths.EVALUATION),
     group:
-        run.group
-    threads: run.threads
+        run.resources.group
+    threads: run.resources.threads
     resources:
-        mem_mb=run.memory("evaluate"),
-        runtime=run.minutes("evaluate"),
-        gpu=run.gpus(),
+        mem_mb=run.resources.memory("evaluate"),
+        runtime=run.resources.minutes("evaluate"),
+        gpu=run.resources.gpus(),
     params:
         arguments=run.model_arguments,
         variants=run.variants,
@@ -41,11 +41,11 @@ rule harness:
     log:
         paths.log(paths.HARNESS),
     group:
-        run.group
-    threads: run.threads
+        run.resources.group
+    threads: run.resources.threads
     resources:
-        mem_mb=run.memory("harness"),
-        runtime=run.minutes("harness"),
+        mem_mb=run.resources.memory("harness"),
+        runtime=run.resources.minutes("harness"),
     params:
         arguments=run.model_arguments,
         variants=run.harness_variants,

@@ -44,10 +44,10 @@ rule prepare:
     log:
         paths.log(paths.CHECKPOINT),
     priority: 100  # training is the longest chain: everything of that model waits for it
-    threads: run.threads
+    threads: run.resources.threads
     resources:
-        mem_mb=run.memory("prepare"),
-        runtime=run.minutes("prepare"),
+        mem_mb=run.resources.memory("prepare"),
+        runtime=run.resources.minutes("prepare"),
     params:
         arguments=run.model_arguments,
         semantics=run.prepare_semantics,

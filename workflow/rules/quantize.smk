@@ -12,12 +12,12 @@ rule quantize:
     log:
         paths.log(paths.QUANTIZED),
     group:
-        run.group
-    threads: run.threads
+        run.resources.group
+    threads: run.resources.threads
     resources:
-        mem_mb=run.memory("quantize"),
-        runtime=run.minutes("quantize"),
-        gpu=run.gpus(),
+        mem_mb=run.resources.memory("quantize"),
+        runtime=run.resources.minutes("quantize"),
+        gpu=run.resources.gpus(),
     params:
         arguments=run.model_arguments,
         semantics=run.quantize_semantics,

@@ -95,7 +95,7 @@ def distill(
     Args:
         forward: (parameters, one sequence (1, length, in)) → (1, length, out); it rounds activations if they are to be.
         parameters: all that trains, float32; not changed.
-        rounded: names of the weight matrices (out, in).
+        rounded: names of the weight matrices (out, in); with none, `forward` rounds what is to be rounded.
         inputs: (sequences, length, in).
         targets: (sequences, length, out).
 
@@ -107,7 +107,7 @@ def distill(
         raise ValueError("distillation trains in float32: set calibration.dtype=float32")
     train, held_out = _split(len(inputs), settings.held_out)
     scales = {name: quantize(parameters[name], fmt) for name in rounded} if settings.scales == "fixed" else {}
-    device = parameters[rounded[0]].device  # large inputs and targets may lie on the host
+    device = next(iter(parameters.values())).device  # large inputs and targets may lie on the host
 
     def loss(values: Parameters, index: int) -> torch.Tensor:
         shown = values | {name: fake_quantize_weights(values[name], fmt, scales.get(name)) for name in rounded}
