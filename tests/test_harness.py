@@ -15,7 +15,7 @@ import tiny
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from lorcbench import config, harness, job, paths
+from lorcbench import config, harness, intervals, job, paths
 from lorcbench.harness import HarnessError
 from lorcbench.stages import task as task_stage
 from lorcbench.texts import TextError
@@ -103,6 +103,10 @@ def test_own_tasks_over_local_documents(model):
         "wikitext": {"version": 2.0, "documents": 3, "shots": 0},
     }
     assert found["prefix_token"] == {"id": 0, "text": "<s>"}
+    documents = found["documents"]
+    assert documents.keys() == {name for name in metrics if not name.endswith("_stderr")}
+    for name, values in documents.items():
+        assert intervals.metric_value(name.rpartition("/")[2], values) == pytest.approx(metrics[name], rel=1e-9)
 
 
 def test_only_where_the_documents_are_differs_from_lm_evals_definition(tmp_path):

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lorcbench.intervals import mean_perplexity_difference, nll_difference, perplexity, resampled_means
+from lorcbench.intervals import (
+    mean_perplexity_difference,
+    metric_difference,
+    metric_value,
+    nll_difference,
+    perplexity,
+    resampled_means,
+)
 
 
 def ar1(rng: np.random.Generator, shape: tuple[int, ...], correlation: float) -> np.ndarray:
@@ -97,3 +104,34 @@ def test_the_delta_method_agrees_with_a_direct_bootstrap_of_perplexities(seed):
 
 def test_perplexity_is_the_exponential_of_the_mean_over_windows():
     assert perplexity(np.log([8.0, 2.0])) == pytest.approx(4.0)
+
+
+METRICS = ["acc", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"]
+
+
+def task_documents(metric: str, rng: np.random.Generator, count: int, shift: float = 0.0) -> list:
+    """What `count` documents give for a metric of lm-eval; `shift` makes each of them a little worse."""
+    if metric == "acc":
+        return [float(value) for value in rng.random(count) > 0.4 + shift]
+    units = rng.integers(50, 400, count)
+    nats = units * (1.5 + 0.3 * rng.standard_normal(count) + shift)
+    return list(-nats / units) if metric == "perplexity" else [[-a, float(b)] for a, b in zip(nats, units, strict=True)]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_same_documents_give_no_difference_and_pairing_narrows_the_interval(metric):
+    one, other = (task_documents(metric, np.random.default_rng(0), 200, shift) for shift in (0.0, 0.02))
+    same = metric_difference(metric, one, one)
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    paired = metric_difference(metric, other, one)
+    assert paired.value == pytest.approx(metric_value(metric, other) - metric_value(metric, one))
+    unpaired = metric_difference(metric, task_documents(metric, np.random.default_rng(1), 200, 0.02), one)
+    assert paired.high - paired.low < 0.6 * (unpaired.high - unpaired.low)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_an_interval_of_an_lm_eval_metric_covers_about_as_often_as_it_claims(metric):
+    rng = np.random.default_rng(2)
+    draws = [(task_documents(metric, rng, 400), task_documents(metric, rng, 400)) for _ in range(300)]
+    covered = [found.low <= 0 <= found.high for found in (metric_difference(metric, *pair) for pair in draws)]
+    assert 0.9 <= np.mean(covered) <= 0.99

@@ -97,7 +97,8 @@ def measure(model, tokenizer, tasks: list[str], own: list[dict], batch_size: int
 
     Returns:
         ``metrics``: ``{"task/metric": value}``, with standard errors as ``task/metric_stderr`` where lm-eval gives them;
-        ``tasks``: version, number of documents and shots of each; ``prefix_token``: what stands before a text without context.
+        ``documents``: what every document gives for a metric, so that cells can be compared document by document; ``tasks``:
+        version, number of documents and shots of each; ``prefix_token``: what stands before a text without context.
     """
     os.environ["DISABLE_MULTIPROC"] = "1"  # its bootstrap would start a process for every core
     import datasets
@@ -115,10 +116,12 @@ def measure(model, tokenizer, tasks: list[str], own: list[dict], batch_size: int
         device = str(next(model.parameters()).device)
         live = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=device, max_length=length)
         report = lm_eval.simple_evaluate(
-            model=live, tasks=tasks, task_manager=manager, bootstrap_iters=_BOOTSTRAP, log_samples=False, random_seed=0
+            model=live, tasks=tasks, task_manager=manager, bootstrap_iters=_BOOTSTRAP, log_samples=True, random_seed=0
         )
     prefix = {"id": live.prefix_token_id, "text": tokenizer.decode([live.prefix_token_id])}
-    return {"metrics": _metrics(report, tasks), "tasks": _described(report, tasks), "prefix_token": prefix}
+    metrics = _metrics(report, tasks)
+    found = {"metrics": metrics, "documents": _documents(report, metrics), "tasks": _described(report, tasks)}
+    return {**found, "prefix_token": prefix}
 
 
 def _metrics(report: dict, tasks: list[str]) -> dict[str, float]:
@@ -129,6 +132,20 @@ def _metrics(report: dict, tasks: list[str]) -> dict[str, float]:
             if isinstance(value, int | float) and metric not in ("alias", "sample_len"):
                 flat[f"{task}/{metric}"] = float(value)
     return flat
+
+
+def _documents(report: dict, metrics: dict[str, float]) -> dict[str, list]:
+    found = {}
+    for name in metrics:
+        task, _, metric = name.rpartition("/")
+        samples = sorted(report["samples"][task], key=lambda sample: sample["doc_id"])
+        if all(metric in sample for sample in samples):
+            found[name] = [_plain(sample[metric]) for sample in samples]
+    return found
+
+
+def _plain(value) -> float | list[float]:
+    return [float(part) for part in value] if isinstance(value, tuple | list) else float(value)
 
 
 def _described(report: dict, tasks: list[str]) -> dict[str, dict]:

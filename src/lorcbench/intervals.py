@@ -60,6 +60,41 @@ def mean_perplexity_contrast(terms: list[tuple[float, dict[str, np.ndarray]]], r
     return Interval(float(value), float(value) - half, float(value) + half)
 
 
+def metric_difference(metric: str, documents: list, baseline: list) -> Interval:
+    """Difference of an lm-eval metric over the same documents, by the delta method; documents are independent samples.
+
+    Args:
+        metric: lm-eval's name, which says how documents become one number: ``perplexity`` is exp(-mean of log-likelihoods);
+            ``word_perplexity``, ``byte_perplexity`` and ``bits_per_byte`` are of [log-likelihood, words or bytes] pairs; all
+            others are means.
+        documents, baseline: what every document gives, in one order.
+    """
+    (value, spread), (value_baseline, spread_baseline) = _metric(metric, documents), _metric(metric, baseline)
+    difference, influence = value - value_baseline, spread - spread_baseline
+    half = 1.959964 * float(influence.std(ddof=1)) / np.sqrt(len(influence)) if len(influence) > 1 else 0.0
+    return Interval(float(difference), float(difference - half), float(difference + half))
+
+
+def metric_value(metric: str, documents: list) -> float:
+    """An lm-eval metric, from what every document gives (`metric_difference`)."""
+    return float(_metric(metric, documents)[0])
+
+
+def _metric(metric: str, documents: list) -> tuple[float, np.ndarray]:
+    """The metric, and how far each document pulls it (its influence, mean 0)."""
+    values = np.asarray(documents, dtype=float)
+    if values.ndim == 2:
+        per_unit = -values[:, 0].sum() / values[:, 1].sum()  # nats a word or byte
+        pull = (-values[:, 0] - per_unit * values[:, 1]) / values[:, 1].mean()
+        if metric == "bits_per_byte":
+            return per_unit / np.log(2), pull / np.log(2)
+        return np.exp(per_unit), np.exp(per_unit) * pull
+    if metric == "perplexity":
+        ppl = np.exp(-values.mean())
+        return ppl, ppl * (values.mean() - values)
+    return values.mean(), values - values.mean()
+
+
 def perplexity(nll: np.ndarray) -> float:
     """exp of the mean loss over windows, in nats a token."""
     return float(np.exp(np.mean(nll)))

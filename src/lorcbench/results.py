@@ -11,7 +11,7 @@ import numpy as np
 from lorcbench import config, paths
 from lorcbench.artifacts import read_json
 from lorcbench.formats import WeightFormat
-from lorcbench.intervals import mean_perplexity_difference, nll_difference, perplexity
+from lorcbench.intervals import Interval, mean_perplexity_difference, metric_difference, nll_difference, perplexity
 from lorcbench.study import Cell, Study
 
 COLUMNS = (
@@ -48,7 +48,7 @@ HARNESS_COLUMNS = (
         "documents",
         "shots",
     ),
-    *("prefix_token", "metric", "value", "stderr", "value_fp", "delta"),
+    *("prefix_token", "metric", "value", "stderr", "value_fp", "delta", "delta_low", "delta_high"),
 )
 
 
@@ -68,6 +68,7 @@ class CellResult:
         max_damp: the largest GPTQ damping that was needed, None without GPTQ.
         seconds, peak_rss_mib: of the jobs that made the cell (shared ones counted in full) and their largest memory.
         harness: lm-eval metrics, ``{"task/metric": value}``, standard errors as ``task/metric_stderr``.
+        documents: what every document gives for a metric of lm-eval.
         tasks: version, number of documents and shots of each lm-eval task.
         prefix_token: what lm-eval put before a text without context.
         corpora: of each the text, its number of documents, whether they are the published ones, windows, and the token stream's
@@ -89,6 +90,7 @@ class CellResult:
     seconds: float | None = None
     peak_rss_mib: float | None = None
     harness: dict[str, float] = field(default_factory=dict)
+    documents: dict[str, list] = field(default_factory=dict)
     tasks: dict[str, dict] = field(default_factory=dict)
     prefix_token: str = ""
     corpora: dict[str, dict] = field(default_factory=dict)
@@ -135,8 +137,9 @@ def _collect(study: Study, cell: Cell) -> CellResult:
     result.peak_rss_mib = max((run["peak_rss_mib"] for run in runs), default=None)
     if cell in study.harness:
         harness = _read(Path(paths.HARNESS.format(**names)), "harness") or {"variants": {}}
-        measured = harness["variants"].get(cell.variant, {"metrics": {}, "tasks": {}, "prefix_token": {"text": ""}})
-        result.harness, result.tasks = measured["metrics"], measured["tasks"]
+        nothing = {"metrics": {}, "documents": {}, "tasks": {}, "prefix_token": {"text": ""}}
+        measured = harness["variants"].get(cell.variant, nothing)
+        result.harness, result.documents, result.tasks = measured["metrics"], measured["documents"], measured["tasks"]
         result.prefix_token = measured["prefix_token"]["text"]
     return result
 
@@ -204,19 +207,30 @@ def rows(study: Study, results: list[CellResult], resamples: int) -> list[dict]:
 def harness_rows(study: Study, results: list[CellResult]) -> list[dict]:
     """The tidy table of lm-eval: one row a cell and metric, beside the same metric at full precision."""
     full = (result for result in results if result.cell.method == "none" and result.cell.activation == "a16")
-    baselines = {result.cell.model: result.harness for result in full}
+    baselines = {result.cell.model: result for result in full}
     table = []
     for result in results:
         for name, value in result.harness.items():
             task, _, metric = name.rpartition("/")
             if metric.endswith("_stderr"):
                 continue
-            baseline = baselines.get(result.cell.model, {}).get(name)
+            baseline = baselines.get(result.cell.model)
+            change = task_difference(name, result, baseline)
             row = {"study": study.name, **vars(result.cell), **result.tasks.get(task, {}), "task": task, "metric": metric}
-            row |= {"value": value, "stderr": result.harness.get(f"{name}_stderr"), "value_fp": baseline}
-            row |= {"prefix_token": result.prefix_token, "delta": None if baseline is None else value - baseline}
+            row |= {"value": value, "stderr": result.harness.get(f"{name}_stderr"), "prefix_token": result.prefix_token}
+            row |= dict.fromkeys(("value_fp", "delta", "delta_low", "delta_high"))
+            if change:
+                row |= {"value_fp": baseline.harness[name], "delta": change.value}
+                row |= {"delta_low": change.low, "delta_high": change.high}
             table.append({column: "" if row[column] is None else row[column] for column in HARNESS_COLUMNS})
     return table
+
+
+def task_difference(name: str, result: CellResult, baseline: CellResult | None) -> Interval | None:
+    """The paired difference of an lm-eval metric to full precision, document by document; None without a counterpart."""
+    if baseline is None or name not in result.documents or name not in baseline.documents:
+        return None
+    return metric_difference(name.rpartition("/")[2], result.documents[name], baseline.documents[name])
 
 
 def _shared_columns(study: Study, result: CellResult) -> dict:

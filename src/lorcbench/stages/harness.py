@@ -44,7 +44,7 @@ def _opened(job: Job) -> Callable[[str], dict]:
     torch.set_num_threads(job.threads)
     folder = inputs.checkpoint_folder(job.names)
     checkpoint, tokenizer = Checkpoint(folder), load_tokenizer(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, job.eval.dtype)).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, job.eval.dtype)).eval().to(job.runtime.device)
     blocks = model.get_submodule(checkpoint.architecture.blocks)
     for block in blocks:
         round_inputs(block, checkpoint.architecture.linear_names, ActivationFormat.parse(job.names["activation"]))
