@@ -73,6 +73,7 @@ class CellResult:
         corpora: of each the text, its number of documents, whether they are the published ones, windows, and the token stream's
             length and hash.
         derived: "" for a measured cell; for one chosen from several by its perplexity, from which (`lorcbench.derived`).
+        folders: of the jobs that the cell rests on, by stage, in the order in which they run.
     """
 
     cell: Cell
@@ -93,6 +94,7 @@ class CellResult:
     prefix_token: str = ""
     corpora: dict[str, dict] = field(default_factory=dict)
     derived: str = ""
+    folders: dict[str, Path] = field(default_factory=dict)
 
     @property
     def mean_ppl(self) -> float:
@@ -111,7 +113,7 @@ def _collect(study: Study, cell: Cell) -> CellResult:
     result = CellResult(cell, hessian=getattr(method, "hessian", ""))
     if cell.calibration != "none":
         result.seed = config.load("calibration", cell.calibration).seed
-    folders = study.job_folders(cell)
+    folders = result.folders = study.job_folders(cell)
     checkpoint = _read(folders["checkpoint"], "checkpoint")
     result.family = checkpoint["family"] if checkpoint else study.model(cell.model).family or ""
     result.standin = study.model(cell.model).source == "standin"
