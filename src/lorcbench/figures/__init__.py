@@ -6,6 +6,8 @@ one stroke. Equal results give equal bytes. The SVG files follow the reader's li
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,29 +16,36 @@ from matplotlib import rc_context
 from lorcbench.figures import activation, bits, errors, lorc, pareto, rates, sensitivity, size
 from lorcbench.figures.style import STYLE, Figure
 from lorcbench.results import CellResult
-from lorcbench.study import Cell
+from lorcbench.scorecard import Row
+
+RATES = " Of several learning rates of a distillation, the best by this perplexity, but for the figure of learning rates."
 
 
-def draw(results: list[CellResult], folder: Path, published: dict[Cell, float] | None = None) -> list[Figure]:
+def draw(results: list[CellResult], folder: Path, rows: Iterable[Row] = ()) -> list[Figure]:
     """Draw every figure that the finished cells have data for.
 
     Args:
-        results: the cells of a study; those that are not ``ok`` or have no finite perplexity are left out.
+        results: the cells of a study; those that are not ``ok`` or have no finite perplexity are left out. A derived one
+            repeats a measured one, so that only its published counterpart is drawn.
         folder: where the files go; it is made.
-        published: mean perplexities in print, by cell; drawn beside ours in the figure of sizes.
+        rows: of the scorecard; published means are drawn beside ours in the figure of sizes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     finished = [result for result in results if result.status == "ok" and np.isfinite(result.mean_ppl)]
+    measured = [result for result in finished if not result.derived]
+    tuned = rates.best(measured)
     with rc_context(STYLE):
         drawn = [
-            bits.draw(finished, folder),
-            sensitivity.draw(finished, folder),
-            lorc.draw(finished, folder),
-            pareto.draw(finished, folder),
-            size.draw(finished, folder, published or {}),
-            activation.draw(finished, folder),
-            rates.draw(finished, folder),
-            errors.draw_depth(finished, folder),
-            errors.draw_spectra(finished, folder),
+            bits.draw(tuned, folder),
+            sensitivity.draw(tuned, folder),
+            lorc.draw(tuned, folder),
+            pareto.draw(tuned, folder),
+            size.draw([*tuned, *(result for result in finished if result.derived)], folder, rows),
+            activation.draw(tuned, folder),
+            rates.draw(measured, folder),
+            errors.draw_depth(tuned, folder),
+            errors.draw_spectra(tuned, folder),
         ]
+    if len(tuned) < len(measured):
+        drawn = [figure and replace(figure, caption=figure.caption + RATES) for figure in drawn]
     return [figure for figure in drawn if figure]

@@ -9,7 +9,7 @@ import numpy as np
 
 from lorcbench.claims import full_precision
 from lorcbench.figures.lines import plot
-from lorcbench.figures.style import Figure, Looks, axis_labels, canvas, log_axis, save, unique
+from lorcbench.figures.style import Figure, Looks, axis_labels, canvas, drop_spare, log_axis, save, unique
 from lorcbench.formats import ActivationFormat
 from lorcbench.results import CellResult
 
@@ -43,8 +43,7 @@ def draw(results: list[CellResult], folder: Path) -> Figure | None:
         ax.set_xlim(-0.4, len(groups) - 0.6)
         of_model = [line for line in lines.values() if line[0].cell.model == model]
         plot(ax, of_model, lambda result: groups.index(_group(result)), baselines[model], looks, _stroke)
-    for ax in axes.flat[len(models) :]:
-        ax.remove()
+    drop_spare(axes, len(models))
     axes[0, 0].set_yscale("log")
     log_axis(axes[0, 0].yaxis, "×")
     axis_labels(fig, "features of a token that share a scale; none: activations as they are", "PPL ÷ full precision")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lorcbench.claims import full_precision
 from lorcbench.figures.lines import plot
-from lorcbench.figures.style import Figure, Looks, axis_labels, canvas, format_of, log_axis, save, unique, weight_of
+from lorcbench.figures.style import Figure, Looks, axis_labels, canvas, drop_spare, format_of, log_axis, save, unique, weight_of
 from lorcbench.results import CellResult
 
 
@@ -29,8 +29,7 @@ def draw(results: list[CellResult], folder: Path) -> Figure | None:
         ax.set_xlim(-0.4, len(bits) - 0.6)
         lines = _lines([result for result in shown if result.cell.model == model])
         plot(ax, lines, lambda result: bits.index(weight_of(result).bits), baselines[model], looks)
-    for ax in axes.flat[len(models) :]:
-        ax.remove()
+    drop_spare(axes, len(models))
     axes[0, 0].set_yscale("log")
     log_axis(axes[0, 0].yaxis, "×")
     axis_labels(fig, "bits a weight, scales and zero points not counted", "PPL ÷ full precision")

@@ -26,6 +26,8 @@ from lorcbench.figures.style import (
 )
 from lorcbench.results import CellResult
 
+ABOUT = "Error matrices E = W − Ŵ of the linears, before any compensation"
+
 
 @dataclass(frozen=True)
 class _Errors:
@@ -70,7 +72,7 @@ def draw_spectra(results: list[CellResult], folder: Path) -> Figure | None:
     title = "How much of the error is of low rank?"
     fig, axes = _panels(found, results, title, lambda errors: errors.spectra, show)
     axes[0, 0].set(xscale="log", yscale="log")
-    log_axis(axes[0, 0].xaxis)
+    log_axis(axes[0, 0].xaxis, narrow=True)
     log_axis(axes[0, 0].yaxis)
     axis_labels(fig, "component", "singular value ÷ ‖E‖")
     caption = (
@@ -110,7 +112,7 @@ def _panels(
         for model in models
     }
     shape = len(models), max(map(len, names.values()))
-    fig, axes = canvas(shape, 1.5, title, results, looks.methods + looks.formats, share="row")
+    fig, axes = canvas(shape, 1.5, title, results, looks.methods + looks.formats, share="row", about=ABOUT)
     for row, model in zip(axes, models, strict=True):
         of_model = [errors for errors in found if errors.result.cell.model == model]
         row_title(row[0], f"{model}, {weight_of(of_model[0].result).bits} bits")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+
+from matplotlib.ticker import NullLocator
 
 from lorcbench import config
 from lorcbench.claims import full_precision
 from lorcbench.figures.lines import plot
-from lorcbench.figures.style import Figure, Looks, axis_labels, canvas, log_axis, save, span, unique
+from lorcbench.figures.style import Figure, Looks, axis_labels, canvas, drop_spare, log_axis, save, span, unique
 from lorcbench.results import CellResult
+from lorcbench.study import Cell
 
 
 def draw(results: list[CellResult], folder: Path) -> Figure | None:
@@ -37,15 +41,26 @@ def draw(results: list[CellResult], folder: Path) -> Figure | None:
     for ax, model in zip(axes.flat, models, strict=False):
         ax.set_title(model)
         plot(ax, [line for key, line in lines.items() if key[0] == model], _rate, baselines[model], looks, _format)
-    for ax in axes.flat[len(models) :]:
-        ax.remove()
+    drop_spare(axes, len(models))
     log_axis(axes[0, 0].yaxis, "×")
+    axes[0, 0].xaxis.set_minor_locator(NullLocator())
     axis_labels(fig, "learning rate", "PPL ÷ full precision")
     caption = (
         "Mean perplexity of the corpora, divided by the same model's at full precision, by the learning rate of the "
         "distillation. The best of a curve is chosen on the text that it is measured on."
     )
     return save(fig, folder, Figure("rates", title, caption))
+
+
+def best(results: list[CellResult]) -> list[CellResult]:
+    """The best of the cells that differ in the learning rate only, under its method's name without the rate, and all others."""
+    found: dict[Cell, CellResult] = {}
+    for result in results:
+        cell = replace(result.cell, method=_without_rate(result.cell.method))
+        if cell not in found or result.mean_ppl < found[cell].mean_ppl:
+            found[cell] = result
+    several = len(found) < len(results)
+    return [replace(result, cell=cell) if several else result for cell, result in found.items()]
 
 
 def _rate(result: CellResult) -> float | None:

@@ -78,15 +78,21 @@ class Looks:
 
 
 def canvas(
-    shape: tuple[int, int], height: float, title: str, results: list[CellResult], handles: list[Line2D], share: str = "all"
+    shape: tuple[int, int],
+    height: float,
+    title: str,
+    results: list[CellResult],
+    handles: list[Line2D],
+    share: str = "all",
+    about: str = "Perplexity (PPL) over the study's corpora",
 ) -> tuple[mpl_figure.Figure, np.ndarray]:
     """An empty figure with question, subtitle and legend, and its panels, each `height` inches high.
 
     Args:
         share: which panels have the vertical axis in common: ``all``, ``row`` or ``col``; rows have names in the last two.
+        about: the line below the title, where no model is a stand-in.
     """
-    # Legend entries that are too long for one line (about 105 characters) go on several.
-    lines = -(-sum(len(handle.get_label()) + 7 for handle in handles) // 105) if handles else 0
+    lines = _legend_lines([len(handle.get_label()) + 7 for handle in handles])
     (rows, columns), header = shape, HEADER + 0.21 * (lines - 1) + 0.2 * (share != "all")
     total = header + rows * height + (rows - 1) * GAP + FOOTER
     fig = mpl_figure.Figure(figsize=(WIDTH, total))
@@ -95,17 +101,33 @@ def canvas(
     fig.subplots_adjust(hspace=GAP / height, wspace=0.3 if share == "col" else 0.12)
     x = 0.14 / WIDTH
     fig.text(x, 1 - 0.14 / total, title, fontsize=14, fontweight="bold", va="top")
-    fig.text(x, 1 - 0.42 / total, _subtitle(results), fontsize=9.5, color=GREY, va="top")
-    if handles:
-        corner = (x, 1 - 0.66 / total)
-        fig.legend(handles=handles, ncol=-(-len(handles) // lines), loc="upper left", bbox_to_anchor=corner)
+    fig.text(x, 1 - 0.42 / total, _subtitle(results, about), fontsize=9.5, color=GREY, va="top")
+    corner = (x, 1 - 0.66 / total)
+    fig.legend(handles=handles, ncol=-(-len(handles) // lines), loc="upper left", bbox_to_anchor=corner)
     return fig, axes
 
 
-def _subtitle(results: list[CellResult]) -> str:
+def _legend_lines(widths: list[int]) -> int:
+    """How many lines a legend needs whose entries are so many characters wide; it is filled column by column."""
+    for lines in range(1, len(widths)):
+        if sum(max(widths[start : start + lines]) for start in range(0, len(widths), lines)) <= 112:
+            return lines
+    return len(widths)
+
+
+def drop_spare(axes: np.ndarray, used: int) -> None:
+    """Remove the panels after the first `used`; those above them show their own ticks."""
+    columns = axes.shape[1]
+    for index in range(used, axes.size):
+        axes.flat[index].remove()
+        if index >= columns:
+            axes.flat[index - columns].xaxis.set_tick_params(labelbottom=True)
+
+
+def _subtitle(results: list[CellResult], about: str) -> str:
     standins = {result.cell.model for result in results if result.standin}
     if not standins:
-        return "Perplexity (PPL) over the study's corpora"
+        return about
     if len(standins) == len({result.cell.model for result in results}):
         return "Stand-ins: small models that this pipeline trained itself. Their perplexities are no published model's."
     return f"Of these models, {', '.join(sorted(standins))} are stand-ins that this pipeline trained itself."
@@ -123,11 +145,13 @@ def row_title(ax, text: str) -> None:
     ax.annotate(text, (0, 1), (0, 20), "axes fraction", "offset points", fontweight="bold")
 
 
-def log_axis(axis: Axis, unit: str = "") -> None:
-    """Round numbers as ticks of a logarithmic axis, however short it is."""
+def log_axis(axis: Axis, unit: str = "", narrow: bool = False) -> None:
+    """Round numbers as ticks of a logarithmic axis, however short it is; fewer on a narrow panel."""
     low, high = axis.get_view_interval()
     short = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
-    axis.set_major_locator(short if high < 4 * low else LogLocator(subs=(1, 2, 5) if high < 500 * low else (1,)))
+    axis.set_major_locator(
+        short if high < 6 * low else LogLocator(subs=(1, 2, 5) if high < (20 if narrow else 500) * low else (1,))
+    )
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}{unit}"))
     axis.set_minor_locator(NullLocator())
 
