@@ -192,8 +192,9 @@ def test_errors_and_spectra_come_from_the_factors_of_the_fewest_bits(tmp_path):
         one = result(f"opt-standin-s gptq w{bits}-asym-row r8", 0.1)
         one.folders = {"factors": tmp_path / f"w{bits}"}
         blocks = [{"self_attn.q_proj": 0.1 * bits + 0.01 * index, "fc1": 0.2} for index in range(3)]
-        spectra = [{"self_attn.q_proj": [3.0, 2.0, 1.0], "fc1": [1.0] * 12} for _ in range(3)]
-        write_json(tmp_path / f"w{bits}" / "result.json", "factors", {"relative_error": blocks, "singular_values": spectra})
+        spectra = {"singular_values": [{"self_attn.q_proj": [3.0, 2.0, 1.0], "fc1": [1.0] * 9}] * 3}
+        spectra["error_norm"] = [{"self_attn.q_proj": 14**0.5, "fc1": 12**0.5}] * 3
+        write_json(tmp_path / f"w{bits}" / "result.json", "factors", {"relative_error": blocks, **spectra})
         found.append(one)
     drawn = {figure.stem: figure for figure in draw(found, tmp_path / "made")}
     assert {"errors", "spectra"} <= drawn.keys()

@@ -31,11 +31,16 @@ ABOUT = "Error matrices E = W − Ŵ of the linears, before any compensation"
 
 @dataclass(frozen=True)
 class _Errors:
-    """What the factors of one quantized model say: lists over blocks, by linear."""
+    """What the factors of one quantized model say, block by block.
+
+    Attributes:
+        relative: ‖E‖ / ‖W‖ of each linear.
+        spectra: the largest singular values of each matrix that was decomposed, divided by ‖E‖.
+    """
 
     result: CellResult
     relative: list[dict[str, float]]
-    spectra: list[dict[str, list[float]]]
+    spectra: list[dict[str, np.ndarray]]
 
 
 def draw_depth(results: list[CellResult], folder: Path) -> Figure | None:
@@ -66,7 +71,7 @@ def draw_spectra(results: list[CellResult], folder: Path) -> Figure | None:
         return None
 
     def show(ax, errors: _Errors, name: str, colour: str, dash, mark: str) -> None:
-        values = np.mean([_normalized(block[name]) for block in errors.spectra if name in block], axis=0)
+        values = np.mean([block[name] for block in errors.spectra if name in block], axis=0)
         ax.plot(np.arange(1, len(values) + 1), values, color=colour, ls=dash)
 
     title = "How much of the error is of low rank?"
@@ -76,7 +81,8 @@ def draw_spectra(results: list[CellResult], folder: Path) -> Figure | None:
     log_axis(axes[0, 0].yaxis)
     axis_labels(fig, "component", "singular value ÷ ‖E‖")
     caption = (
-        "Singular values of E = W − Ŵ, divided by its Frobenius norm, so that their squares sum to one; mean over the blocks. "
+        "The largest singular values of E = W − Ŵ, divided by its Frobenius norm, of which the squares of all sum to one; mean "
+        "over the blocks. "
         f"A flat line gives LoRC little to take. {_captured(found)}"
     )
     return save(fig, folder, Figure("spectra", title, caption.strip()))
@@ -94,7 +100,10 @@ def _fewest_bits(results: list[CellResult]) -> list[_Errors]:
         key = (cell.model, cell.method, cell.calibration, cell.weight, cell.trained)
         if weight_of(result).bits == fewest[cell.model] and key not in found and path.is_file():
             factors = read_json(path, "factors")
-            found[key] = _Errors(result, factors["relative_error"], factors.get("singular_values", []))
+            # Factors that an earlier version made hold no spectra.
+            blocks = zip(factors.get("singular_values", []), factors.get("error_norm", []), strict=True)
+            spectra = [{name: np.array(values) / (norms[name] or 1) for name, values in of.items()} for of, norms in blocks]
+            found[key] = _Errors(result, factors["relative_error"], spectra)
     return list(found.values())
 
 
@@ -127,17 +136,12 @@ def _panels(
     return fig, axes
 
 
-def _normalized(values: list[float]) -> np.ndarray:
-    values = np.asarray(values)
-    return values / np.linalg.norm(values)
-
-
 def _captured(found: list[_Errors]) -> str:
     """How much of the error the first eight components hold, for the caption."""
     shares: dict[str, list[float]] = {}
     for errors in found:
         for block in errors.spectra:
             for values in block.values():
-                shares.setdefault(errors.result.cell.method, []).append(float((_normalized(values)[:8] ** 2).sum()))
+                shares.setdefault(errors.result.cell.method, []).append(float((values[:8] ** 2).sum()))
     spelled = [f"{100 * np.mean(share):.0f} % of ‖E‖² with {method}" for method, share in shares.items()]
     return f"The first 8 components hold {', '.join(spelled)}."
