@@ -62,10 +62,11 @@ class Browser:
             self._call(f"{domain}.enable")
 
     def open(self, url: str) -> None:
-        """Load a page and wait until it is loaded."""
-        self._loaded = False
-        self._call("Page.navigate", url=url)
-        self._until(lambda: self._loaded, f"{url} to load")
+        """Load a page, afresh if only its fragment differs, and wait until it is loaded."""
+        for address in ("about:blank", url):
+            self._loaded = False
+            self._call("Page.navigate", url=address)
+            self._until(lambda: self._loaded, f"{address} to load")
 
     def scheme(self, name: str) -> None:
         """``light`` or ``dark``."""

@@ -25,8 +25,7 @@ LAYERS = (
 )
 FIGURES = ("style", "lines", "bits", "lorc", "pareto", "size", "sensitivity", "activation", "rates", "errors")
 REPORTING = {"results", "derived", "statements", "claims", "scorecard", "fingerprint", "reach", "page"}
-REPORTING |= {"figures", *(f"figures.{name}" for name in FIGURES)}
-REPORTING |= {"tracking"}
+REPORTING |= {"figures", *(f"figures.{name}" for name in FIGURES), "records", "mlflow_ui", "tracking"}
 READ_BY_REPORTING = {"checks", "config", "protocols", "recipes", "study", "artifacts", "paths", "intervals", "formats"}
 READ_BY_REPORTING |= {"published", "rehearsal"}
 KNOW_TRANSFORMERS = {"blocks", "standin", "corpora", "harness", "warm"}

@@ -15,7 +15,7 @@ from lorcbench.results import CellResult
 from lorcbench.study import Cell
 
 # MlflowClient from there: MLflow imported any earlier would send usage reports.
-from lorcbench.tracking import SETTINGS, MlflowClient, TrackingError, comparison_url, records, track
+from lorcbench.tracking import SETTINGS, MlflowClient, TrackingError, records, track
 
 CORPORA = ("prose", "code")
 FAILED = "model-b/gptq/self/w2-asym-row/a16/r0"
@@ -100,7 +100,8 @@ def test_parameters_and_metrics(uri):
             **{"ppl_prose": ppl[0], "ppl_code": ppl[1], "ppl_mean": np.mean(ppl)},
             **{"delta_ppl": change.value, "delta_ppl_low": change.low, "delta_ppl_high": change.high},
             **{f"delta_nll_{name}": np.mean(results[1].nll[name] - results[0].nll[name]) for name in CORPORA},
-            **{"bits_per_weight": 4.25, "size_mbit": 8.5, "seconds": 3.0, "peak_rss_mib": 500.0},
+            **{"bits_per_weight": 4.25, "size_mib": 8.5e6 / 8 / 2**20},
+            **{"system/seconds": 3.0, "system/peak_rss_mib": 500.0},
             **{"lambada_acc_none": 0.25},  # and no lambada_perplexity, which is infinite
         }
     )
@@ -152,7 +153,7 @@ def test_failed_cell(uri):
     run = runs_of(uri, imported(uri, study_results())["experiment_id"])[FAILED]
     assert (run.info.status, run.data.tags["status"]) == ("FAILED", "failed")
     assert run.data.tags["reason"] == "Hessian of fc1 is not positive definite"
-    assert run.data.metrics == {"peak_rss_mib": 500.0}
+    assert run.data.metrics == {"system/peak_rss_mib": 500.0}
 
 
 def test_tags_filter(uri):

@@ -240,6 +240,15 @@ def _shared_columns(study: Study, result: CellResult) -> dict:
     return columns | {"study": study.name, "protocol": study.eval, "paper_bits": paper_bits, "derived_from": result.derived}
 
 
+def jobs(results: list[CellResult]) -> dict[Path, dict]:
+    """What the jobs under these cells left, each folder read once: ``{"result": …, "run": …}``, None for a file not there."""
+    found = {}
+    for folder in dict.fromkeys(folder for result in results for folder in result.folders.values()):
+        paths = {name: folder / f"{name}.json" for name in ("result", "run")}
+        found[folder] = {name: json.loads(path.read_text("utf-8")) if path.is_file() else None for name, path in paths.items()}
+    return found
+
+
 def run_records(study: Study) -> list[Path]:
     """The run records of every job that the study's cells rest on, each once, in the order of the stages."""
     found: dict[str, dict[Path, None]] = {}
