@@ -24,8 +24,9 @@ LAYERS = (
     {"corpora", "perplexity", "harness", "standin", "stdlib_text", "texts", "job", "variants", "warm", "workflow"},
 )
 FIGURES = ("style", "lines", "bits", "lorc", "pareto", "size", "sensitivity", "activation", "rates", "errors")
-REPORTING = {"results", "derived", "statements", "claims", "scorecard", "fingerprint", "reach", "page"}
+REPORTING = {"results", "derived", "statements", "claims", "scorecard", "fingerprint", "reach"}
 REPORTING |= {"figures", *(f"figures.{name}" for name in FIGURES), "records", "mlflow_ui", "tracking"}
+REPORTING |= {"page", "page.parts", "page.cells", "page.evidence", "page.render"}
 READ_BY_REPORTING = {"checks", "config", "protocols", "recipes", "study", "artifacts", "paths", "intervals", "formats"}
 READ_BY_REPORTING |= {"published", "rehearsal"}
 KNOW_TRANSFORMERS = {"blocks", "standin", "corpora", "harness", "warm"}

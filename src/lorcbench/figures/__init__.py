@@ -18,7 +18,7 @@ from lorcbench.figures.style import STYLE, Figure
 from lorcbench.results import CellResult
 from lorcbench.scorecard import Row
 
-RATES = " Of several learning rates of a distillation, the best by this perplexity, but for the figure of learning rates."
+RATES = " Of several learning rates of a distillation, the best by this perplexity."
 
 
 def draw(results: list[CellResult], folder: Path, rows: Iterable[Row] = ()) -> list[Figure]:
@@ -47,5 +47,5 @@ def draw(results: list[CellResult], folder: Path, rows: Iterable[Row] = ()) -> l
             errors.draw_spectra(tuned, folder),
         ]
     if len(tuned) < len(measured):
-        drawn = [figure and replace(figure, caption=figure.caption + RATES) for figure in drawn]
+        drawn = [f if f is None or f.stem == "rates" else replace(f, caption=f.caption + RATES) for f in drawn]
     return [figure for figure in drawn if figure]

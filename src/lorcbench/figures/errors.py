@@ -76,9 +76,11 @@ def draw_spectra(results: list[CellResult], folder: Path) -> Figure | None:
 
     title = "How much of the error is of low rank?"
     fig, axes = _panels(found, results, title, lambda errors: errors.spectra, show)
-    axes[0, 0].set(xscale="log", yscale="log")
+    axes[0, 0].set_xscale("log")
     log_axis(axes[0, 0].xaxis, narrow=True)
-    log_axis(axes[0, 0].yaxis)
+    for row in axes:
+        row[0].set_yscale("log")
+        log_axis(row[0].yaxis)
     axis_labels(fig, "component", "singular value ÷ ‖E‖")
     caption = (
         "The largest singular values of E = W − Ŵ, divided by its Frobenius norm, of which the squares of all sum to one; mean "

@@ -63,7 +63,7 @@ def draw(results: list[CellResult], folder: Path, rows: Iterable[Row]) -> Figure
                     _line(ax, line, sizes, dash, mark, colour)
             for result, ppl in printed:
                 if weight_of(result).bits == width and models.get(result.cell.model) == family and result.cell in sizes:
-                    colour = looks.colours.get(result.cell.method, INK)
+                    colour = looks.colours.get(result.cell.method.replace("*", ""), INK)
                     ax.plot(sizes[result.cell], ppl, ls="", marker="o", ms=9, mfc="none", mec=colour, mew=1.2, zorder=4)
         log_axis(row[0].yaxis)
     log_axis(axes[0, 0].xaxis, narrow=True)

@@ -18,7 +18,8 @@ def main(job: Job) -> None:
     uri = job.tracking.uri or f"sqlite:///{Path(paths.MLFLOW).resolve()}"
     artifacts = str(Path(paths.MLFLOW_ARTIFACTS).resolve() / expanded.name)
     found = results.collect(expanded)
-    imported = track(expanded.name, expanded.config.title, found, uri, artifacts, job.runtime.bootstrap, job.tracking.uri is None)
+    ours = job.tracking.uri is None
+    imported = track(expanded.name, expanded.config.title, found, uri, artifacts, job.runtime.bootstrap, rebuildable=ours)
     job.log(f"created {imported['created']}, kept {imported['kept']}, deleted {imported['deleted']}")
     write_json(folder / "imported.json", "imported", {**imported, "uri": uri})
     pages = imported["pages"]
