@@ -231,7 +231,7 @@ def test_the_saved_view_has_the_columns_that_differ(uri):
     view = json.loads(tags[TAG])
     state = json.loads(view["state"])
     assert view["name"] == NAME and state["orderByKey"] == "metrics.`ppl_mean`"
-    params, metrics = ["model", "method", "weight", "lorc", "rank"], ["ppl_mean", "delta_ppl", "bits_per_weight", "size_mib"]
+    params, metrics = ["model", "method", "weight", "rank", "lorc"], ["ppl_mean", "delta_ppl", "bits_per_weight", "size_mib"]
     columns = [f"params.`{name}`" for name in params] + [f"metrics.`{name}`" for name in [*metrics, "ppl_code", "ppl_prose"]]
     assert state["selectedColumns"] == columns
 
@@ -344,7 +344,7 @@ def test_mlflows_own_pages_show_the_view(server, on_server):
             "Array.from(document.querySelectorAll('.ag-header-cell')).map(head => [head.getBoundingClientRect().left, "
             "head.innerText.trim()]).sort((a, b) => a[0] - b[0]).map(head => head[1])"
         )
-        expected = ["model", "method", "weight", "lorc", "rank", "ppl_mean", "delta_ppl"]
+        expected = ["model", "method", "weight", "rank", "lorc", "ppl_mean", "delta_ppl"]
         browser.wait(f"{heads}.filter(name => {expected}.includes(name)).join() === {expected}.join()", 20)
         assert shown.index("model-a w16") < shown.index("model-a gptq w2-asym-row")  # sorted by perplexity
         browser.open(server + on_server["pages"]["compare"])
