@@ -42,7 +42,7 @@ def draw(results: list[CellResult], folder: Path) -> Figure | None:
         ax.set_xticks(range(len(groups)), [_spell(group) for group in groups])
         ax.set_xlim(-0.4, len(groups) - 0.6)
         of_model = [line for line in lines.values() if line[0].cell.model == model]
-        plot(ax, of_model, lambda result: groups.index(_group(result)), baselines[model], looks, _stroke)
+        plot(ax, of_model, lambda result: groups.index(_group(result)), baselines[model], looks, lambda line: _stroke(line[0]))
     drop_spare(axes, len(models))
     axes[0, 0].set_yscale("log")
     log_axis(axes[0, 0].yaxis, "×")

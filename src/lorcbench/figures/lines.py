@@ -18,14 +18,14 @@ def plot(
     place: Callable[[CellResult], float],
     baseline: CellResult,
     looks: Looks,
-    stroke: Callable[[CellResult], str] = format_of,
+    stroke: Callable[[list[CellResult]], str] = lambda line: format_of(line[0]),
 ) -> None:
     """The lines of one panel: perplexities relative to `baseline`, with 95 % intervals of the paired difference.
 
     Args:
         lines: cells that a line joins; all of one have one method and one stroke.
         place: where on the horizontal axis a cell lies.
-        stroke: which of the strokes of `looks` a line has, by its first cell.
+        stroke: which of the strokes of `looks` a line has.
     """
     ax.axhline(1, color=EDGE, lw=0.8, zorder=1)
     left, right = ax.get_xlim()
@@ -38,7 +38,7 @@ def plot(
         ratio = 1 + np.array([change.value for change in changes]) / baseline.mean_ppl
         half = np.array([change.high - change.value for change in changes]) / baseline.mean_ppl
         half = np.minimum(half, 0.9 * ratio)  # a logarithmic axis has no zero
-        dash, marker = looks.strokes[stroke(line[0])]
+        dash, marker = looks.strokes[stroke(line)]
         x, colour = [place(result) + shift for result in line], looks.colours.get(line[0].cell.method, INK)
         ax.errorbar(x, ratio, half, color=colour, ls=dash, marker=marker, ms=4.5, elinewidth=1, zorder=3)
 

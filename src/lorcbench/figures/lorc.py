@@ -26,6 +26,7 @@ from lorcbench.formats import WeightFormat
 from lorcbench.results import CellResult
 from lorcbench.study import Cell
 
+DEFAULT = "plain-int8"
 WORTH_MENDING = 0.005  # a bit width that loses a smaller share than this gives LoRC nothing to give back
 
 
@@ -38,7 +39,7 @@ def draw(results: list[CellResult], folder: Path) -> Figure | None:
     shown = [result for result in shown if weight_of(result).bits in bits]
     if not shown:
         return None
-    looks = Looks((result.cell.method for result in shown), map(format_of, shown))
+    looks = Looks((result.cell.method for result in shown), map(_stroke, _lines(shown)))
     models, ranks = unique(result.cell.model for result in shown), sorted({result.cell.rank for result in shown})
     title, handles = "How much of the loss does LoRC give back?", looks.methods + looks.formats
     fig, axes = canvas((len(models), len(bits)), 1.6, title, results, handles, share="col")
@@ -48,7 +49,7 @@ def draw(results: list[CellResult], folder: Path) -> Figure | None:
             ax.set_title(f"{width} bits", fontweight="normal", color=GREY)
             ax.set_xticks(range(len(ranks)), ["none" if rank == 0 else f"r{rank}" for rank in ranks])
             ax.set_xlim(-0.4, len(ranks) - 0.6)
-            plot(ax, lines, lambda result: ranks.index(result.cell.rank), baselines[model], looks)
+            plot(ax, lines, lambda result: ranks.index(result.cell.rank), baselines[model], looks, _stroke)
         row_title(axes[row, 0], model)
     for ax in axes[0]:
         ax.set_yscale("log")
@@ -68,9 +69,22 @@ def _lines(results: list[CellResult]) -> list[list[CellResult]]:
     for lorc in unique(result.cell.lorc for result in results if result.cell.rank):
         for result in results:
             if result.cell.lorc in (lorc, "none"):
-                key = (result.cell.method, result.cell.calibration, format_of(result), lorc)
-                lines.setdefault(key, []).append(result)
+                key = (
+                    result.cell.model,
+                    result.cell.method,
+                    result.cell.calibration,
+                    result.cell.weight,
+                    result.cell.activation,
+                )
+                lines.setdefault((*key, lorc), []).append(result)
+    lines = {key: line for key, line in lines.items() if any(result.cell.rank for result in line)}
     return [sorted(line, key=lambda result: result.cell.rank) for line in lines.values()]
+
+
+def _stroke(line: list[CellResult]) -> str:
+    """A line's formats without the bits of the weights, and its LoRC setting, if that is not the default."""
+    lorc = line[-1].cell.lorc
+    return format_of(line[-1]) if lorc == DEFAULT else f"{format_of(line[-1])} {lorc}"
 
 
 def _recovered(shown: list[CellResult], baselines: dict[str, CellResult]) -> str:

@@ -40,7 +40,14 @@ def draw(results: list[CellResult], folder: Path) -> Figure | None:
     axes[0, 0].set_xlim(span(rates, 0.1, 0.1))
     for ax, model in zip(axes.flat, models, strict=False):
         ax.set_title(model)
-        plot(ax, [line for key, line in lines.items() if key[0] == model], _rate, baselines[model], looks, _format)
+        plot(
+            ax,
+            [line for key, line in lines.items() if key[0] == model],
+            _rate,
+            baselines[model],
+            looks,
+            lambda line: _format(line[0]),
+        )
     drop_spare(axes, len(models))
     log_axis(axes[0, 0].yaxis, "×")
     axes[0, 0].xaxis.set_minor_locator(NullLocator())
