@@ -337,7 +337,8 @@ def test_mlflows_own_pages_show_the_view(server, on_server):
     browser = Browser(1700, 1000)
     try:
         browser.open(server + on_server["pages"]["table"])
-        browser.wait("document.body.innerText.includes('12 matching runs')")
+        for text in ("12 matching runs", "model-a w16", "model-a gptq w2-asym-row"):
+            browser.wait(f"document.body.innerText.includes('{text}')")
         shown = browser.run("document.body.innerText")
         assert NAME in shown and "A tiny study" in shown
         heads = (  # as the eye finds them
