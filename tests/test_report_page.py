@@ -16,6 +16,7 @@ from lorcbench.artifacts import write_json
 from lorcbench.claims import Verdict, judge
 from lorcbench.config import StudyConfig
 from lorcbench.figures import draw
+from lorcbench.fingerprint import Candidate
 from lorcbench.page.cells import degraded
 from lorcbench.page.render import render
 from lorcbench.scorecard import Ordering, Row
@@ -222,9 +223,10 @@ def served(tmp_path_factory):
     drawn = draw([*found, best], folder / "figures", rows)
     imported = {"uri": "sqlite:///x.db", "pages": pages}
     ordered = [Ordering("7", "opt-standin-s", 3, 0.5, 2, 1)]
-    html = render(study(found), [*found, best], judge(found, 200), drawn, folder, STAGES, rows, ordered, imported)
+    candidates = [Candidate("weights under rtn", "minmax", 12, 0.0123, 0.05)]
+    html = render(study(found), [*found, best], judge(found, 200), drawn, folder, STAGES, rows, ordered, candidates, imported)
     (folder / "report.html").write_text(html)
-    for name in ("cells.csv", "tasks.csv", "claims.json", "scorecard.csv"):
+    for name in ("cells.csv", "tasks.csv", "claims.json", "scorecard.csv", "fingerprint.csv"):
         (folder / name).write_text("")
     return folder / "report.html"
 
@@ -267,6 +269,7 @@ def test_derived_rows_are_marked_and_not_counted(served):
 def test_the_scorecard_stands_beside_the_measurements(served, text):
     reader = Reader(served.read_text())
     assert reader.row("full precision") == ["full precision", "1", "1", f"{100 * abs(failures()[0].mean_ppl / 41 - 1):.2f} %"]
+    assert reader.row("weights under rtn") == ["weights under rtn", "minmax", "12", "1.23 %", "5.00 %"]
     assert reader.row("7", "opt-standin-s") == ["7", "opt-standin-s", "3", "0.50", "1 of 2"]
     assert "<b>1 of 2</b><span>published numbers met</span>" in served.read_text()
     assert 'id="scorecard"' not in text and "In MLflow" not in text

@@ -113,7 +113,9 @@ def _collect(study: Study, cell: Cell) -> CellResult:
     result = CellResult(cell, hessian=getattr(method, "hessian", ""))
     if cell.calibration != "none":
         result.seed = config.load("calibration", cell.calibration).seed
-    folders = result.folders = study.job_folders(cell)
+    folders = study.job_folders(cell)
+    measured_too = {"harness": Path(paths.HARNESS.format(**names))} if cell in study.harness else {}
+    result.folders = {**folders, **measured_too}
     checkpoint = _read(folders["checkpoint"], "checkpoint")
     result.family = checkpoint["family"] if checkpoint else study.model(cell.model).family or ""
     result.standin = study.model(cell.model).source == "standin"

@@ -41,8 +41,9 @@ def draw(results: list[CellResult], folder: Path) -> Figure | None:
     groups = sorted({weight_of(result).group or 0 for result in shown}, key=lambda group: -group if group else -np.inf)
     title = "How sensitive is each model to bits and groups?"
     legend = Line2D([], [], ls="", marker="s", ms=9, color=SHADES(0.5), label="rise of PPL over full precision, in percent")
-    # Few models stand side by side, many one below the other.
-    down, across = (methods, models) if len(methods) <= len(models) <= 5 else (models, methods)
+    # Models stand side by side, if their cells are not too narrow for numbers and their panels for names.
+    fit = len(models) <= 10 and len(models) * len(groups) <= 24
+    down, across = (methods, models) if fit and len(methods) <= len(models) else (models, methods)
     fig, axes = canvas((len(down), len(across)), 0.1 + 0.3 * len(rows), title, results, [legend], share="row")
     stems = Counter(map(stem, methods))
     labels = {method: method if stems[stem(method)] > 1 else stem(method) for method in methods}
@@ -83,7 +84,7 @@ def _shade(ax: Axes, cells: dict[tuple[int, int], float], shape: tuple[int, int]
     for (x, y), rise in cells.items():
         shade = SCALE(max(rise, SCALE.vmin))
         ax.add_patch(Rectangle((x - 0.47, y - 0.46), 0.94, 0.92, color=SHADES(0.9 * shade), lw=0))
-        digits = 0 if rise >= 0.0995 else 1 if rise >= 0.00095 else 2
+        digits = 0 if abs(rise) >= 0.0995 else 1 if abs(rise) >= 0.00095 else 2
         text = f"{round(100 * rise, digits) + 0.0:,.{digits}f}"  # no minus zero
         ink = LIGHT_INK if shade > 0.62 else DARK_INK
         ax.text(x, y, text.replace("-", "−"), ha="center", va="center", fontsize=8, color=ink)

@@ -7,6 +7,7 @@ from collections import Counter
 from html import escape
 
 from lorcbench.claims import VERDICTS, Verdict, number, percent
+from lorcbench.fingerprint import Candidate
 from lorcbench.page.parts import chip, method_cell, sortable, table, value
 from lorcbench.scorecard import TOLERANCES, Ordering, Row
 
@@ -40,7 +41,7 @@ def scorecard(rows: list[Row], ordered: list[Ordering]) -> str:
         return ""
     kinds = "".join(_kind(kind, chosen) for kind in TOLERANCES if (chosen := [row for row in rows if row.kind == kind]))
     heads = ["kind of cell", "numbers", "within tolerance", "median difference"]
-    orders = "".join(_ordering(one) for one in ordered)
+    orders = "".join(_ordering(one) for one in ordered if one.n > 2 or one.pairs)
     order_heads = ["table", "model", "cells", "rank correlation", "pairs of methods that agree"]
     columns = ["model", "method", "weight", "activation", "LoRC", "corpus", "table", "agrees"]
     numbers = ["measured", "published", "difference in %", "tolerance in %", "class", "class in print"]
@@ -54,6 +55,22 @@ def scorecard(rows: list[Row], ordered: list[Ordering]) -> str:
         + (table(order_heads, orders, numeric=order_heads[2:]) if orders else "")
         + sortable("score-table", columns + numbers, body, numbers, "opt-125m gptq wikitext2", "numbers")
     )
+
+
+def fingerprint(candidates: list[Candidate]) -> str:
+    """Which convention that the papers leave open comes closest to their numbers."""
+    rows = "".join(
+        f"<tr><td>{escape(one.question)}</td><td>{escape(one.answer)}</td>{value(one.n, str)}"
+        f"{value(one.distance, _percent)}{value(one.farthest, _percent)}</tr>"
+        for one in candidates
+    )
+    heads = ["question", "answer", "numbers", "mean distance", "farthest"]
+    note = "What the papers leave unsaid, answered by the published numbers: of each question, the closest answer first."
+    return f'<p class="note">{note}</p>{table(heads, rows, numeric=heads[2:])}' if candidates else ""
+
+
+def _percent(distance: float) -> str:
+    return f"{100 * distance:.2f} %"
 
 
 def _kind(kind: str, rows: list[Row]) -> str:

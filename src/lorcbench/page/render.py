@@ -14,6 +14,7 @@ import numpy as np
 from lorcbench import paths
 from lorcbench.claims import Verdict, full_precision, number, percent
 from lorcbench.figures import Figure
+from lorcbench.fingerprint import Candidate
 from lorcbench.formats import WeightFormat
 from lorcbench.intervals import Interval, mean_perplexity_difference
 from lorcbench.page import cells, evidence
@@ -38,6 +39,7 @@ def render(
     stages: list[dict],
     rows: list[Row] = (),
     ordered: list[Ordering] = (),
+    candidates: list[Candidate] = (),
     imported: dict | None = None,
 ) -> str:
     """The page as text; equal inputs give equal text.
@@ -51,6 +53,7 @@ def render(
             files are relative to it.
         stages: how each stage went, ``{"stage", "jobs", "seconds", "peak_rss_mib"}``.
         rows, ordered: the scorecard, empty where nothing measured was ever printed.
+        candidates: of `lorcbench.fingerprint.rank`.
         imported: what the track stage left, `lorcbench.tracking.track` and its ``uri``; None if nothing was tracked.
     """
     changes, measured = _changes(results), [result for result in results if not result.derived]
@@ -58,6 +61,7 @@ def render(
         ("best", "Best cell per bit width"): _best(measured, changes),
         ("claims", "Claims"): evidence.claims(verdicts),
         ("scorecard", "Beside the published numbers"): evidence.scorecard(rows, ordered),
+        ("fingerprint", "Which conventions are the papers'?"): evidence.fingerprint(candidates),
         ("figures", "Figures"): "".join(_figure(figure, folder) for figure in figures),
         ("cells", "All cells"): cells.all_cells(results, changes),
         ("tasks", "Tasks of lm-eval"): _harness(measured),
@@ -268,6 +272,7 @@ def _files(study: Study, scored: bool, imported: dict | None) -> str:
     }
     if scored:
         tables["scorecard.csv"] = "every published number beside ours"
+        tables["fingerprint.csv"] = "the conventions that the papers leave open, ranked"
     items = "".join(f'<li><a href="{name}"><code>{name}</code></a>: {text}</li>' for name, text in tables.items())
     store = f"<code>{escape(paths.MLFLOW)}</code>, which <code>make ui</code> shows"
     if imported and imported["uri"].startswith("http"):

@@ -15,7 +15,14 @@ from lorcbench.job import Job, run
 from lorcbench.mlflow_ui import local_folder
 from lorcbench.page.render import render
 
-ATTACHED = ("report.html", "cells.csv", "tasks.csv", "scorecard.csv", "claims.json")  # to the study's run in MLflow
+ATTACHED = (
+    "report.html",
+    "cells.csv",
+    "tasks.csv",
+    "scorecard.csv",
+    "fingerprint.csv",
+    "claims.json",
+)  # to the study's run in MLflow
 
 
 def main(job: Job) -> None:
@@ -37,7 +44,7 @@ def main(job: Job) -> None:
     write_text(folder / "claims.json", json.dumps([vars(verdict) for verdict in verdicts], indent=1) + "\n")
     drawn = figures.draw(with_derived, folder / "figures", compared)
     ordered, imported = scorecard.orderings(compared), _imported(folder)
-    html = render(expanded, with_derived, verdicts, drawn, folder, _stages(expanded), compared, ordered, imported)
+    html = render(expanded, with_derived, verdicts, drawn, folder, _stages(expanded), compared, ordered, ranked, imported)
     write_text(folder / "report.html", html)
     if imported:
         _attach(job, imported, [folder / name for name in ATTACHED])
