@@ -56,7 +56,7 @@ def draw(results: list[CellResult], folder: Path) -> Figure | None:
                     place = groups.index(weight_of(result).group or 0), rows.index(_row(result.cell.weight))
                     cells[place] = min(lost(result, baselines), cells.get(place, np.inf))
             _shade(ax, cells, (len(groups), len(rows)))
-            ax.set_title(labels.get(other, other), fontweight="normal", color=GREY)
+            ax.set_title(labels.get(other, other), fontweight="normal", color=GREY, fontsize=9.5 if len(across) < 8 else 8)
             ax.set_xticks(range(len(groups)), [f"g{group}" if group else "row" for group in groups])
             ax.set_yticks(range(len(rows)), _labels(rows))
     axis_labels(fig, "weights that share a scale", "bits a weight")
