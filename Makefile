@@ -1,7 +1,7 @@
 # Each target sets up what it needs: .venv from the pins, once.
 #   make demo    the demo study: results/demo/report.html
 #   make test    linters and tests
-#   make ui      MLflow on 127.0.0.1
+#   make ui      MLflow on 127.0.0.1:$(PORT); prints where each study's runs are compared
 #   make lock    requirements.lock again, after a change of dependencies
 # With conda: conda env create -f environment.yml && conda activate lorcbench && make demo VENV=$CONDA_PREFIX
 PYTHON ?= python3
@@ -26,7 +26,8 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
 ui: $(INSTALLED)
-	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui \
+	@sed 's|/#/|http://127.0.0.1:$(PORT)/#/|' results/*/track/pages.txt 2>/dev/null || echo "Nothing was tracked yet"
+	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui \
 	  --backend-store-uri sqlite:///results/mlflow.db --default-artifact-root results/mlflow-artifacts \
 	  --host 127.0.0.1 --port $(PORT) --workers 1
 

@@ -23,7 +23,10 @@ LAYERS = (
     {"blocks", "observe", "surgery", "inputs", "hessians"},
     {"corpora", "perplexity", "harness", "standin", "stdlib_text", "texts", "job", "variants", "warm", "workflow", "resources"},
 )
-REPORTING = {"results", "derived", "statements", "claims", "scorecard", "fingerprint", "reach", "figures", "page", "tracking"}
+FIGURES = ("style", "lines", "bits", "lorc", "pareto", "size", "sensitivity", "activation", "rates", "errors")
+REPORTING = {"results", "derived", "statements", "claims", "scorecard", "fingerprint", "reach"}
+REPORTING |= {"figures", *(f"figures.{name}" for name in FIGURES), "records", "mlflow_ui", "tracking"}
+REPORTING |= {"page", "page.parts", "page.cells", "page.evidence", "page.render"}
 READ_BY_REPORTING = {"checks", "config", "protocols", "recipes", "study", "artifacts", "paths", "intervals", "formats"}
 READ_BY_REPORTING |= {"published", "rehearsal"}
 KNOW_TRANSFORMERS = {"blocks", "standin", "corpora", "harness", "warm"}

@@ -3,19 +3,28 @@
 import dataclasses
 import json
 import os
+import signal
 import socket
+import subprocess
+import sys
 import time
+import urllib.request
+from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from browser import Browser
 
+from lorcbench.artifacts import write_json
 from lorcbench.intervals import mean_perplexity_difference
+from lorcbench.mlflow_ui import NAME, TAG, addresses, local_folder
+from lorcbench.records import records
 from lorcbench.results import CellResult
 from lorcbench.study import Cell
 
 # MlflowClient from there: MLflow imported any earlier would send usage reports.
-from lorcbench.tracking import SETTINGS, MlflowClient, TrackingError, comparison_url, records, track
+from lorcbench.tracking import SETTINGS, MlflowClient, TrackingError, attach, track
 
 CORPORA = ("prose", "code")
 FAILED = "model-b/gptq/self/w2-asym-row/a16/r0"
@@ -92,7 +101,8 @@ def test_parameters_and_metrics(uri):
     runs = runs_of(uri, imported(uri, results)["experiment_id"])
     run = runs["model-a/rtn/none/w4-asym-g32/a16/r0"]
     expected = {"model": "model-a", "method": "rtn", "weight": "w4-asym-g32", "bits": "4", "group": "32"}
-    assert run.data.params == {**expected, "activation": "a16", "lorc": "none", "rank": "0"}
+    # All cells have a16: no column for it.
+    assert run.data.params == {**expected, "lorc": "none", "rank": "0"} and run.data.tags["activation"] == "a16"
     ppl = [np.exp(results[1].nll[corpus].mean()) for corpus in CORPORA]
     change = mean_perplexity_difference(results[1].nll, results[0].nll, 50)
     assert run.data.metrics == pytest.approx(
@@ -100,7 +110,8 @@ def test_parameters_and_metrics(uri):
             **{"ppl_prose": ppl[0], "ppl_code": ppl[1], "ppl_mean": np.mean(ppl)},
             **{"delta_ppl": change.value, "delta_ppl_low": change.low, "delta_ppl_high": change.high},
             **{f"delta_nll_{name}": np.mean(results[1].nll[name] - results[0].nll[name]) for name in CORPORA},
-            **{"bits_per_weight": 4.25, "size_mbit": 8.5, "seconds": 3.0, "peak_rss_mib": 500.0},
+            **{"bits_per_weight": 4.25, "size_mib": 8.5e6 / 8 / 2**20},
+            **{"system/seconds": 3.0, "system/peak_rss_mib": 500.0},
             **{"lambada_acc_none": 0.25},  # and no lambada_perplexity, which is infinite
         }
     )
@@ -152,7 +163,7 @@ def test_failed_cell(uri):
     run = runs_of(uri, imported(uri, study_results())["experiment_id"])[FAILED]
     assert (run.info.status, run.data.tags["status"]) == ("FAILED", "failed")
     assert run.data.tags["reason"] == "Hessian of fc1 is not positive definite"
-    assert run.data.metrics == {"peak_rss_mib": 500.0}
+    assert run.data.metrics == {"system/peak_rss_mib": 500.0}
 
 
 def test_tags_filter(uri):
@@ -176,7 +187,7 @@ def test_deleted_experiment_and_foreign_runs(uri):
 def test_fresh_store_leaves_no_litter(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     track("tiny", "A tiny study", study_results()[:2], "sqlite:///results/mlflow.db", "results/mlflow-artifacts", 50)
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["mlflow.db"]
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["cell.json", "cell.json", "mlflow.db"]
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
     assert capfd.readouterr() == ("", "")
 
@@ -204,9 +215,144 @@ def test_file_that_is_no_database(tmp_path):
     assert time.monotonic() - start < 5
 
 
-def test_comparison_url():
-    url = comparison_url("1", ["ab", "cd"])
-    assert '"' not in url and "[" not in url
-    page, _, query = unquote(url).partition("?")
+def test_addresses():
+    pages = addresses("1", ["ab", "cd"])
+    assert pages["table"] == "/#/experiments/1/runs?viewStateShareKey=lorcbench"
+    assert '"' not in pages["compare"] and "[" not in pages["compare"]
+    page, _, query = unquote(pages["compare"]).partition("?")
     assert page == "/#/compare-runs"
     assert [json.loads(part.partition("=")[2]) for part in query.split("&")] == [["ab", "cd"], ["1"]]
+    # MLflow's comparison page is slow beyond a hundred runs.
+    assert unquote(addresses("1", [str(run) for run in range(500)])["compare"]).count('"') == 2 * 101
+
+
+def test_the_saved_view_has_the_columns_that_differ(uri):
+    tags = MlflowClient(uri).get_experiment(imported(uri, study_results())["experiment_id"]).tags
+    view = json.loads(tags[TAG])
+    state = json.loads(view["state"])
+    assert view["name"] == NAME and state["orderByKey"] == "metrics.`ppl_mean`"
+    params, metrics = ["model", "method", "weight", "rank", "lorc"], ["ppl_mean", "delta_ppl", "bits_per_weight", "size_mib"]
+    columns = [f"params.`{name}`" for name in params] + [f"metrics.`{name}`" for name in [*metrics, "ppl_code", "ppl_prose"]]
+    assert state["selectedColumns"] == columns
+
+
+def test_sizes_are_for_people():
+    names = {"opt-125m": "125m", "bloom-7.1b": "7.1b", "my-model": "2m", "Llama-3-8B": "8b"}
+    found = [result(name, "rtn", "w4-asym-g32") for name in names]
+    tagged = {record.tags["model"]: record.tags["size"] for record in records("tiny", "parent", found, 50).values()}
+    assert tagged == names
+    unknown = result("my-model", "none", "w16", weights=None)
+    assert records("tiny", "parent", [unknown], 50).popitem()[1].tags["size"] == "unknown"
+
+
+def with_jobs(folder: Path) -> CellResult:
+    """A cell whose evaluation and calibration left their files in `folder`."""
+    one = result("model-a", "gptq", "w4-asym-g32")
+    stream = {"text": "stdlib", "documents": 5, "windows": 60, "stream_tokens": 7681, "stream_sha256": "ab" * 32}
+    one.corpora = dict.fromkeys(CORPORA, stream)
+    one.folders = {"calibration": folder / "calibration", "evaluation": folder / "evaluation"}
+    identity = {"settings": {"n_samples": 64, "length": 128, "seed": 3}}
+    tokens = {"identity": identity, "corpora": {"prose": {"text": "stdlib"}}}
+    write_json(folder / "calibration" / "result.json", "tokens", tokens)
+    write_json(folder / "evaluation" / "result.json", "perplexity", {"identity": {}})
+    write_json(folder / "evaluation" / "run.json", "run", {"commit": "c0ffee"})
+    return one
+
+
+def test_token_streams_are_inputs_and_the_cell_an_artifact(uri, tmp_path):
+    one = with_jobs(tmp_path / "cache")
+    outcome = imported(uri, [one])
+    (run,) = [MlflowClient(uri).get_run(run_id) for run_id in outcome["runs"].values()]
+    inputs = {each.dataset.name: each for each in run.inputs.dataset_inputs}
+    contexts = {name: each.tags[0].value for name, each in inputs.items()}
+    assert contexts == {"prose model-a": "eval", "code model-a": "eval", "self model-a": "calibration"}
+    assert inputs["prose model-a"].dataset.digest == "ab" * 8
+    assert json.loads(inputs["prose model-a"].dataset.profile) == {"tokens": 7681, "windows": 60}
+    assert json.loads(inputs["self model-a"].dataset.profile) == {"n_samples": 64, "length": 128, "seed": 3}
+    assert run.data.tags["mlflow.source.git.commit"] == "c0ffee"
+    written = json.loads((local_folder(run.info.artifact_uri) / "cell.json").read_text())
+    assert written["nll"]["prose"] == one.nll["prose"].tolist() and len(written["jobs"]["calibration"]["digest"]) == 64
+    again = dataclasses.replace(one, corpora={**one.corpora, "prose": {**one.corpora["prose"], "stream_sha256": "cd" * 32}})
+    assert imported(uri, [one])["kept"] == 1 and imported(uri, [again])["created"] == 1
+
+
+def test_a_cell_in_two_studies_is_two_runs(uri):
+    results = study_results()[:2]
+    first = imported(uri, results)
+    second = track("other", "Another study", results, uri, uri.removeprefix("sqlite:///") + ".artifacts", 50)
+    assert first["experiment_id"] != second["experiment_id"] and not set(first["runs"].values()) & set(second["runs"].values())
+    assert imported(uri, results)["kept"] == 2
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The address of an MLflow server."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    command += ["--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1"]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with open(folder / "log.txt", "w") as log:
+        process = subprocess.Popen(
+            command, env={**os.environ, **quiet}, cwd=folder, stdout=log, stderr=log, start_new_session=True
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            assert process.poll() is None, (folder / "log.txt").read_text()
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=5)
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def on_server(server):
+    """What an import into the server gave."""
+    return track("tiny", "A tiny study", study_results(), server, "not told", 50)
+
+
+def test_a_server_is_one_address(server, on_server, tmp_path):
+    assert on_server["created"] == 12 and on_server["parent_artifacts"].startswith("mlflow-artifacts:")
+    assert track("tiny", "A tiny study", study_results(), server, "not told", 50)["kept"] == 12
+    (tmp_path / "report.html").write_text("<p>the report</p>")
+    attach(server, on_server["parent_run_id"], [tmp_path / "report.html"])
+    client = MlflowClient(server)
+    assert [file.path for file in client.list_artifacts(on_server["parent_run_id"])] == ["report.html"]
+    cell = on_server["runs"]["model-a/none/none/w16/a16/r0"]
+    assert [file.path for file in client.list_artifacts(cell)] == ["cell.json"]
+    with pytest.raises(TrackingError, match="tracking store"):
+        attach(server, "0" * 32, [tmp_path / "report.html"])
+
+
+def test_mlflows_own_pages_show_the_view(server, on_server):
+    browser = Browser(1700, 1000)
+    try:
+        browser.open(server + on_server["pages"]["table"])
+        for text in ("12 matching runs", "model-a w16", "model-a gptq w2-asym-row"):
+            browser.wait(f"document.body.innerText.includes('{text}')")
+        shown = browser.run("document.body.innerText")
+        assert NAME in shown and "A tiny study" in shown
+        heads = (  # as the eye finds them
+            "Array.from(document.querySelectorAll('.ag-header-cell')).map(head => [head.getBoundingClientRect().left, "
+            "head.innerText.trim()]).sort((a, b) => a[0] - b[0]).map(head => head[1])"
+        )
+        expected = ["model", "method", "weight", "rank", "lorc", "ppl_mean", "delta_ppl"]
+        browser.wait(f"{heads}.filter(name => {expected}.includes(name)).join() === {expected}.join()", 20)
+        assert shown.index("model-a w16") < shown.index("model-a gptq w2-asym-row")  # sorted by perplexity
+        browser.open(server + on_server["pages"]["compare"])
+        browser.wait("document.body.innerText.includes('Comparing 11 Runs from 1 Experiment')")
+        browser.open(server + on_server["pages"]["charts"])
+        browser.wait("document.body.innerText.includes('bits_per_weight vs. ppl_mean')")
+        at_home = (server, "data:", "about:", "blob:")
+        assert [request[:200] for request in browser.requests if not request.startswith(at_home)] == []
+    finally:
+        browser.close()

@@ -102,7 +102,7 @@ def test_a_docstring_where_there_was_none_does_not(package):
 
 def test_code_that_is_not_reached_does_not(package):
     before = {stage: package.version(stage) for stage in ("quantize", "report", "prepare")}
-    for file in ("tracking.py", "standin.py", "perplexity.py", "harness.py", "stages/evaluate.py"):
+    for file in ("warm.py", "standin.py", "perplexity.py", "harness.py", "stages/evaluate.py"):
         package.append(file, "\n_ADDED = 1\n")
     assert package.version("quantize") == before["quantize"]
     assert package.version("report") == before["report"]
@@ -111,11 +111,11 @@ def test_code_that_is_not_reached_does_not(package):
 
 def test_a_module_that_a_stage_begins_to_import_counts(package):
     before = package.version("text")
-    package.append("figures.py", "\n_ADDED = 1\n")
+    package.append("figures/bits.py", "\n_ADDED = 1\n")
     assert package.version("text") == before
     package.append("stages/text.py", "\nfrom lorcbench import figures\n")
     begun = package.version("text")
-    package.append("claims.py", "\n_ADDED = 1\n")  # which figures.py imports
+    package.append("claims.py", "\n_ADDED = 1\n")  # which the figures import
     assert len({before, begun, package.version("text")}) == 3
 
 
@@ -125,7 +125,7 @@ def test_a_module_that_a_stage_begins_to_import_counts(package):
         ("text", {"stdlib_text", "job", "artifacts"}, {"blocks", "quantizer", "standin", "tracking"}),
         ("quantize", {"quantizer", "methods.gptq", "blocks", "job"}, {"standin", "stdlib_text", "tracking", "perplexity"}),
         ("evaluate", {"perplexity", "surgery", "lorc", "blocks"}, {"methods.gptq", "standin", "tracking", "page"}),
-        ("report", {"page", "claims", "figures", "results"}, {"blocks", "quantizer", "tracking"}),
+        ("report", {"page.cells", "claims", "figures.bits", "results"}, {"blocks", "quantizer", "warm"}),
     ],
 )
 def test_what_is_reached(stage, reached, not_reached):
@@ -137,6 +137,6 @@ def test_what_is_reached(stage, reached, not_reached):
 
 def test_the_template_of_the_page_belongs_to_the_report_alone(package):
     report, quantize = package.version("report"), package.version("quantize")
-    package.append("page.html", "<!-- changed -->")
+    package.append("page/render.html", "<!-- changed -->")
     assert package.version("report") != report
     assert package.version("quantize") == quantize

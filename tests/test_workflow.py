@@ -83,6 +83,17 @@ def test_the_page_stands_alone_and_the_summary_says_where_it_is(smoke):
     assert "profiles/default" in summary, "the default profile is in force"
 
 
+def test_snakemakes_own_report_shows_page_table_and_figures(smoke):
+    done = snakemake(smoke, "--config", "study=smoke", "--report", "snakemake-report.html")
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = (smoke / "snakemake-report.html").read_text()
+    assert all(label in text for label in ("the whole study", "every perplexity", "published numbers beside ours"))
+    # Captions, rendered, and one entry a figure.
+    assert "rests on. Its links to logs and records work where the page lies" in text and "results/smoke</tt>" in text
+    drawn = {path.stem for path in (smoke / "results/smoke/figures").glob("*.svg")}
+    assert len(drawn) >= 3 and all(f"smoke/figures/{stem}.svg" in text for stem in drawn)
+
+
 def test_a_packed_artifact_is_as_small_as_its_bits(smoke):
     cache = smoke / "results/cache"
     stored = sum(p.stat().st_size for p in (cache / "quantize/opt-standin-xs/rtn").rglob("*.safetensors"))

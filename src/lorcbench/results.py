@@ -74,6 +74,7 @@ class CellResult:
         corpora: of each the text, its number of documents, whether they are the published ones, windows, and the token stream's
             length and hash.
         derived: "" for a measured cell; for one chosen from several by its perplexity, from which (`lorcbench.derived`).
+        folders: of the jobs that the cell rests on, by stage, in the order in which they run.
     """
 
     cell: Cell
@@ -95,6 +96,7 @@ class CellResult:
     prefix_token: str = ""
     corpora: dict[str, dict] = field(default_factory=dict)
     derived: str = ""
+    folders: dict[str, Path] = field(default_factory=dict)
 
     @property
     def mean_ppl(self) -> float:
@@ -114,6 +116,8 @@ def _collect(study: Study, cell: Cell) -> CellResult:
     if cell.calibration != "none":
         result.seed = config.load("calibration", cell.calibration).seed
     folders = study.job_folders(cell)
+    measured_too = {"harness": Path(paths.HARNESS.format(**names))} if cell in study.harness else {}
+    result.folders = {**folders, **measured_too}
     checkpoint = _read(folders["checkpoint"], "checkpoint")
     result.family = checkpoint["family"] if checkpoint else study.model(cell.model).family or ""
     result.standin = study.model(cell.model).source == "standin"
@@ -250,6 +254,15 @@ def _shared_columns(study: Study, result: CellResult) -> dict:
     columns |= {name: value for name in (*measured, "status", "reason") if (value := getattr(result, name)) is not None}
     paper_bits = WeightFormat.parse(cell.weight).paper_bits()
     return columns | {"study": study.name, "protocol": study.eval, "paper_bits": paper_bits, "derived_from": result.derived}
+
+
+def jobs(results: list[CellResult]) -> dict[Path, dict]:
+    """What the jobs under these cells left, each folder read once: ``{"result": …, "run": …}``, None for a file not there."""
+    found = {}
+    for folder in dict.fromkeys(folder for result in results for folder in result.folders.values()):
+        paths = {name: folder / f"{name}.json" for name in ("result", "run")}
+        found[folder] = {name: json.loads(path.read_text("utf-8")) if path.is_file() else None for name, path in paths.items()}
+    return found
 
 
 def run_records(study: Study) -> list[Path]:

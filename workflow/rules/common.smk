@@ -14,6 +14,10 @@ logger.addFilter(
     and not record.getMessage().startswith("Select jobs")
 )
 
+
+report: "../report/workflow.rst"
+
+
 try:
     run = Workflow(config)
     if workflow.local_exec and workflow.is_main_process:

@@ -1,6 +1,6 @@
-# The only rules that see all cells: MLflow, and the page.
+# The only rules that see all cells: MLflow, and the page. `snakemake --report FILE` shows what `report()` marks.
 #   inputs   every evaluation of the study
-#   outputs  results/STUDY/{cells.csv,report.html,figures,claims.json}, results/mlflow.db
+#   outputs  results/STUDY/{cells.csv,scorecard.csv,report.html,figures,claims.json}, results/mlflow.db
 
 
 localrules:
@@ -30,8 +30,31 @@ rule report:
         f"results/{run.study.name}/track/result.json",
     output:
         complete=touch(run.complete),
-        table=f"results/{run.study.name}/cells.csv",
-        page=f"results/{run.study.name}/report.html",
+        page=report(
+            f"results/{run.study.name}/report.html",
+            caption="../report/page.rst",
+            category=f"Study {run.study.name}",
+            labels={"shows": "the whole study"},
+        ),
+        table=report(
+            f"results/{run.study.name}/cells.csv",
+            caption="../report/cells.rst",
+            category=f"Study {run.study.name}",
+            labels={"shows": "every perplexity"},
+        ),
+        scorecard=report(
+            f"results/{run.study.name}/scorecard.csv",
+            caption="../report/scorecard.rst",
+            category=f"Study {run.study.name}",
+            labels={"shows": "published numbers beside ours"},
+        ),
+        figures=report(
+            directory(f"results/{run.study.name}/figures"),
+            patterns=["{figure}.svg"],
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"study": run.study.name, "figure": "{figure}"},
+        ),
     log:
         f"results/{run.study.name}/report/log.txt",
     params:

@@ -5,11 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
+import sys
 from pathlib import Path
 
-from lorcbench import claims, derived, figures, fingerprint, page, paths, results, scorecard, study
+from lorcbench import claims, derived, figures, fingerprint, paths, results, scorecard, study
 from lorcbench.artifacts import read_json, write_text
 from lorcbench.job import Job, run
+from lorcbench.mlflow_ui import local_folder
+from lorcbench.page.render import render
+
+ATTACHED = (
+    "report.html",
+    "cells.csv",
+    "tasks.csv",
+    "scorecard.csv",
+    "fingerprint.csv",
+    "claims.json",
+)  # to the study's run in MLflow
 
 
 def main(job: Job) -> None:
@@ -28,13 +41,38 @@ def main(job: Job) -> None:
     ranked = fingerprint.rank(compared)
     write_text(folder / "scorecard.csv", _csv(scorecard.COLUMNS, [vars(row) for row in compared]))
     write_text(folder / "fingerprint.csv", _csv(fingerprint.COLUMNS, [vars(candidate) for candidate in ranked]))
-    drawn = figures.draw(found, folder / "figures")
-    html = page.render(expanded, found, verdicts, drawn, folder / "figures", _stages(expanded))
-    write_text(folder / "report.html", html)
     write_text(folder / "claims.json", json.dumps([vars(verdict) for verdict in verdicts], indent=1) + "\n")
+    drawn = figures.draw(with_derived, folder / "figures", compared)
+    ordered, imported = scorecard.orderings(compared), _imported(folder)
+    html = render(expanded, with_derived, verdicts, drawn, folder, _stages(expanded), compared, ordered, ranked, imported)
+    write_text(folder / "report.html", html)
+    if imported:
+        _attach(job, imported, [folder / name for name in ATTACHED])
     job.finish("report", {"stage": "report"}, {"cells": len(found)})
-    lines = claims.counts(verdicts) + scorecard.summary(compared, scorecard.orderings(compared))
+    lines = claims.counts(verdicts) + scorecard.summary(compared, ordered)
     print(_summary(expanded, found, [*lines, *fingerprint.summary(ranked)], folder))
+
+
+def _imported(folder: Path) -> dict | None:
+    """What the track stage left, None if it did not get there."""
+    path = folder / "track" / "imported.json"
+    return read_json(path, "imported") if path.is_file() else None
+
+
+def _attach(job: Job, imported: dict, files: list[Path]) -> None:
+    """Copy the report to the artifacts of the study's run. MLflow is imported only for a server."""
+    if folder := local_folder(imported["parent_artifacts"]):
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            shutil.copyfile(file, folder / file.name)
+        return
+    from lorcbench.tracking import TrackingError, attach
+
+    try:
+        attach(imported["uri"], imported["parent_run_id"], files)
+    except TrackingError as error:  # the report is there, whatever becomes of its copy
+        job.log(str(error))
+        print(f"the report is not in MLflow: {error}", file=sys.stderr)
 
 
 def _csv(columns: tuple[str, ...], table: list[dict]) -> str:

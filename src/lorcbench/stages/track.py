@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from lorcbench import paths, results, study
-from lorcbench.artifacts import write_json
+from lorcbench.artifacts import write_json, write_text
 from lorcbench.job import Job, run
-from lorcbench.tracking import comparison_url, track
+from lorcbench.tracking import track
 
 
 def main(job: Job) -> None:
@@ -18,10 +18,12 @@ def main(job: Job) -> None:
     uri = job.tracking.uri or f"sqlite:///{Path(paths.MLFLOW).resolve()}"
     artifacts = str(Path(paths.MLFLOW_ARTIFACTS).resolve() / expanded.name)
     found = results.collect(expanded)
-    imported = track(expanded.name, expanded.config.title, found, uri, artifacts, job.runtime.bootstrap)
-    url = comparison_url(imported["experiment_id"], list(imported["runs"].values()))
+    ours = job.tracking.uri is None
+    imported = track(expanded.name, expanded.config.title, found, uri, artifacts, job.runtime.bootstrap, rebuildable=ours)
     job.log(f"created {imported['created']}, kept {imported['kept']}, deleted {imported['deleted']}")
-    write_json(folder / "imported.json", "imported", {**imported, "comparison": url, "uri": uri})
+    write_json(folder / "imported.json", "imported", {**imported, "uri": uri})
+    pages = imported["pages"]
+    write_text(folder / "pages.txt", f"{expanded.name}: {pages['table']}\n{expanded.name}, charts: {pages['charts']}\n")
     job.finish("track", {"stage": "track"}, {"cells": len(found)})
 
 

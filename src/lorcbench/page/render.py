@@ -1,10 +1,9 @@
-"""The report page: one HTML file that refers to no network, so that it opens from disk and travels by mail."""
+"""The page as a whole: what was run, the headline, and the sections in their order."""
 
 from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Callable, Iterable
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -12,20 +11,23 @@ from string import Template
 
 import numpy as np
 
-from lorcbench import config, paths
-from lorcbench.claims import VERDICTS, Verdict, full_precision, number, percent
+from lorcbench import paths
+from lorcbench.claims import Verdict, full_precision, number, percent
 from lorcbench.figures import Figure
+from lorcbench.fingerprint import Candidate
 from lorcbench.formats import WeightFormat
-from lorcbench.intervals import Interval, mean_perplexity_difference, perplexity
+from lorcbench.intervals import Interval, mean_perplexity_difference
+from lorcbench.page import cells, evidence
+from lorcbench.page.cells import SETTINGS, degraded, settings
+from lorcbench.page.parts import MISSING, chip, sortable, table, value
 from lorcbench.results import CellResult
+from lorcbench.scorecard import Ordering, Row
 from lorcbench.study import Cell, Study
 
 STATUSES = ("ok", "failed", "not run")
-SETTINGS = {"calibration": "calibration", "LoRC": "lorc"}  # named in the table only where a study has several
 SEVERITY = ("failed", "not run", "degraded")
 NAMED = 6  # cells that an alert names before it refers to the table
-SYMBOLS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
-MISSING = '<td class="num">–</td>'
+LOCAL = "http://127.0.0.1:5000"  # where `make ui` serves MLflow
 
 
 def render(
@@ -35,49 +37,54 @@ def render(
     figures: list[Figure],
     folder: Path,
     stages: list[dict],
+    rows: list[Row] = (),
+    ordered: list[Ordering] = (),
+    candidates: list[Candidate] = (),
+    imported: dict | None = None,
 ) -> str:
     """The page as text; equal inputs give equal text.
 
     Args:
         study: what was asked for.
-        results: every cell of it, the failed and missing ones included.
+        results: every cell of it, the failed and missing ones included; derived ones are marked as such.
         verdicts: of `lorcbench.claims.judge`.
-        figures: of `lorcbench.figures.draw`; the page links to ``cells.csv`` beside itself.
-        folder: where the SVG files of the figures lie.
+        figures: of `lorcbench.figures.draw`.
+        folder: where the page will lie: the figures are in ``figures/`` there, the tables beside it, and links to the jobs'
+            files are relative to it.
         stages: how each stage went, ``{"stage", "jobs", "seconds", "peak_rss_mib"}``.
+        rows, ordered: the scorecard, empty where nothing measured was ever printed.
+        candidates: of `lorcbench.fingerprint.rank`.
+        imported: what the track stage left, `lorcbench.tracking.track` and its ``uri``; None if nothing was tracked.
     """
-    changes = _changes(results)
+    changes, measured = _changes(results), [result for result in results if not result.derived]
     sections = {
-        ("best", "Best cell per bit width"): _best(results, changes),
-        ("claims", "Claims"): _claims(verdicts),
+        ("best", "Best cell per bit width"): _best(measured, changes),
+        ("claims", "Claims"): evidence.claims(verdicts),
+        ("scorecard", "Beside the published numbers"): evidence.scorecard(rows, ordered),
+        ("fingerprint", "Which conventions are the papers'?"): evidence.fingerprint(candidates),
         ("figures", "Figures"): "".join(_figure(figure, folder) for figure in figures),
-        ("cells", "All cells"): _cells(results, changes),
-        ("tasks", "Tasks of lm-eval"): _harness(results),
+        ("cells", "All cells"): cells.all_cells(results, changes),
+        ("tasks", "Tasks of lm-eval"): _harness(measured),
         ("stages", "What it took"): _stages(stages),
-        ("files", "Where the numbers are"): _files(study),
+        ("files", "Where the numbers are"): _files(study, bool(rows), imported),
     }
     shown = {name: body for name, body in sections.items() if body}
     nav = [*shown, ("reading", "How to read this")]
-    template = Template(files("lorcbench").joinpath("page.html").read_text(encoding="utf-8"))
+    template = Template(files("lorcbench.page").joinpath("render.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(study.config.title),
-        what=_what(study, results),
-        facts=_facts(results),
-        alerts=_alerts(study, results),
+        what=_what(study, measured),
+        facts=_facts(measured),
+        headline=_headline(measured, changes, verdicts, rows),
+        mlflow=_mlflow(imported),
+        alerts=_alerts(study, measured),
         nav="".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, title in nav),
         sections="\n".join(
             f'<section id="{anchor}"><h2>{escape(title)}</h2>{body}</section>' for (anchor, title), body in shown.items()
         ),
-        windows=_windows(results),
+        windows=_windows(measured),
+        provenance=cells.provenance(results, folder),
     )
-
-
-def degraded(result: CellResult) -> str:
-    """How far a GPTQ cell's damping was raised above the configured one, or "" if that was enough."""
-    if result.max_damp is None:
-        return ""
-    configured = config.load("method", result.cell.method).damp
-    return f"damp {result.max_damp:g} > {configured:g}" if result.max_damp > configured else ""
 
 
 def _changes(results: list[CellResult]) -> dict[Cell, Interval]:
@@ -87,7 +94,7 @@ def _changes(results: list[CellResult]) -> dict[Cell, Interval]:
         baseline = baselines.get(result.cell.model)
         if result.status == "ok" and baseline and result is not baseline:
             change = mean_perplexity_difference(result.nll, baseline.nll)
-            share = (value / baseline.mean_ppl for value in (change.value, change.low, change.high))
+            share = (bound / baseline.mean_ppl for bound in (change.value, change.low, change.high))
             changes[result.cell] = Interval(*share)
     return changes
 
@@ -96,21 +103,45 @@ def _what(study: Study, results: list[CellResult]) -> str:
     models = list(dict.fromkeys(result.cell.model for result in results))
     parts = [f"Study <code>{escape(study.name)}</code>", f"perplexity protocol <code>{escape(study.eval)}</code>"]
     for label, attribute in SETTINGS.items():
-        if names := _settings(results, attribute):
+        if names := settings(results, attribute):
             parts.append(f"{label} {', '.join(f'<code>{escape(name)}</code>' for name in names)}")
     count = f"{len(models)} model{'' if len(models) == 1 else 's'}"
     return f"{', '.join(parts)}. {count}: {escape(', '.join(models))}."
-
-
-def _settings(results: list[CellResult], attribute: str) -> list[str]:
-    """The names that the cells have for a setting, in their order."""
-    return [name for name in dict.fromkeys(getattr(result.cell, attribute) for result in results) if name != "none"]
 
 
 def _facts(results: list[CellResult]) -> str:
     counts = Counter(result.status for result in results)
     facts = [(len(results), "cells"), *((counts[status], status) for status in STATUSES)]
     return "".join(f"<li><b>{count:,}</b><span>{escape(text)}</span></li>" for count, text in facts)
+
+
+def _headline(results: list[CellResult], changes: dict[Cell, Interval], verdicts: list[Verdict], rows: list[Row]) -> str:
+    """What the best recipe costs at each bit width, and how many claims and published numbers hold."""
+    best: dict[int, dict[str, float]] = {}
+    for result in results:
+        if result.cell in changes and result.cell.activation == "a16" and result.cell.method != "none":
+            models, rise = best.setdefault(WeightFormat.parse(result.cell.weight).bits, {}), changes[result.cell].value
+            models[result.cell.model] = min(rise, models.get(result.cell.model, np.inf))
+    count = max(map(len, best.values()), default=0)
+    of = "" if count < 2 else f", median of {count} models"
+    facts = [(percent(np.median([*best[bits].values()])), f"PPL at {bits} bits{of}") for bits in sorted(best, reverse=True)]
+    if verdicts:
+        supported = sum(verdict.verdict == "supported" for verdict in verdicts)
+        facts.append((f"{supported} of {len(verdicts)}", "tests of claims supported"))
+    if rows:
+        facts.append((f"{sum(row.within for row in rows)} of {len(rows)}", "published numbers met"))
+    return "".join(f"<li><b>{escape(figure)}</b><span>{escape(text)}</span></li>" for figure, text in facts)
+
+
+def _mlflow(imported: dict | None) -> str:
+    """Links to the study's pages in MLflow."""
+    if imported is None:
+        return ""
+    served = imported["uri"].startswith("http")
+    server = imported["uri"].rstrip("/") if served else LOCAL
+    names = {"table": "table", "charts": "charts", "compare": "comparison"}
+    links = ", ".join(f'<a href="{escape(server + imported["pages"][name])}">{text}</a>' for name, text in names.items())
+    return f'<p class="soft">In MLflow: {links}{"" if served else ", once <code>make ui</code> runs"}.</p>'
 
 
 def _alerts(study: Study, results: list[CellResult]) -> str:
@@ -135,7 +166,7 @@ def _alerts(study: Study, results: list[CellResult]) -> str:
             groups.setdefault(("degraded", f"more damping than configured: {reason}"), []).append(result.cell.key)
     if groups:
         items = "".join(
-            f"<li>{_chip(status)} {escape(reason)} <span class='note'>{_named(keys)}</span></li>"
+            f"<li>{chip(status)} {escape(reason)} <span class='note'>{_named(keys)}</span></li>"
             for (status, reason), keys in sorted(groups.items(), key=lambda item: SEVERITY.index(item[0][0]))
         )
         alerts.append(f'<div class="box bad"><b>Not everything went as planned.</b><ul>{items}</ul></div>')
@@ -170,7 +201,7 @@ def _best(results: list[CellResult], changes: dict[Cell, Interval]) -> str:
         cells = "".join(_best_cell(row[model], changes) if model in row else "<td>–</td>" for model in models)
         lines.append(f"<tr><th>{f'W{bits}'}<small class='soft'> {escape(activation)}</small></th>{cells}</tr>")
     note = "The lowest mean perplexity at each bit width of the codes, whatever the size of scales and factors."
-    return f'<p class="note">{note}</p>' + _table(["", *models], "".join(lines))
+    return f'<p class="note">{note}</p>' + table(["", *models], "".join(lines))
 
 
 def _best_cell(result: CellResult, changes: dict[Cell, Interval]) -> str:
@@ -181,95 +212,14 @@ def _best_cell(result: CellResult, changes: dict[Cell, Interval]) -> str:
     return f"<td><b>{number(result.mean_ppl)}</b>{rise}<small>{escape(recipe)}</small><small>{size}</small></td>"
 
 
-def _claims(verdicts: list[Verdict]) -> str:
-    """Claims with the count of their verdicts; the evidence unfolds."""
-    blocks = []
-    for claim in dict.fromkeys(verdict.claim for verdict in verdicts):
-        members = [verdict for verdict in verdicts if verdict.claim == claim]
-        counts = Counter(member.verdict for member in members)
-        chips = " ".join(_chip(name, f"{counts[name]} {name}") for name in VERDICTS if counts[name])
-        rows = "".join(
-            f"<tr><td><code>{escape(member.scope)}</code></td><td>{_chip(member.verdict)}</td>"
-            f"<td>{escape(member.evidence)}</td></tr>"
-            for member in members
-        )
-        blocks.append(
-            f"<details><summary><span>{escape(claim)}</span>{chips}</summary><table><tbody>{rows}</tbody></table></details>"
-        )
-    note = "Each claim is tested wherever the study has the cells for it. Unfold one for its evidence."
-    return f'<p class="note">{note}</p><div class="scroll">{"".join(blocks)}</div>' if blocks else ""
-
-
 def _figure(figure: Figure, folder: Path) -> str:
     # As a data URI an SVG stays sharp and shares no ids or styles with the page.
-    image = base64.b64encode((folder / f"{figure.stem}.svg").read_bytes()).decode()
+    image = base64.b64encode((folder / "figures" / f"{figure.stem}.svg").read_bytes()).decode()
+    links = " ".join(f'<a href="figures/{figure.stem}.{kind}">{kind.upper()}</a>' for kind in ("svg", "png"))
     return (
-        f'<figure><img alt="{escape(figure.title)}" src="data:image/svg+xml;base64,{image}">'
-        f"<figcaption>{escape(figure.caption)}</figcaption></figure>"
+        f'<figure id="figure-{figure.stem}"><img alt="{escape(figure.title)}" src="data:image/svg+xml;base64,{image}">'
+        f"<figcaption>{escape(figure.caption)} {links}</figcaption></figure>"
     )
-
-
-def _cells(results: list[CellResult], changes: dict[Cell, Interval]) -> str:
-    corpora = list(dict.fromkeys(corpus for result in results for corpus in result.nll))
-    text = ["model", "method", "weight", "activation", "LoRC", "status"]
-    numbers = [*corpora, "mean PPL", "ΔPPL in %", "bits a weight", "seconds", "peak MiB"]
-    heads = [f"<th><button>{escape(name)}</button></th>" for name in text]
-    heads += [f'<th class="num"><button>{escape(name)}</button></th>' for name in numbers]
-    several = [attribute for attribute in SETTINGS.values() if len(_settings(results, attribute)) > 1]
-    rows = "".join(
-        f'<tr class="{_class(result.status)}">{_names(result, several)}'
-        + (_numbers(result, corpora, changes) if result.status == "ok" else _reason(result, len(numbers)))
-        + "</tr>"
-        for result in results
-    )
-    return (
-        '<p class="note">ΔPPL is the change of the mean PPL to full precision with its 95 % interval. Click a heading '
-        'to sort.</p><div class="filter"><input type="search" data-table="cell-table" aria-label="Filter cells" '
-        'placeholder="Filter, for example: opt w2 gptq"><output class="soft"></output></div>'
-        f'<div class="scroll"><table class="sortable" id="cell-table"><thead><tr>{"".join(heads)}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
-
-
-def _names(result: CellResult, several: list[str]) -> str:
-    """The cells of a row that say which cell it is and how it went."""
-    cell, status = result.cell, _chip(result.status)
-    names = {name: getattr(cell, name) for name in several}
-    small = {name: f"<small>{escape(value)}</small>" for name, value in names.items() if value != "none"}
-    if reason := degraded(result):
-        status = f"{_chip('degraded')}<small>{escape(reason)}</small>"
-    return (
-        f"<td>{escape(cell.model)}</td><td>{escape(cell.method)}{small.get('calibration', '')}</td>"
-        f"<td>{escape(cell.weight)}</td><td>{escape(cell.activation)}</td><td>r{cell.rank}{small.get('lorc', '')}</td>"
-        f"<td>{status}</td>"
-    )
-
-
-def _numbers(result: CellResult, corpora: list[str], changes: dict[Cell, Interval]) -> str:
-    ppls = (perplexity(result.nll[corpus]) if corpus in result.nll else None for corpus in corpora)
-    return (
-        "".join(_value(ppl, number) for ppl in ppls)
-        + _value(result.mean_ppl, number)
-        + _change(changes.get(result.cell))
-        + _value(result.bits_per_weight, "{:.2f}".format)
-        + _value(result.seconds, "{:,.1f}".format)
-        + _value(result.peak_rss_mib, "{:,.0f}".format)
-    )
-
-
-def _reason(result: CellResult, columns: int) -> str:
-    return f'<td class="wrap" colspan="{columns}">{escape(result.reason)}</td>'
-
-
-def _value(value: float | None, spell: Callable[[float], str]) -> str:
-    return MISSING if value is None else f'<td class="num" data-v="{value!r}">{escape(spell(value))}</td>'
-
-
-def _change(change: Interval | None) -> str:
-    if change is None:
-        return MISSING
-    value, low, high = (percent(share, 2).removesuffix(" %") for share in (change.value, change.low, change.high))
-    return f'<td class="num" data-v="{change.value!r}">{value} <span class="interval">[{low}, {high}]</span></td>'
 
 
 def _harness(results: list[CellResult]) -> str:
@@ -291,52 +241,47 @@ def _harness(results: list[CellResult]) -> str:
     note = "A value ± lm-eval's standard error where it gives one; below it, the difference to full precision."
     note += f" Versions: {', '.join(versions)}." if versions else ""
     note += f" Before a text without context: {', '.join(sorted(prefixes))}." if prefixes else ""
-    return f'<p class="note">{escape(note)}</p>' + _table(["cell", *metrics], rows, numeric=metrics)
+    heads = ["cell", *metrics]
+    return f'<p class="note">{escape(note)}</p>' + sortable("task-table", heads, rows, metrics, "w2 rtn")
 
 
 def _task(result: CellResult, metric: str, baseline: float | None) -> str:
-    value, error = result.harness.get(metric), result.harness.get(f"{metric}_stderr")
-    if value is None:
+    score, error = result.harness.get(metric), result.harness.get(f"{metric}_stderr")
+    if score is None:
         return MISSING
     spread = f' <span class="interval">± {error:.4f}</span>' if error is not None else ""
-    change = f"<small>{value - baseline:+.4f}</small>" if baseline is not None and result.cell.method != "none" else ""
-    return f'<td class="num" data-v="{value!r}">{value:.4f}{spread}{change}</td>'
+    change = f"<small>{score - baseline:+.4f}</small>" if baseline is not None and result.cell.method != "none" else ""
+    return f'<td class="num" data-v="{score!r}">{score:.4f}{spread}{change}</td>'
 
 
 def _stages(stages: list[dict]) -> str:
     rows = "".join(
-        f"<tr><td>{escape(stage['stage'])}</td>{_value(stage['jobs'], '{:,}'.format)}"
-        f"{_value(stage['seconds'], '{:,.1f}'.format)}{_value(stage['peak_rss_mib'], '{:,.0f}'.format)}</tr>"
+        f"<tr><td>{escape(stage['stage'])}</td>{value(stage['jobs'], '{:,}'.format)}"
+        f"{value(stage['seconds'], '{:,.1f}'.format)}{value(stage['peak_rss_mib'], '{:,.0f}'.format)}</tr>"
         for stage in stages
     )
     heads = ["stage", "jobs", "seconds, all jobs", "peak MiB of one job"]
-    return _table(heads, rows, numeric=heads[1:]) if stages else ""
+    return table(heads, rows, numeric=heads[1:]) if stages else ""
 
 
-def _files(study: Study) -> str:
-    return (
-        '<p>Every perplexity of this page: <a href="cells.csv"><code>cells.csv</code></a>, a row a cell and corpus.</p>'
-        "<p>Every metric of lm-eval: <code>tasks.csv</code>, a row a cell and metric.</p>"
-        f"<p>Runs in MLflow, experiment <code>{escape(study.name)}</code>; if no server was configured, see them with "
-        f"<code>mlflow ui --backend-store-uri sqlite:///{escape(paths.MLFLOW)}</code></p>"
-    )
+def _files(study: Study, scored: bool, imported: dict | None) -> str:
+    tables = {
+        "cells.csv": "every perplexity of this page, a row a cell and corpus",
+        "tasks.csv": "every metric of lm-eval, a row a cell and metric",
+        "claims.json": "every verdict with its evidence",
+    }
+    if scored:
+        tables["scorecard.csv"] = "every published number beside ours"
+        tables["fingerprint.csv"] = "the conventions that the papers leave open, ranked"
+    items = "".join(f'<li><a href="{name}"><code>{name}</code></a>: {text}</li>' for name, text in tables.items())
+    store = f"<code>{escape(paths.MLFLOW)}</code>, which <code>make ui</code> shows"
+    if imported and imported["uri"].startswith("http"):
+        store = f"<code>{escape(imported['uri'])}</code>"
+    runs = f"<li>MLflow, experiment <code>{escape(study.name)}</code> in {store}: a run a cell</li>"
+    return f"<ul>{items}{runs}</ul>"
 
 
 def _windows(results: list[CellResult]) -> str:
     nll = next((result.nll for result in results if result.nll), {})
     counts = ", ".join(f"{len(values)} windows of {corpus}" for corpus, values in nll.items())
     return f"Here: {escape(counts)}." if counts else ""
-
-
-def _table(heads: list[str], rows: str, numeric: Iterable[str] = ()) -> str:
-    cells = "".join(f"<th{' class=num' if head in numeric else ''}>{escape(head)}</th>" for head in heads)
-    return f'<div class="scroll fit"><table><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table></div>'
-
-
-def _chip(name: str, text: str = "") -> str:
-    symbol = f"{SYMBOLS[name]} " if name in SYMBOLS else ""
-    return f'<span class="chip {_class(name)}">{symbol}{escape(text or name)}</span>'
-
-
-def _class(name: str) -> str:
-    return name.replace(" ", "-")
