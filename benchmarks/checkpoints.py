@@ -8,17 +8,24 @@ window is random token ids; times do not depend on them. Perplexities that mean 
 from __future__ import annotations
 
 import json
+import math
+import sys
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from common import environment, measure
 from safetensors.torch import save_file
+
+from lorcbench import paths
+from lorcbench.artifacts import read_json
 
 SHAPES = {  # layers, hidden, ffn, heads of the published models
     "opt-125m": (12, 768, 3072, 12),
     "opt-1.3b": (24, 2048, 8192, 32),
     "opt-6.7b": (32, 4096, 16384, 32),
 }
+_CELL = {"method": "none", "calibration": "none", "weight": "w16", "trained": "a16", "activation": "a16"}
 VOCABULARY = 2048  # cut: embedding and head are nobody's quantization time
 
 
@@ -107,17 +114,53 @@ def write_conf(work: Path, calibration: tuple[int, int], window: int, vocabulary
         path.write_text("\n".join([f"defaults: [/schema/{group}@_here_: {group}, _self_]", *lines]) + "\n")
 
 
-def prepared(work: Path, name: str, folder: Path, threads: int, protocols: tuple[str, ...] = ("calibration=bench",)) -> list[str]:
-    """Stage a checkpoint and its tokens by the project's own stages, in `work`; returns the arguments that name the model."""
-    model = ["model=folder", f"model.name={name}", f"model.path={folder}"]
-    variables = environment(threads, LORCBENCH_CONF=str(work / "conf"))
-    stage = ["-m", "lorcbench.stages."]
-    from sys import executable
+def stage(work: Path, threads: int, name: str, *overrides: str, timed: bool = False) -> dict:
+    """Run a stage of the project in `work`, as its user would, with the conf folder there; returns what `measure` does.
 
-    if not (work / "results/cache/text/bench/result.json").exists():
-        measure([executable, stage[0], stage[1] + "text", "text=bench"], variables, work)
-    if not (work / f"results/cache/checkpoint/{name}/result.json").exists():
-        measure([executable, stage[0], stage[1] + "prepare", *model], variables, work)
-    for protocol in protocols:
-        measure([executable, stage[0], stage[1] + "tokens", *model, protocol], variables, work)
-    return model
+    Args:
+        timed: through stage_run.py, which also says how long the stage's work took without imports.
+    """
+    script = [str(Path(__file__).with_name("stage_run.py")), name] if timed else ["-m", f"lorcbench.stages.{name}"]
+    variables = environment(threads, LORCBENCH_CONF=str(work / "conf"))
+    return measure([sys.executable, *script, *overrides, f"runtime.threads={threads}"], variables, work)
+
+
+def prepared(work: Path, threads: int, model: list[str], text: str, *wanted: str) -> None:
+    """Stage a text, a model and its tokens, as far as they are not there.
+
+    Args:
+        model: arguments that name the model, such as ``model=opt-standin-m``, or what `folder` returns.
+        wanted: token files, such as ``calibration=bench`` or ``eval=bench``.
+    """
+    name = next(part.partition("=")[2] for part in reversed(model) if part.startswith(("model=", "model.name=")))
+    cache = work / "results/cache"
+    if not (cache / "text" / text / "result.json").exists():
+        stage(work, threads, "text", f"text={text}")
+    if not (cache / "checkpoint" / name / "result.json").exists():
+        stage(work, threads, "prepare", *model)
+    for tokens in wanted:
+        group, _, value = tokens.partition("=")
+        where = cache / f"calibration/{name}/{value}/tokens" if group == "calibration" else cache / f"tokens/{name}/{value}"
+        if not (where / "result.json").exists():
+            stage(work, threads, "tokens", *model, tokens)
+
+
+def folder(name: str, path: Path) -> list[str]:
+    """The arguments that name a model in a folder."""
+    return ["model=folder", f"model.name={name}", f"model.path={path}"]
+
+
+def tokens_file(work: Path, model: str, calibration: str = "bench") -> Path:
+    """The calibration tokens of a model."""
+    return work / paths.CALIBRATION_TOKENS.format(model=model, calibration=calibration) / "tokens.safetensors"
+
+
+def perplexity(work: Path, threads: int, *overrides: str, variant: str = "r0") -> float:
+    """Mean over corpora of a cell's perplexity by the project's own evaluation, whose result is kept."""
+    stage(work, threads, "evaluate", *overrides, f"variants=[{variant}]")
+    given = dict(part.partition("=")[::2] for part in overrides)
+    names = {key: given.get(key, default) for key, default in _CELL.items()}
+    names |= {"model": given.get("model.name", given["model"]), "protocol": given["eval"]}
+    result = read_json(work / paths.EVALUATION.format(**names) / "result.json", "perplexity")
+    losses = result["variants"][variant]["nll"].values()
+    return fmean(math.exp(fmean(windows)) for windows in losses)

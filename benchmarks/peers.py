@@ -16,13 +16,13 @@ import sys
 import venv
 from pathlib import Path
 
-from common import BENCH
+from common import BENCH, Sample, environment, measure
 
 TORCH = os.environ.get("TORCH", "torch==2.13.0")
 PACKAGES = {
     "gptqmodel": ["gptqmodel==7.6.0"],
     "llmcompressor": ["llmcompressor==0.14.0.1"],
-    "neural_compressor": ["neural-compressor-pt==3.10", "accelerate"],  # imported, but not among its requirements
+    "neural_compressor": ["neural-compressor-pt==3.10", "accelerate", "transformers==5.23.0"],  # imported, not required
 }
 LABELS = {
     "reference": "public GPTQ code",
@@ -57,6 +57,15 @@ def available(bench: Path, gptq: Path | None, wanted: list[str] | None = None) -
 def checkout() -> Path | None:
     """The public GPTQ code, if the environment names it."""
     return Path(os.environ["GPTQ_CHECKOUT"]) if "GPTQ_CHECKOUT" in os.environ else None
+
+
+def run(given, peer: str, model: Path, tokens: Path, *options: str) -> Sample:
+    """One run of a peer by peer_run.py; `given` has `bench`, `threads` and `gptq`."""
+    command = [str(python(given.bench, peer)), str(Path(__file__).with_name("peer_run.py")), peer]
+    command += ["--checkpoint", str(model), "--tokens", str(tokens), "--threads", str(given.threads), *options]
+    if peer == "reference":
+        command += ["--gptq", str(given.gptq)]
+    return measure(command, environment(given.threads), given.bench / "work")  # some leave logs where they run
 
 
 def make(bench: Path, peer: str) -> None:
