@@ -18,7 +18,7 @@ from common import environment, measure
 from safetensors.torch import save_file
 
 from lorcbench import paths
-from lorcbench.artifacts import read_json
+from lorcbench.artifacts import ArtifactError, read_json
 
 SHAPES = {  # layers, hidden, ffn, heads of the published models
     "opt-125m": (12, 768, 3072, 12),
@@ -134,15 +134,24 @@ def prepared(work: Path, threads: int, model: list[str], text: str, *wanted: str
     """
     name = next(part.partition("=")[2] for part in reversed(model) if part.startswith(("model=", "model.name=")))
     cache = work / "results/cache"
-    if not (cache / "text" / text / "result.json").exists():
+    if not current(cache / "text" / text, "text"):
         stage(work, threads, "text", f"text={text}")
-    if not (cache / "checkpoint" / name / "result.json").exists():
+    if not current(cache / "checkpoint" / name, "checkpoint"):
         stage(work, threads, "prepare", *model)
     for tokens in wanted:
         group, _, value = tokens.partition("=")
         where = cache / f"calibration/{name}/{value}/tokens" if group == "calibration" else cache / f"tokens/{name}/{value}"
-        if not (where / "result.json").exists():
+        if not current(where, "tokens"):
             stage(work, threads, "tokens", *model, tokens)
+
+
+def current(where: Path, kind: str) -> bool:
+    """Whether a stage's result is there and readable by this version of the project."""
+    try:
+        read_json(where / "result.json", kind)
+    except ArtifactError:
+        return False
+    return True
 
 
 def folder(name: str, path: Path) -> list[str]:

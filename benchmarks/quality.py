@@ -19,7 +19,7 @@ from contextlib import chdir
 from pathlib import Path
 
 import torch
-from checkpoints import perplexity, prepared, stage, tokens_file, write_conf
+from checkpoints import current, perplexity, prepared, stage, tokens_file, write_conf
 from common import machine, parser, publish
 from peers import LABELS, available, checkout, run
 from safetensors.torch import load_file, save_file
@@ -45,7 +45,7 @@ def standin(given) -> Path:
     work = given.bench / "work"
     write_conf(work, (16, 512), 512)
     prepared(work, given.threads, NAMED, "stdlib", "calibration=stdlib", "eval=stdlib")
-    if not (work / paths.STATISTICS.format(model=MODEL, calibration="stdlib") / "result.json").exists():
+    if not current(work / paths.STATISTICS.format(model=MODEL, calibration="stdlib"), "statistics"):
         stage(work, given.threads, "calibrate", *NAMED, "calibration=stdlib")
     return work
 
@@ -180,8 +180,8 @@ def standin_differences(given, kinds: tuple[str, ...]) -> list[str]:
     work = standin(given)
     if "bfloat16" in kinds:
         prepared(work, given.threads, NAMED, "stdlib", "calibration=stdlib+dtype=bfloat16")
-    if "cached" in kinds and not (work / paths.FACTOR.format(model=MODEL, calibration="stdlib")).exists():
-        stage(work, given.threads, "factor", *NAMED, "calibration=stdlib", "method=gptq-cached")
+    if "cached" in kinds:
+        stage(work, given.threads, "factor", *NAMED, "calibration=stdlib")
     other = {"bfloat16": ("gptq", "stdlib+dtype=bfloat16"), "cached": ("gptq-cached", "stdlib")}
     names = {"bfloat16": "forward in bfloat16", "cached": "cached Hessians"}
     lines = [f"Perplexity of {MODEL} (three corpora, mean), propagated Hessians in float32 against", ""]

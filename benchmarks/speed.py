@@ -135,9 +135,9 @@ def snakemake(given, work: Path, apart: Path, study: str, model: Path, *targets:
     return measure([*command, *targets], environment(given.job_threads, LORCBENCH_CONF=str(work / "conf")), apart)
 
 
-def kernels(given, what: str, sides: dict[str, str]) -> dict[str, list[Sample]]:
-    """Interleaved runs of kernels.py, the sides by label; problems are made first."""
-    command = [sys.executable, str(Path(__file__).with_name("kernels.py")), what]
+def sides_of(given, what: str, sides: dict[str, str]) -> dict[str, list[Sample]]:
+    """Interleaved runs of problems.py, the sides by label; problems are made first."""
+    command = [sys.executable, str(Path(__file__).with_name("problems.py")), what]
     options = ["--bench", str(given.bench), "--threads", str(given.threads), "--scale", str(given.scale)]
     options += ["--gptq", str(given.gptq)] if given.gptq else []
     variables = environment(given.threads)
@@ -153,7 +153,7 @@ def solve(given) -> None:
     """Factor and sweep of all linears of one OPT-1.3b block."""
     header, found = machine(given.threads), limits.rates(given.bench, given.threads)
     sides = {"ours": "ours"} | ({LABELS["reference"]: "reference"} if given.gptq else {})
-    samples = kernels(given, "solve", sides)
+    samples = sides_of(given, "solve", sides)
     hidden, ffn = (size // given.scale for size in SHAPES["opt-1.3b"][1:3])
     amount = {key: value for key, value in limits.block_work(hidden, ffn, 1, 1).items() if key in ("factors", "sweeps")}
     least = limits.seconds(amount, found)
@@ -177,7 +177,7 @@ def _equal(problems: Path) -> float:
 def svd(given) -> None:
     """LoRC factors at rank 32 of all linears of one OPT-1.3b block."""
     header = machine(given.threads)
-    samples = kernels(given, "svd", {"ours": "ours", "torch.linalg.svd": "exact"})
+    samples = sides_of(given, "svd", {"ours": "ours", "torch.linalg.svd": "exact"})
     kinds = sorted(key.partition(".")[2] for key in samples["ours"][0] if key.startswith("seconds."))
     by_kind = {}
     for kind in kinds:

@@ -1,9 +1,9 @@
 """One side of a kernel benchmark, in a process of its own: `speed.py solve` and `speed.py svd` run it.
 
-    python benchmarks/kernels.py solve reference --gptq CHECKOUT
-    python benchmarks/kernels.py solve ours
-    python benchmarks/kernels.py svd exact
-    python benchmarks/kernels.py svd ours
+    python benchmarks/problems.py solve reference --gptq CHECKOUT
+    python benchmarks/problems.py solve ours
+    python benchmarks/problems.py svd exact
+    python benchmarks/problems.py svd ours
 
 The problems are all linears of one decoder block in OPT-1.3b's shape (2048, ffn 8192), W4 groups of 128, symmetric, float32, made
 once and kept under ``.bench/problems``.
