@@ -1,0 +1,219 @@
+"""The same trained checkpoint quantized by us and by code that we did not write, settings matched, beside our own perplexity.
+
+    python benchmarks/quality.py [--gptq CHECKOUT] [--formats w4-asym-g32 …]        (about 10 minutes with four peers)
+
+The checkpoint is opt-standin-m, which the project trains itself (two minutes, once); calibration is its 64 × 128 tokens, float32
+throughout. Every result, ours and a peer's, becomes weights in float32 and is measured by the project's own evaluation on the same
+windows. Columns: levels (code minus zero point) that agree with ours, scales that agree within 0.1 %, the proxy loss
+tr((W - Ŵ) H (W - Ŵ)ᵀ) with H of the unquantized model over tr(W H Wᵀ), all linears summed, and perplexity.
+
+Ours are GPTQ as published (`gptq`) and with all group scales found before the sweep (`gptq+static_groups=true`), which some peers
+do, with scales in float32 as theirs are, and once with our default scales in float16. A peer is compared with the nearer of ours.
+The run fails if the public code's levels agree with ours in less than 99 %, or a perplexity differs by more than 0.5 %.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import chdir
+from pathlib import Path
+
+import torch
+from checkpoints import current, perplexity, prepared, stage, tokens_file, write_conf
+from common import machine, parser, publish
+from peers import LABELS, available, checkout, run
+from safetensors.torch import load_file, save_file
+
+from lorcbench import inputs, paths
+from lorcbench.artifacts import Shards
+from lorcbench.checkpoint import Checkpoint
+from lorcbench.formats import WeightFormat
+from lorcbench.quantizer import from_stored
+from lorcbench.statistics import from_triangle
+
+MODEL, NAMED = "opt-standin-m", ["model=opt-standin-m"]
+FORMATS = ["w4-asym-g32", "w3-asym-g32", "w4-sym-g32", "w3-asym-row"]
+OURS = {"gptq": ("gptq", "static_groups"), "rtn": ("rtn",)}
+STAND_INS = {"static_groups": "gptq+static_groups=true"}
+NO_RTN = ("gptqmodel",)  # it rounds only where GPTQ failed
+
+Matrices = dict[str, dict[str, torch.Tensor]]  # linear of the whole model → weight, scale
+
+
+def standin(given) -> Path:
+    """Train the stand-in and stage its tokens and Hessians if they are not there; returns the work folder."""
+    work = given.bench / "work"
+    write_conf(work, (16, 512), 512)
+    prepared(work, given.threads, NAMED, "stdlib", "calibration=stdlib", "eval=stdlib")
+    if not current(work / paths.STATISTICS.format(model=MODEL, calibration="stdlib"), "statistics"):
+        stage(work, given.threads, "calibrate", *NAMED, "calibration=stdlib")
+    return work
+
+
+def ours(given, work: Path, method: str, fmt: WeightFormat) -> tuple[Matrices, float]:
+    """Our weights and scales, and their perplexity."""
+    calibration = "none" if method == "rtn" else "stdlib"
+    cell = [f"method={method}", f"calibration={calibration}", f"weight={fmt}"]
+    stage(work, given.threads, "quantize", *NAMED, *cell)
+    names = {"model": MODEL, "method": method, "calibration": calibration, "weight": str(fmt), "trained": "a16"}
+    found = {}
+    with chdir(work):
+        opened = inputs.QuantizedModel(names)
+        for index in range(len(opened.shards.result["shards"])):
+            tensors, weights = opened.shards.block(index), opened.block(index)
+            for linear, width in opened.shards.result["widths"].items():
+                scale = from_stored(inputs.parts_of(tensors, linear), fmt, width).scale.float()
+                found[f"model.decoder.layers.{index}.{linear}"] = {"weight": weights[linear], "scale": scale}
+    return found, perplexity(work, given.threads, *NAMED, *cell, "eval=stdlib")
+
+
+def theirs(given, work: Path, peer: str, method: str, fmt: WeightFormat) -> tuple[Matrices, float]:
+    """A peer's weights and scales, and their perplexity, of a checkpoint that holds them."""
+    source = work / paths.CHECKPOINT.format(model=MODEL)
+    out = work / "peers" / f"{peer}-{method}-{fmt}.safetensors"
+    options = ["--bits", str(fmt.bits), "--group", str(fmt.group or 0), "--method", method, "--out", str(out)]
+    run(given, peer, source, tokens_file(work, MODEL, "stdlib"), *options, *([] if fmt.symmetric else ["--asymmetric"]))
+    found: Matrices = {}
+    for name, tensor in load_file(out).items():
+        linear, _, part = name.rpartition(".")
+        found.setdefault(linear, {})[part] = tensor
+    made = work / "peers" / out.stem
+    made.mkdir(exist_ok=True)
+    for file in source.iterdir():
+        if file.suffix == ".json" and file.name not in ("result.json", "run.json"):
+            shutil.copy(file, made)
+    tensors = {name: tensor.float() for name, tensor in load_file(source / "model.safetensors").items()}
+    for linear, parts in found.items():
+        key = f"{linear}.weight"
+        if tensors[key].shape != parts["weight"].shape:
+            raise SystemExit(f"{peer}: {linear} is {tuple(parts['weight'].shape)}, expected {tuple(tensors[key].shape)}")
+        tensors[key] = parts["weight"]
+    save_file(tensors, made / "model.safetensors", {"format": "pt"})
+    named = ["model=folder", f"model.name={out.stem}", f"model.path={made}"]
+    stage(work, given.threads, "prepare", *named)
+    stage(work, given.threads, "tokens", *named, "eval=stdlib")
+    return found, perplexity(work, given.threads, *named, "eval=stdlib")
+
+
+def agreement(one: Matrices, other: Matrices) -> tuple[float, float]:
+    """Shares of levels, and of scales within 0.1 %, that are equal."""
+    equal = total = near = scales = 0
+    for linear, mine in one.items():
+        levels = [_levels(parts) for parts in (mine, other[linear])]
+        equal += int((levels[0] == levels[1]).sum())
+        total += levels[0].numel()
+        near += int(((mine["scale"] / other[linear]["scale"].view_as(mine["scale"]) - 1).abs() < 1e-3).sum())
+        scales += mine["scale"].numel()
+    return equal / total, near / scales
+
+
+def _levels(parts: dict[str, torch.Tensor]) -> torch.Tensor:
+    scale = parts["scale"].reshape(len(parts["weight"]), -1)
+    return (parts["weight"] / scale.repeat_interleave(parts["weight"].shape[1] // scale.shape[1], 1)).round()
+
+
+def proxy_loss(work: Path, found: Matrices) -> float:
+    """tr((W - Ŵ) H (W - Ŵ)ᵀ) / tr(W H Wᵀ), both summed over all linears."""
+    with chdir(work):
+        checkpoint = Checkpoint(inputs.checkpoint_folder({"model": MODEL}))
+        statistics = Shards(Path(paths.STATISTICS.format(model=MODEL, calibration="stdlib")) / "result.json", "statistics")
+        lost = whole = 0.0
+        for index in range(checkpoint.depth):
+            hessians = statistics.block(index)
+            for linear, weight in checkpoint.linears(index).items():
+                w = weight.double()
+                h = from_triangle(hessians[checkpoint.architecture.input_of(linear)], w.shape[1]).double()
+                error = w - found[f"model.decoder.layers.{index}.{linear}"]["weight"].double()
+                lost, whole = lost + float(((error @ h) * error).sum()), whole + float(((w @ h) * w).sum())
+    return lost / whole
+
+
+def compared(given, work: Path, method: str, fmt: WeightFormat) -> list[dict]:
+    """All rows of one method and format."""
+    exact = WeightFormat(fmt.bits, fmt.symmetric, fmt.group, scale_dtype="float32")
+    mine, rows = {}, []
+    kinds = [kind for kind in OURS[method] if fmt.group or kind != "static_groups"]
+    for kind, spelled, used in [(kind, STAND_INS.get(kind, kind), exact) for kind in kinds] + [("default", method, fmt)]:
+        found, ppl = ours(given, work, spelled, used)
+        if kind != "default":
+            mine[kind] = found
+        label = f"ours, `{spelled}`, scales in {used.scale_dtype}"
+        rows.append({"who": label, "levels": None, "proxy": proxy_loss(work, found), "ppl": ppl, "peer": None})
+        if kind == "default":
+            rows[-1] |= {"nearest": kinds[0], **dict(zip(("levels", "scales"), agreement(mine[kinds[0]], found), strict=True))}
+    for peer in available(given.bench, given.gptq):
+        if method == "rtn" and peer in NO_RTN:
+            continue
+        found, ppl = theirs(given, work, peer, method, fmt)
+        shares = {kind: agreement(mine[kind], found) for kind in kinds}
+        nearest = max(shares, key=lambda kind: shares[kind][0])
+        row = {"who": LABELS[peer], "peer": peer, "nearest": nearest, "proxy": proxy_loss(work, found), "ppl": ppl}
+        rows.append(row | {"levels": shares[nearest][0], "scales": shares[nearest][1]})
+    return [{"method": method, "weight": str(fmt), **row} for row in rows]
+
+
+def as_table(rows: list[dict]) -> str:
+    """Markdown."""
+    lines = ["| method | weight | who | nearest of ours | levels equal | scales equal | proxy loss | perplexity |"]
+    lines.append("| --- | --- | --- | --- | ---: | ---: | ---: | ---: |")
+    for row in rows:
+        shares = [f"{row[key]:.2%}" if row.get(key) is not None else "" for key in ("levels", "scales")]
+        cells = [row["method"], row["weight"], row["who"], row.get("nearest", ""), *shares, f"{row['proxy']:.4e}", f"{row['ppl']:.4f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def check(rows: list[dict]) -> None:
+    """Stop if the public code or anybody's perplexity is further from ours than is claimed."""
+    for row in rows:
+        nearest = STAND_INS.get(row.get("nearest"), row.get("nearest"))
+        same = [one for one in rows if (one["method"], one["weight"]) == (row["method"], row["weight"])]
+        mine = next(one for one in same if nearest is None or f"`{nearest}`" in one["who"])
+        if row["peer"] == "reference" and row["levels"] < 0.99:
+            raise SystemExit(f"{row['who']}, {row['method']} {row['weight']}: only {row['levels']:.2%} of the levels agree")
+        if row["peer"] and abs(row["ppl"] / mine["ppl"] - 1) > 0.005:
+            raise SystemExit(f"{row['who']}, {row['method']} {row['weight']}: perplexity {row['ppl']:.4f}, ours {mine['ppl']:.4f}")
+
+
+def standin_differences(given, kinds: tuple[str, ...]) -> list[str]:
+    """ΔPPL on the trained stand-in of what our fast runs do differently: ``bfloat16`` forwards, ``cached`` Hessians."""
+    work = standin(given)
+    if "bfloat16" in kinds:
+        prepared(work, given.threads, NAMED, "stdlib", "calibration=stdlib+dtype=bfloat16")
+    if "cached" in kinds:
+        stage(work, given.threads, "factor", *NAMED, "calibration=stdlib")
+    other = {"bfloat16": ("gptq", "stdlib+dtype=bfloat16"), "cached": ("gptq-cached", "stdlib")}
+    names = {"bfloat16": "forward in bfloat16", "cached": "cached Hessians"}
+    lines = [f"Perplexity of {MODEL} (three corpora, mean), propagated Hessians in float32 against", ""]
+    for fmt in ("w4-sym-g128", "w4-asym-g32", "w3-sym-g128", "w3-asym-g32", "w2-asym-g32"):
+        found = {}
+        for kind, (method, calibration) in {"float32": ("gptq", "stdlib"), **{kind: other[kind] for kind in kinds}}.items():
+            cell = [f"method={method}", f"calibration={calibration}", f"weight={fmt}"]
+            stage(work, given.threads, "quantize", *NAMED, *cell)
+            found[kind] = perplexity(work, given.threads, *NAMED, *cell, "eval=stdlib")
+        for kind in kinds:
+            difference = found[kind] - found["float32"]
+            lines.append(f"- {names[kind]}, {fmt}: {found['float32']:.3f} → {found[kind]:.3f} (Δ {difference:+.3f})")
+    return lines
+
+
+def main() -> None:
+    """Compare, print, check."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--gptq", type=Path, default=checkout(), help="checkout of the public GPTQ code")
+    arguments.add_argument("--formats", nargs="+", default=FORMATS)
+    given = arguments.parse_args()
+    header, work = machine(given.threads), standin(given)
+    full = perplexity(work, given.threads, *NAMED, "eval=stdlib")
+    rows = []
+    for fmt in given.formats:
+        for method in OURS:
+            rows += compared(given, work, method, WeightFormat.parse(fmt))
+            print(as_table(rows[-7:]), flush=True)
+    text = f"{header}\n\n{MODEL}, full precision {full:.4f}\n\n{as_table(rows)}"
+    publish(given.bench, "quality", text, {"rows": rows, "full": full})
+    check(rows)
+
+
+if __name__ == "__main__":
+    main()
