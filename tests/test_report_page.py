@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from browser import Browser
+from browser import Browser, chromium
 from matplotlib import image
 from synthetic import result, results, study
 
@@ -273,6 +273,17 @@ def test_the_scorecard_stands_beside_the_measurements(served, text):
     assert reader.row("7", "opt-standin-s") == ["7", "opt-standin-s", "3", "0.50", "1 of 2"]
     assert "<b>1 of 2</b><span>published numbers met</span>" in served.read_text()
     assert 'id="scorecard"' not in text and "In MLflow" not in text
+
+
+def test_without_a_browser_tests_of_pages_skip_and_in_ci_fail(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.delenv("LORCBENCH_REQUIRE_BROWSER", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no chromium"):
+        chromium()
+    monkeypatch.setenv("LORCBENCH_REQUIRE_BROWSER", "1")
+    with pytest.raises(pytest.fail.Exception, match="no chromium"):
+        chromium()
 
 
 @pytest.fixture(scope="module")

@@ -123,8 +123,8 @@ def _headline(results: list[CellResult], changes: dict[Cell, Interval], verdicts
             models, rise = best.setdefault(WeightFormat.parse(result.cell.weight).bits, {}), changes[result.cell].value
             models[result.cell.model] = min(rise, models.get(result.cell.model, np.inf))
     count = max(map(len, best.values()), default=0)
-    of = "" if count < 2 else f", median of {count} models"
-    facts = [(percent(np.median([*best[bits].values()])), f"PPL at {bits} bits{of}") for bits in sorted(best, reverse=True)]
+    of = "" if count < 2 else f", median of {count}"
+    facts = [(percent(np.median([*best[bits].values()])), f"PPL at {bits} bits, best recipe{of}") for bits in sorted(best, reverse=True)]
     if verdicts:
         supported = sum(verdict.verdict == "supported" for verdict in verdicts)
         facts.append((f"{supported} of {len(verdicts)}", "tests of claims supported"))
