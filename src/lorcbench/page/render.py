@@ -124,7 +124,8 @@ def _headline(results: list[CellResult], changes: dict[Cell, Interval], verdicts
             models[result.cell.model] = min(rise, models.get(result.cell.model, np.inf))
     count = max(map(len, best.values()), default=0)
     of = "" if count < 2 else f", median of {count}"
-    facts = [(percent(np.median([*best[bits].values()])), f"PPL at {bits} bits, best recipe{of}") for bits in sorted(best, reverse=True)]
+    rises = {bits: percent(np.median([*best[bits].values()])) for bits in sorted(best, reverse=True)}
+    facts = [(rise, f"PPL at {bits} bits, best recipe{of}") for bits, rise in rises.items()]
     if verdicts:
         supported = sum(verdict.verdict == "supported" for verdict in verdicts)
         facts.append((f"{supported} of {len(verdicts)}", "tests of claims supported"))
