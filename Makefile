@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.lorcbench-installed
 
-.PHONY: demo test ui lock install
+.PHONY: demo test ui lock install bench bench-peers
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -30,6 +30,17 @@ ui: $(INSTALLED)
 	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui \
 	  --backend-store-uri sqlite:///results/mlflow.db --default-artifact-root results/mlflow-artifacts \
 	  --host 127.0.0.1 --port $(PORT) --workers 1
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/limits.py
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/dag.py --repeats 1
+	$(BIN)/python benchmarks/speed.py svd --repeats 1
+	$(BIN)/python benchmarks/speed.py solve --repeats 3
+	$(BIN)/python benchmarks/speed.py single --repeats 1
+
+bench-peers: $(INSTALLED)
+	$(BIN)/python benchmarks/peers.py
 
 install: $(INSTALLED)
 

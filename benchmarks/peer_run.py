@@ -4,7 +4,7 @@
         [--bits 4] [--group 128] [--asymmetric] [--method gptq] [--out FILE]
 
 The last line says the seconds and CPU seconds of the quantization call, without imports and without loading the model. `--out`
-keeps what came out: Ŵ (out, in) in float32 of every linear, and the scale and zero point of every group, as a safetensors file.
+keeps what came out: Ŵ (out, in) in float32 of every linear, and the scale of every group, as a safetensors file.
 Settings are matched: damping 0.01, no activation order, blocks of 128 columns, all linears of a block at once where a peer can
 (GPTQModel, too, without `true_sequential`), one sequence a forward pass, float32 throughout.
 
@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 
 DAMP, BLOCK = 0.01, 128
 
-Found = dict[str, dict[str, torch.Tensor]]  # linear → what, scale and zero
+Found = dict[str, dict[str, torch.Tensor]]  # linear → weight (out, in), scale (out, groups)
 
 
 def arguments() -> argparse.Namespace:
@@ -68,11 +68,11 @@ def reference(given: argparse.Namespace, tokens: torch.Tensor) -> tuple[dict, Fo
     model.config.use_cache = False
 
     class Recording(quant.Quantizer):
-        """Keeps the scale and zero point of every group, which the original overwrites."""
+        """Keeps the scale of every group, which the original overwrites."""
 
         def find_params(self, x: torch.Tensor, weight: bool = False) -> None:
             super().find_params(x, weight=weight)
-            self.seen = [*getattr(self, "seen", []), (self.scale, self.zero)]
+            self.seen = [*getattr(self, "seen", []), self.scale]
 
     def quantizer() -> torch.nn.Module:
         made = Recording()
@@ -83,11 +83,7 @@ def reference(given: argparse.Namespace, tokens: torch.Tensor) -> tuple[dict, Fo
         task.quantizer = made = quantizer()
         task.fasterquant(blocksize=BLOCK, percdamp=DAMP, groupsize=given.group or -1)
         seen = made.seen[1:] if given.group else made.seen  # the first is of the whole row, before groups
-        found[name] = {
-            "weight": linear.weight.data,
-            "scale": torch.cat([scale for scale, _ in seen], 1),
-            "zero": torch.cat([zero for _, zero in seen], 1),
-        }
+        found[name] = {"weight": linear.weight.data, "scale": torch.cat(seen, 1)}
 
     def rtn() -> None:
         for name, linear in linears(model).items():
@@ -95,9 +91,9 @@ def reference(given: argparse.Namespace, tokens: torch.Tensor) -> tuple[dict, Fo
             for part in linear.weight.data.split(given.group or linear.in_features, 1):
                 made = quantizer()
                 made.find_params(part, weight=True)
-                parts.append((made.quantize(part), made.scale, made.zero))
-            weight, scale, zero = (torch.cat(tensors, 1) for tensors in zip(*parts, strict=True))
-            found[name] = {"weight": weight, "scale": scale, "zero": zero}
+                parts.append((made.quantize(part), made.scale))
+            weight, scale = (torch.cat(tensors, 1) for tensors in zip(*parts, strict=True))
+            found[name] = {"weight": weight, "scale": scale}
 
     @torch.no_grad()
     def gptq() -> None:
@@ -150,7 +146,7 @@ def first_inputs(model: torch.nn.Module, layers: torch.nn.ModuleList, tokens: to
 def gptqmodel(given: argparse.Namespace, tokens: torch.Tensor) -> tuple[dict, Found]:
     """GPTQModel, successor of AutoGPTQ."""
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # without it, it refuses to start on two cores
-    from gptqmodel import GPTQModel
+    from gptqmodel import BACKEND, GPTQModel
     from gptqmodel.quantization.config import GPTQConfig
 
     config = GPTQConfig(
@@ -168,15 +164,19 @@ def gptqmodel(given: argparse.Namespace, tokens: torch.Tensor) -> tuple[dict, Fo
     torch.set_num_threads(given.threads)
     data = [{"input_ids": row.tolist(), "attention_mask": [1] * len(row)} for row in tokens]
     measured = timed(lambda: model.quantize(data, batch_size=1, calibration_sort=None))
-    found = {}
-    for name, module in linears(model.model).items():
-        packed = module
+    if not given.out:
+        return measured, {}
+    # Packed modules hold zero points less one until they are loaded again, so what is compared is what a user would load: scales
+    # in float16, and levels, which a product in float16 still tells apart.
+    folder = given.out.with_suffix(".gptqmodel")
+    model.save(str(folder))
+    loaded, found = GPTQModel.load(str(folder), device="cpu", backend=BACKEND.GPTQ_TORCH, dtype=torch.float16), {}
+    for name, module in linears(loaded.model).items():
+        scale = module.scales.T.float()
+        step = scale.repeat_interleave(module.in_features // scale.shape[1], 1)
         with torch.no_grad():
-            if hasattr(packed, "post_init"):
-                packed.post_init()
-            weight = packed.dequantize_weight().T.float()
-        zeros = weight.new_tensor(0)
-        found[name] = {"weight": weight, "scale": packed.scales.T.float(), "zero": zeros}
+            levels = (module.dequantize_weight().T.float() / step).round()
+        found[name] = {"weight": levels * step, "scale": scale}
     return measured, found
 
 
@@ -210,7 +210,7 @@ def llmcompressor(given: argparse.Namespace, tokens: torch.Tensor) -> tuple[dict
         offset = zero.float().expand_as(scale).repeat_interleave(given.group or module.in_features, 1)
         low, high = -(2 ** (given.bits - 1)), 2 ** (given.bits - 1) - 1
         codes = (module.weight.data / step + offset).round().clamp(low, high)
-        found[name] = {"weight": (codes - offset) * step, "scale": scale, "zero": zero.float() - low}
+        found[name] = {"weight": (codes - offset) * step, "scale": scale}
     return measured, found
 
 
@@ -236,9 +236,9 @@ def neural_compressor(given: argparse.Namespace, tokens: torch.Tensor) -> tuple[
     measured = timed(work)
     found = {}
     for name, module in linears(model).items():
-        weight = module.recover() if hasattr(module, "recover") else module.weight.data
-        scale = module.scales if hasattr(module, "scales") else torch.zeros(1)
-        found[name] = {"weight": weight.float(), "scale": scale.float(), "zero": torch.zeros(1)}
+        weight = module.recover()
+        scale = module.scales.T if module.use_optimum_format else module.scales
+        found[name] = {"weight": weight.float(), "scale": scale.float()}
     return measured, found
 
 

@@ -9,7 +9,8 @@ tr((W - Ŵ) H (W - Ŵ)ᵀ) with H of the unquantized model over tr(W H Wᵀ), al
 
 Ours are GPTQ as published (`gptq`) and with all group scales found before the sweep (`gptq+static_groups=true`), which some peers
 do, with scales in float32 as theirs are, and once with our default scales in float16. A peer is compared with the nearer of ours.
-The run fails if the public code's levels agree with ours in less than 99 %, or a perplexity differs by more than 0.5 %.
+The run fails if the public code's levels in block 0 agree with ours in less than 99 %, or a perplexity differs by more than 0.5 %.
+(Behind block 0 small differences feed on themselves: a level that rounds the other way changes the inputs of all that follows.)
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ MODEL, NAMED = "opt-standin-m", ["model=opt-standin-m"]
 FORMATS = ["w4-asym-g32", "w3-asym-g32", "w4-sym-g32", "w3-asym-row"]
 OURS = {"gptq": ("gptq", "static_groups"), "rtn": ("rtn",)}
 STAND_INS = {"static_groups": "gptq+static_groups=true"}
+FIRST = ".layers.0."
 NO_RTN = ("gptqmodel",)  # it rounds only where GPTQ failed
 
 Matrices = dict[str, dict[str, torch.Tensor]]  # linear of the whole model → weight, scale
@@ -95,10 +97,12 @@ def theirs(given, work: Path, peer: str, method: str, fmt: WeightFormat) -> tupl
     return found, perplexity(work, given.threads, *named, "eval=stdlib")
 
 
-def agreement(one: Matrices, other: Matrices) -> tuple[float, float]:
-    """Shares of levels, and of scales within 0.1 %, that are equal."""
+def agreement(one: Matrices, other: Matrices, within: str = "") -> tuple[float, float]:
+    """Shares of levels, and of scales within 0.1 %, that are equal, in the linears whose names hold `within`."""
     equal = total = near = scales = 0
     for linear, mine in one.items():
+        if within not in linear:
+            continue
         levels = [_levels(parts) for parts in (mine, other[linear])]
         equal += int((levels[0] == levels[1]).sum())
         total += levels[0].numel()
@@ -141,6 +145,7 @@ def compared(given, work: Path, method: str, fmt: WeightFormat) -> list[dict]:
         rows.append({"who": label, "levels": None, "proxy": proxy_loss(work, found), "ppl": ppl, "peer": None})
         if kind == "default":
             rows[-1] |= {"nearest": kinds[0], **dict(zip(("levels", "scales"), agreement(mine[kinds[0]], found), strict=True))}
+            rows[-1]["first"] = agreement(mine[kinds[0]], found, FIRST)[0]
     for peer in available(given.bench, given.gptq):
         if method == "rtn" and peer in NO_RTN:
             continue
@@ -148,16 +153,17 @@ def compared(given, work: Path, method: str, fmt: WeightFormat) -> list[dict]:
         shares = {kind: agreement(mine[kind], found) for kind in kinds}
         nearest = max(shares, key=lambda kind: shares[kind][0])
         row = {"who": LABELS[peer], "peer": peer, "nearest": nearest, "proxy": proxy_loss(work, found), "ppl": ppl}
-        rows.append(row | {"levels": shares[nearest][0], "scales": shares[nearest][1]})
+        first = agreement(mine[nearest], found, FIRST)[0]
+        rows.append(row | {"levels": shares[nearest][0], "first": first, "scales": shares[nearest][1]})
     return [{"method": method, "weight": str(fmt), **row} for row in rows]
 
 
 def as_table(rows: list[dict]) -> str:
     """Markdown."""
-    lines = ["| method | weight | who | nearest of ours | levels equal | scales equal | proxy loss | perplexity |"]
-    lines.append("| --- | --- | --- | --- | ---: | ---: | ---: | ---: |")
+    lines = ["| method | weight | who | nearest of ours | levels equal | in block 0 | scales equal | proxy loss | perplexity |"]
+    lines.append("| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for row in rows:
-        shares = [f"{row[key]:.2%}" if row.get(key) is not None else "" for key in ("levels", "scales")]
+        shares = [f"{row[key]:.2%}" if row.get(key) is not None else "" for key in ("levels", "first", "scales")]
         cells = [row["method"], row["weight"], row["who"], row.get("nearest", ""), *shares, f"{row['proxy']:.4e}", f"{row['ppl']:.4f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -169,8 +175,8 @@ def check(rows: list[dict]) -> None:
         nearest = STAND_INS.get(row.get("nearest"), row.get("nearest"))
         same = [one for one in rows if (one["method"], one["weight"]) == (row["method"], row["weight"])]
         mine = next(one for one in same if nearest is None or f"`{nearest}`" in one["who"])
-        if row["peer"] == "reference" and row["levels"] < 0.99:
-            raise SystemExit(f"{row['who']}, {row['method']} {row['weight']}: only {row['levels']:.2%} of the levels agree")
+        if row["peer"] == "reference" and row["first"] < 0.99:
+            raise SystemExit(f"{row['who']}, {row['method']} {row['weight']}: only {row['first']:.2%} of block 0 agree")
         if row["peer"] and abs(row["ppl"] / mine["ppl"] - 1) > 0.005:
             raise SystemExit(f"{row['who']}, {row['method']} {row['weight']}: perplexity {row['ppl']:.4f}, ours {mine['ppl']:.4f}")
 
@@ -209,7 +215,6 @@ def main() -> None:
     for fmt in given.formats:
         for method in OURS:
             rows += compared(given, work, method, WeightFormat.parse(fmt))
-            print(as_table(rows[-7:]), flush=True)
     text = f"{header}\n\n{MODEL}, full precision {full:.4f}\n\n{as_table(rows)}"
     publish(given.bench, "quality", text, {"rows": rows, "full": full})
     check(rows)
