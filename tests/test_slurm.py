@@ -63,7 +63,7 @@ class Runs:
     """Runs on the cluster side by side, each in a folder of its own with trained models and nothing made from them."""
 
     def __init__(self, local: Path, base: Path) -> None:
-        self.local, self.base, self.pool = local, base, ThreadPoolExecutor()
+        self.local, self.base, self.pool = local, base, ThreadPoolExecutor(16)
 
     def folder(self, name: str) -> Path:
         folder = self.base / name

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+MOST = 2**31  # no number of anything is larger than this by intention
+
 
 class ConfigError(Exception):
     """A configuration that makes no sense; the message is one line that says what would be right."""
@@ -16,7 +18,13 @@ def one_of(owner: str, key: str, value: Any, allowed: tuple) -> None:
 
 
 def positive(owner: str, **values: float | None) -> None:
-    """Refuse what is neither positive nor None."""
+    """Refuse what is neither positive nor None, or too large to be meant."""
     for key, value in values.items():
-        if value is not None and not value > 0:
-            raise ConfigError(f"{owner}.{key}={value}: expected a positive number")
+        if value is not None and not 0 < value < MOST:
+            raise ConfigError(f"{owner}.{key}={value}: expected a positive number below {MOST:,}")
+
+
+def seed(owner: str, value: int) -> None:
+    """Refuse what is no seed of every random generator."""
+    if not 0 <= value < MOST:
+        raise ConfigError(f"{owner}.seed={value}: expected a whole number from 0 to {MOST - 1:,}")

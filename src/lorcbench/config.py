@@ -18,17 +18,22 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from lorcbench.checks import ConfigError
 from lorcbench.checks import one_of as _one_of
 from lorcbench.checks import positive as _positive
+from lorcbench.checks import seed as _seed
 from lorcbench.formats import cap
 from lorcbench.protocols import CalibrationConfig, EvalConfig, TaskConfig, TextConfig
 from lorcbench.recipes import DistilledLorc, GptqMethod, LorcConfig, NoneMethod, RtnMethod, ZeroQuantMethod
 
+FAMILIES = ("opt", "bloom", "llama")
+_TRACKING = re.compile(r"https?://.|(sqlite|postgresql|mysql|mssql)(\+\w+)?:/|databricks")
+_LARGEST_STANDIN = 10**9  # weights
 EXTRA_CONF = "LORCBENCH_CONF"  # environment variable: a folder of the user's own conf files, looked into first
 RUNTIME_VARIABLE = "LORCBENCH_RUNTIME"  # environment variable: runtime overrides from the workflow to its stages
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -60,6 +65,11 @@ class StandinConfig:
     matrix_lr: float = 2e-2
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        sizes = {key: value for key, value in vars(self).items() if key not in ("text", "seed")}
+        _positive("model.standin", **sizes)
+        _seed("model.standin", self.seed)
+
 
 @dataclass
 class ModelConfig:
@@ -89,6 +99,15 @@ class ModelConfig:
         needed = {"hub": "repo", "folder": "path", "standin": "standin"}[self.source]
         if getattr(self, needed) is None:
             raise ConfigError(f"model.{needed}=null: a model of source {self.source} needs it")
+        if foreign := [key for key in ("repo", "path", "standin") if key != needed and getattr(self, key) is not None]:
+            raise ConfigError(f"model.{foreign[0]}={getattr(self, foreign[0])}: a model of source {self.source} has none")
+        if self.family is not None:
+            _one_of("model", "family", self.family, FAMILIES)
+        _positive("model", layers=self.layers, hidden=self.hidden, heads=self.heads, ffn=self.ffn)
+        if self.hidden and self.heads and self.hidden % self.heads:
+            raise ConfigError(f"model.heads={self.heads}: expected a number that divides the width {self.hidden}")
+        if self.standin and not 0 < self.layers * (4 * self.hidden + 2 * self.ffn) * self.hidden < _LARGEST_STANDIN:
+            raise ConfigError(f"model.layers={self.layers} of width {self.hidden}: a stand-in has fewer than 10^9 weights")
 
     @property
     def block_weights(self) -> int | None:
@@ -124,6 +143,8 @@ class RuntimeConfig:
         _one_of("runtime", "device", self.device, ("cpu", "cuda"))
         _positive("runtime", threads=self.threads, batch_tokens=self.batch_tokens, bootstrap=self.bootstrap)
         _positive("runtime", hidden_gib=self.hidden_gib, memory_gib=self.memory_gib)
+        if self.data_dir is not None and not Path(self.data_dir).is_dir():
+            raise ConfigError(f"runtime.data_dir={self.data_dir}: expected a folder")
 
 
 @dataclass
@@ -131,6 +152,10 @@ class TrackingConfig:
     """Where runs are tracked: an MLflow tracking URI; null is the SQLite store under results/."""
 
     uri: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.uri is not None and not _TRACKING.match(self.uri):
+            raise ConfigError("tracking.uri: expected null, http://HOST:PORT, or a database such as sqlite:///FILE")
 
 
 @dataclass
@@ -157,6 +182,7 @@ class StudyConfig:
         grids: products of axes, concatenated.
         exclude: cells matching every axis that an entry names are left out.
         harness: cells that lm-eval measures too, chosen like `exclude`.
+        max_cells: a grid of more is refused before it eats the machine.
         indivisible: what to do about groups that do not divide a model's widths: ``refuse``, or ``skip`` and list them.
         gate: ``check``: a model whose full-precision perplexity is published must measure it, within 0.5 % on every corpus,
             before anything of it is quantized (the stage gate); ``off``: it need not.
@@ -177,12 +203,14 @@ class StudyConfig:
     grids: list[GridConfig] = field(default_factory=list)
     exclude: list[GridConfig] = field(default_factory=list)
     harness: list[GridConfig] = field(default_factory=list)
+    max_cells: int = 20_000
     indivisible: str = "refuse"
     gate: str = "check"
     max_params: float | None = None
     standins: bool = False
 
     def __post_init__(self) -> None:
+        _positive("study", max_cells=self.max_cells)
         _one_of("study", "indivisible", self.indivisible, ("refuse", "skip"))
         _one_of("study", "gate", self.gate, ("check", "off"))
         _positive("study", max_params=self.max_params)
@@ -218,6 +246,8 @@ def compose(overrides: list[str]) -> DictConfig:
     Raises:
         ConfigError: unknown group entry, unknown key, or a value of the wrong type.
     """
+    if wrong := next((override for override in overrides if "${" in override), None):
+        raise ConfigError(f"{wrong}: expected a plain value; names are never made from other values or the environment")
     if extra := os.environ.get(EXTRA_CONF):
         overrides = [*overrides, f"hydra.searchpath=[file://{Path(extra).resolve()}]"]
     expanded = [part for override in overrides for part in _expand_variant(override)]
@@ -225,7 +255,7 @@ def compose(overrides: list[str]) -> DictConfig:
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return hydra_compose("config", expanded)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(_one_line(error, expanded)) from None
 
 
@@ -245,6 +275,12 @@ def _quoted(match: re.Match) -> str:
 def _one_line(error: Exception, overrides: list[str] = ()) -> str:
     """Hydra's and OmegaConf's many-line messages as one line that says what would be right."""
     text = str(error)
+    if isinstance(error, YAMLError):
+        return f"a conf file is no YAML: {' '.join(text.split())}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r}: expected KEY=VALUE such as study.ranks=[0,8], with letters, digits and ._+-= in names"
+    if match := re.search(r"override ([\w.]+)=.*is not a ListConfig, list or tuple", text, re.DOTALL):
+        return f"{match[1]}: expected a list, such as {match[1]}=[a,b]"
     if match := re.search(r"Could not override '([\w.]+?)\.?'.*?\+([\w.]+)=", text, re.DOTALL):
         group = match[2].partition(".")[0]
         return f"unknown key {match[2]}; known keys of {group}: {', '.join(_keys(group, overrides))}"

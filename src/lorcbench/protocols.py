@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 from omegaconf import MISSING
 
-from lorcbench.checks import ConfigError, one_of, positive
+from lorcbench.checks import MOST, ConfigError, one_of, positive, seed
 
 DTYPES = ("float32", "float16", "bfloat16")
 _CORPUS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -93,6 +93,7 @@ class CorpusConfig(SourceConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive("corpus", windows=self.windows)
+        seed("corpus", self.seed)
         if self.sampling == "documents" and self.windows is None:
             raise ConfigError("corpus.windows=null: random documents need a number of windows, such as 256")
 
@@ -117,6 +118,9 @@ class CalibrationConfig:
     def __post_init__(self) -> None:
         one_of("calibration", "dtype", self.dtype, DTYPES)
         positive("calibration", n_samples=self.n_samples, length=self.length)
+        if self.n_samples * self.length >= MOST:
+            raise ConfigError(f"calibration.n_samples={self.n_samples} of {self.length} tokens: expected below {MOST:,} in all")
+        seed("calibration", self.seed)
         _check_names("calibration", self.corpora)
 
     def texts(self) -> list[str]:
@@ -149,6 +153,8 @@ class EvalConfig:
         one_of("eval", "bos", self.bos, ("tokenizer", "none"))
         one_of("eval", "dtype", self.dtype, DTYPES)
         positive("eval", window=self.window, max_windows=self.max_windows)
+        if self.window < 2:
+            raise ConfigError(f"eval.window={self.window}: expected two tokens or more, the first of which is not predicted")
         if not self.corpora:
             raise ConfigError("eval.corpora={}: expected at least one corpus")
         _check_names("eval", self.corpora)

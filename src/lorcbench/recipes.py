@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 
 from omegaconf import MISSING
 
-from lorcbench.checks import ConfigError, one_of, positive
+from lorcbench.checks import ConfigError, one_of, positive, seed
 
 
 @dataclass
@@ -24,6 +24,9 @@ class NoneMethod:
     data = None
     sees_activations = False
 
+    def __post_init__(self) -> None:
+        one_of("method", "kind", self.kind, ("none",))
+
 
 @dataclass
 class RtnMethod:
@@ -33,6 +36,9 @@ class RtnMethod:
 
     data = None
     sees_activations = False
+
+    def __post_init__(self) -> None:
+        one_of("method", "kind", self.kind, ("rtn",))
 
 
 @dataclass
@@ -56,6 +62,7 @@ class GptqMethod:
     act_order: bool = False
 
     def __post_init__(self) -> None:
+        one_of("method", "kind", self.kind, ("gptq",))
         one_of("method", "hessian", self.hessian, ("propagated", "cached"))
         one_of("method", "calibration_activations", self.calibration_activations, ("full", "quantized"))
         one_of("method", "group_params", self.group_params, ("block_start", "corrected"))
@@ -113,6 +120,7 @@ class ZeroQuantMethod:
     sees_activations = True
 
     def __post_init__(self) -> None:
+        one_of("method", "kind", self.kind, ("zeroquant",))
         one_of("method", "unit", self.unit, ("linear", "block"))
         one_of("method", "keep", self.keep, ("best", "last"))
         one_of("method", "scales", self.scales, ("recompute", "fixed"))
@@ -122,6 +130,7 @@ class ZeroQuantMethod:
         positive("method", iterations=self.iterations)
         _check_rates("method", self.lr, self.lr_grid)
         _check_share("method", self.held_out)
+        seed("method", self.seed)
         if self.target == "full_precision" and (self.unit == "linear" or self.block_input == "full_precision"):
             raise ConfigError("method.target=full_precision: needs unit=block and block_input=quantized")
 

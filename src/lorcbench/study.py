@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from lorcbench import config, paths, published, rehearsal
+from lorcbench.checks import MOST
 from lorcbench.config import AXES, ConfigError, GridConfig, ModelConfig, StudyConfig
 from lorcbench.formats import ActivationFormat, WeightFormat
 
@@ -115,6 +117,8 @@ def load(name: str, overrides: list[str] = (), model_path: str | None = None) ->
     Raises:
         ConfigError: anything that makes no sense, in one line.
     """
+    if model_path is not None and (not isinstance(model_path, str) or not model_path or "\0" in model_path):
+        raise ConfigError(f"model_path={model_path!r}: expected a checkpoint folder with config.json and safetensors files")
     if name.partition("+")[0] not in config.names("study"):
         raise ConfigError(f"study {name!r} is unknown; conf/study has {', '.join(config.names('study'))}")
     composed = config.compose([f"study={name}", *overrides])
@@ -156,8 +160,12 @@ def from_arguments(arguments: list[str]) -> Study:
 
 
 def _folder_name(path: str) -> str:
-    folder = Path(path).resolve()
-    if not (folder / "config.json").is_file():
+    try:
+        folder = Path(path).resolve()
+        found = (folder / "config.json").is_file()
+    except OSError:  # a name too long for the file system
+        found = False
+    if not found:
         raise ConfigError(f"model_path={path}: expected a checkpoint folder with config.json and safetensors files")
     name = re.sub(r"[^A-Za-z0-9._-]", "-", folder.name).lstrip("._-") or "model"
     return name if not (config.conf_dir() / "model" / f"{name}.yaml").exists() else f"{name}-folder"
@@ -170,11 +178,12 @@ def _expand(study: Study, replaced: list[str]) -> tuple[list[Cell], list[tuple[s
     shared = study.config
     limit = None if "models" in replaced else shared.max_params
     excluded = [_spelled(study, grid) for grid in shared.exclude]
-    for grid in shared.grids or [GridConfig()]:
-        axes = {}
-        for axis in AXES:
-            own = None if axis in replaced else getattr(grid, axis)
-            axes[axis] = _values(study, axis, own if own is not None else getattr(shared, axis))
+    grids = [_axes(shared, grid, replaced) for grid in shared.grids or [GridConfig()]]
+    count = sum(math.prod(len(values or [None]) for values in axes.values()) for axes in grids)
+    if count > shared.max_cells:
+        raise ConfigError(f"study {study.name}: {count:,} cells; expected at most study.max_cells={shared.max_cells}")
+    for given in grids:
+        axes = {axis: _values(study, axis, values) for axis, values in given.items()}
         for combination in itertools.product(*axes.values()):
             cell = _cell(dict(zip(axes, combination, strict=True)))
             if cell is None or any(_matches(cell, grid) for grid in excluded):
@@ -196,6 +205,12 @@ def _spelled(study: Study, grid: GridConfig) -> GridConfig:
     return GridConfig(**{axis: _values(study, axis, values) for axis, values in given.items()})
 
 
+def _axes(shared: StudyConfig, grid: GridConfig, replaced: list[str]) -> dict[str, list | None]:
+    """The values of every axis of a grid, as they are written."""
+    own = {axis: None if axis in replaced else getattr(grid, axis) for axis in AXES}
+    return {axis: getattr(shared, axis) if values is None else values for axis, values in own.items()}
+
+
 _DEFAULTS = {"calibrations": ["none"], "activations": ["a16"], "lorc": ["plain-int8"], "ranks": [0]}
 
 
@@ -204,10 +219,12 @@ def _values(study: Study, axis: str, values: list | None) -> list:
     values = _DEFAULTS.get(axis) if values is None else values
     if not values:
         raise ConfigError(f"study.{axis}={values}: expected a list with at least one entry")
+    if not all(isinstance(value, int if axis == "ranks" else str) for value in values):
+        raise ConfigError(f"study.{axis}={values}: expected a list of {'whole numbers' if axis == 'ranks' else 'names'}")
     if axis == "ranks":
         for rank in values:
-            if rank < 0:
-                raise ConfigError(f"study.ranks={values}: a rank is 0 or more")
+            if not 0 <= rank < MOST:
+                raise ConfigError(f"study.ranks={values}: a rank is 0 or more, and below {MOST:,}")
         return list(values)
     if axis in ("weights", "activations"):
         parse = WeightFormat.parse if axis == "weights" else ActivationFormat.parse
