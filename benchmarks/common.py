@@ -114,7 +114,9 @@ def machine(threads: int) -> str:
         platform.processor(),
     )
     load = os.getloadavg()[0]
-    return f"{model}, {os.cpu_count()} cores, {threads} threads; load average {load:.1f} at the start; {time.strftime('%Y-%m-%d')}"
+    return (
+        f"{model}, {os.cpu_count()} cores, {threads} threads; load average {load:.1f} at the start; {time.strftime('%Y-%m-%d')}"
+    )
 
 
 def publish(bench: Path, name: str, text: str, record: dict) -> None:

@@ -36,7 +36,10 @@ def measured() -> Rates:
     tokens, width, ffn = 2048, 768, 3072
     x, w = torch.randn(tokens, ffn), torch.randn(ffn, width)
     products = {"float32": (x, w), "bfloat16": (x.bfloat16(), w.bfloat16())}
-    found = {f"product {name}": best(lambda pair=pair: pair[0] @ pair[1], 2 * tokens * ffn * width) for name, pair in products.items()}
+    found = {
+        f"product {name}": best(lambda pair=pair: pair[0] @ pair[1], 2 * tokens * ffn * width)
+        for name, pair in products.items()
+    }
     total = torch.zeros(ffn, ffn)
     found["rank-k update float32"] = best(
         lambda: blas.ssyrk(1.0, x.numpy().T, beta=1.0, c=total.numpy().T, lower=0, overwrite_c=1), tokens * ffn**2
@@ -51,7 +54,9 @@ def measured() -> Rates:
 
 def rates(bench: Path, threads: int) -> Rates:
     """`measured` in a fresh process."""
-    found = measure([sys.executable, __file__, "--threads", str(threads), "--bench", str(bench), "--measure"], environment(threads))
+    found = measure(
+        [sys.executable, __file__, "--threads", str(threads), "--bench", str(bench), "--measure"], environment(threads)
+    )
     return {name: rate for name, rate in found.items() if name not in ("wall", "cpu", "rss")}
 
 

@@ -25,7 +25,9 @@ VOCABULARY = 50272
 RATIO, DEPTH_GIB, LARGE_GIB = 1.1, 2.5, 7.0
 
 
-def quantized_and_scored(given, work: Path, named: list[str], cell: list[str], ranks: tuple[int, ...] = (0,)) -> dict[str, Sample]:
+def quantized_and_scored(
+    given, work: Path, named: list[str], cell: list[str], ranks: tuple[int, ...] = (0,)
+) -> dict[str, Sample]:
     """What each stage of one cell took, from nothing."""
     name = named[1].partition("=")[2]
     removed(*((work / "results/cache").joinpath(part, name) for part in ("quantize", "lorc", "evaluate")))
@@ -75,7 +77,10 @@ def large(given) -> None:
     checkpoints.write_conf(work, (4, 256), 2048, VOCABULARY)
     checkpoints.write(path, SHAPES["opt-6.7b"], TYPE, VOCABULARY)
     checkpoints.write_tokenizer(path, VOCABULARY)
-    named, first = folder(path.name, path), folder("opt-6.7b-8", first_blocks(path, given.scratch / "checkpoints/opt-6.7b-8", 8))
+    named, first = (
+        folder(path.name, path),
+        folder("opt-6.7b-8", first_blocks(path, given.scratch / "checkpoints/opt-6.7b-8", 8)),
+    )
     taken = {}
     for model, calibration in ((named, ()), (first, ("calibration=bench",))):
         prepared(work, given.threads, model, "bench", "eval=bench", *calibration)
@@ -86,7 +91,13 @@ def large(given) -> None:
         given, work, first, ["method=gptq", "calibration=bench", "weight=w4-asym-g128"]
     )
     peak = max(one["rss"] for stages in taken.values() for one in stages.values())
-    lines = [machine(given.threads), "", "OPT-6.7b's shape, float16 on disk, 4 windows of 2,048 tokens; GPTQ on 4 × 256.", "", *HEAD]
+    lines = [
+        machine(given.threads),
+        "",
+        "OPT-6.7b's shape, float16 on disk, 4 windows of 2,048 tokens; GPTQ on 4 × 256.",
+        "",
+        *HEAD,
+    ]
     for name, stages in taken.items():
         lines += as_lines(name, stages)
     lines += ["", f"- largest peak {peak:.2f} GiB (target ≤ {LARGE_GIB})"]
@@ -117,7 +128,9 @@ def main() -> None:
     """Measure one thing."""
     arguments = parser(__doc__)
     arguments.add_argument("what", choices=WHAT)
-    arguments.add_argument("--scratch", type=Path, help="checkpoints of random weights, up to 17 GB (default: the benchmark folder)")
+    arguments.add_argument(
+        "--scratch", type=Path, help="checkpoints of random weights, up to 17 GB (default: the benchmark folder)"
+    )
     given = arguments.parse_args()
     given.scratch = (given.scratch or given.bench).resolve()
     WHAT[given.what](given)

@@ -38,7 +38,14 @@ def main() -> None:
     removed(where)
     where.mkdir(parents=True)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", str(given.threads)]
-    command += ["--workflow-profile", str(ROOT / "profiles/default"), "--directory", str(where), "--config", f"study={given.study}"]
+    command += [
+        "--workflow-profile",
+        str(ROOT / "profiles/default"),
+        "--directory",
+        str(where),
+        "--config",
+        f"study={given.study}",
+    ]
     header, taken = machine(1), measure(command, environment(1), where)
     there = taken["wall"] * given.threads
     lines = [header, "", f"{given.study}: {taken['wall']:.0f} s on {given.threads} cores.", ""]

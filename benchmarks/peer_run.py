@@ -55,7 +55,18 @@ def load_model(given: argparse.Namespace) -> torch.nn.Module:
 
 def linears(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
     """The linears of the decoder blocks by name, whatever class a peer has made of them."""
-    last = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2", "query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
+    last = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "out_proj",
+        "fc1",
+        "fc2",
+        "query_key_value",
+        "dense",
+        "dense_h_to_4h",
+        "dense_4h_to_h",
+    )
     return {name: module for name, module in model.named_modules() if name.rpartition(".")[2] in last}
 
 

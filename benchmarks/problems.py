@@ -153,7 +153,9 @@ def main() -> None:
         kinds = sorted({name.partition(".")[0] for name in tensors})
         for kind in kinds:  # of E, what the approximation removes
             of_kind = [name for name in tensors if name.startswith(kind + ".")]
-            removed = sum(float(tensors[name].square().sum() - (tensors[name] - found[name]).square().sum()) for name in of_kind)
+            removed = sum(
+                float(tensors[name].square().sum() - (tensors[name] - found[name]).square().sum()) for name in of_kind
+            )
             measured[f"removed.{kind}"] = removed / sum(float(tensors[name].square().sum()) for name in of_kind)
     elif given.side == "ours":
         measured, found = solve_ours(tensors)

@@ -164,7 +164,15 @@ def as_table(rows: list[dict]) -> str:
     lines.append("| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for row in rows:
         shares = [f"{row[key]:.2%}" if row.get(key) is not None else "" for key in ("levels", "first", "scales")]
-        cells = [row["method"], row["weight"], row["who"], row.get("nearest", ""), *shares, f"{row['proxy']:.4e}", f"{row['ppl']:.4f}"]
+        cells = [
+            row["method"],
+            row["weight"],
+            row["who"],
+            row.get("nearest", ""),
+            *shares,
+            f"{row['proxy']:.4e}",
+            f"{row['ppl']:.4f}",
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -178,7 +186,9 @@ def check(rows: list[dict]) -> None:
         if row["peer"] == "reference" and row["first"] < 0.99:
             raise SystemExit(f"{row['who']}, {row['method']} {row['weight']}: only {row['first']:.2%} of block 0 agree")
         if row["peer"] and abs(row["ppl"] / mine["ppl"] - 1) > 0.005:
-            raise SystemExit(f"{row['who']}, {row['method']} {row['weight']}: perplexity {row['ppl']:.4f}, ours {mine['ppl']:.4f}")
+            raise SystemExit(
+                f"{row['who']}, {row['method']} {row['weight']}: perplexity {row['ppl']:.4f}, ours {mine['ppl']:.4f}"
+            )
 
 
 def standin_differences(given, kinds: tuple[str, ...]) -> list[str]:

@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 from omegaconf import OmegaConf
+from threadpoolctl import threadpool_limits
 
 from lorcbench import config, paths
 from lorcbench.artifacts import fingerprint, read_json, remove_leftovers, write_json, write_text
@@ -190,9 +191,11 @@ def run(stage: str, work: Callable[[Job], None]) -> None:
     except config.ConfigError as error:
         sys.exit(f"{stage}: {error}")
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[variable] = threads  # before torch and numpy are imported
+        os.environ[variable] = threads  # for libraries that are loaded later
     try:
-        work(job)
+        # For those that are there already: sums change their last bits with the number of threads.
+        with threadpool_limits(job.threads, user_api="blas"):
+            work(job)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:  # the boundary of the process: every failure is recorded, none is swallowed
