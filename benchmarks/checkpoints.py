@@ -45,7 +45,7 @@ def write(
     vocabulary: int = VOCABULARY,
     positions: int = 2048,
 ) -> Path:
-    """An OPT checkpoint, one shard a block, in the names of the published checkpoints; kept if it is there. Returns `folder`."""
+    """An OPT checkpoint, one shard a block, in the names of the published checkpoints; kept if it is there."""
     layers, hidden, ffn, heads = shape
     if (folder / "model.safetensors.index.json").exists():
         return folder
@@ -95,7 +95,7 @@ def write_tokenizer(folder: Path, vocabulary: int = VOCABULARY) -> None:
 
 
 def write_conf(work: Path, calibration: tuple[int, int], window: int, vocabulary: int = VOCABULARY) -> None:
-    """A conf folder of the user's own beside the results: random text, a calibration and a protocol on it, all named ``bench``."""
+    """A conf folder of one's own beside the results: random text, a calibration and a protocol on it, all named ``bench``."""
     work.mkdir(parents=True, exist_ok=True)
     text = work / "random.txt"
     if not text.exists():

@@ -1,7 +1,8 @@
 """What the benchmarks share: fresh processes with pinned threads, interleaved repeats, medians with their spread.
 
-Every measured piece of work is a process of its own that ends with one line ``RESULT {json}``. Its wall time, CPU seconds and peak
-memory are taken from outside, by `wait4`; what it reports itself (seconds without imports and model loading) comes with them.
+Every measured piece of work is a process of its own that ends with one line ``RESULT {json}``. Its wall time, CPU seconds and
+peak memory are taken from outside, by `wait4`; what it reports itself (seconds without imports and model loading) comes with
+them.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python benchmarks/dag.py [--models 12]            (about 10 minutes at five repeats)
 
-The study is 12 models (OPT-125m to OPT-66b, BLOOM-560m to BLOOM-3b) × 7 methods × 12 weight formats × 5 ranks, and full precision.
-``snakemake -n`` is run in an empty folder, then in one where this script has written every result that the study asks for, so that
-nothing is to do. They are empty results: the dry run looks at dates and parameters, never inside. With them Snakemake must find its
-records of how each file was made, which this script lets it write itself by ``--touch``.
+The study is 12 models (OPT-125m to OPT-66b, BLOOM-560m to BLOOM-3b) × 7 methods × 12 weight formats × 5 ranks, and full
+precision. ``snakemake -n`` is run in an empty folder, then in one where this script has written every result that the study
+asks for, so that nothing is to do. They are empty results: the dry run looks at dates and parameters, never inside. With them
+Snakemake must find its records of how each file was made, which this script lets it write itself by ``--touch``.
 """
 
 from __future__ import annotations

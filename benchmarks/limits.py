@@ -2,9 +2,9 @@
 
     python benchmarks/limits.py [--threads 2]            (half a minute)
 
-Rates are the best of several runs on sizes that the benchmarks use: a limit is what cannot be beaten, not what is usual. Work is
-counted in multiplications and additions, each one operation, of the algorithm as we run it. A *limit* is the time that the work
-takes at those rates if everything else were free.
+Rates are the best of several runs on sizes that the benchmarks use: a limit is what cannot be beaten, not what is usual. Work
+is counted in multiplications and additions, each one operation, of the algorithm as we run it. A *limit* is the time that the
+work takes at those rates if everything else were free.
 """
 
 from __future__ import annotations

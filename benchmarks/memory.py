@@ -1,13 +1,13 @@
 """Peak memory of quantization and perplexity, which does not grow with depth, and a model that barely fits.
 
-    python benchmarks/memory.py depth                     OPT-1.3b's shape, float16, 24 blocks against 6       (about 15 minutes)
-    python benchmarks/memory.py large --scratch FOLDER    OPT-6.7b's shape, 13 GB of shards                    (about 40 minutes)
+    python benchmarks/memory.py depth  OPT-1.3b's shape, float16, 24 blocks against 6  (about 15 minutes)
+    python benchmarks/memory.py large --scratch FOLDER  OPT-6.7b's shape, 13 GB of shards  (about 40 minutes)
 
-Every stage is a process of its own, as the workflow starts it; its peak is what the kernel says at its end (`ru_maxrss`). That
-counts pages of the checkpoint that are mapped, too. `depth`: GPTQ (W4, groups of 128, 16 × 512 calibration tokens, propagated
-Hessians) and the perplexity of 4 windows of 2,048 tokens. `large`: round-to-nearest and LoRC at rank 8 of all 32 blocks and a score
-on 4 windows; then GPTQ on 4 × 256 tokens of a model of the first 8 blocks, by a second config.json over the same shards: blocks are
-alike, and memory does not grow with their number, as `depth` shows. Fails if a target is missed.
+Every stage is a process of its own, as the workflow starts it; its peak is what the kernel says at its end (`ru_maxrss`).
+That counts pages of the checkpoint that are mapped, too. `depth`: GPTQ (W4, groups of 128, 16 × 512 calibration tokens,
+propagated Hessians) and the perplexity of 4 windows of 2,048 tokens. `large`: round-to-nearest and LoRC at rank 8 of all 32
+blocks and a score on 4 windows; then GPTQ on 4 × 256 tokens of a model of the first 8 blocks, by a second config.json over
+the same shards: blocks are alike, and memory does not grow with their number, as `depth` shows. Fails if a target is missed.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
     python benchmarks/overhead.py [--study demo]            (as long as the study; `smoke` is a minute, `demo` six)
 
 The study is run from nothing in a folder of its own. Its wall time on the cores it may use is what there is to spend; model
-arithmetic is what its jobs spent between the end of their start-up and their end, by stage, from the records (``run.json``) that
-they leave: a stage that trains, calibrates, quantizes, decomposes, evaluates or runs lm-eval tasks counts, the others (text, tokens,
-MLflow, the report) do not. What remains is Snakemake's own start, its scheduling, processes' starts, and cores with nothing to do.
+arithmetic is what its jobs spent between the end of their start-up and their end, by stage, from the records (``run.json``)
+that they leave: a stage that trains, calibrates, quantizes, decomposes, evaluates or runs lm-eval tasks counts, the others
+(text, tokens, MLflow, the report) do not. What remains is Snakemake's own start, its scheduling, processes' starts, and cores
+with nothing to do.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
     python benchmarks/problems.py svd exact
     python benchmarks/problems.py svd ours
 
-The problems are all linears of one decoder block in OPT-1.3b's shape (2048, ffn 8192), W4 groups of 128, symmetric, float32, made
-once and kept under ``.bench/problems``.
+The problems are all linears of one decoder block in OPT-1.3b's shape (2048, ffn 8192), W4 groups of 128, symmetric, float32,
+made once and kept under ``.bench/problems``.
 """
 
 from __future__ import annotations

@@ -2,15 +2,16 @@
 
     python benchmarks/quality.py [--gptq CHECKOUT] [--formats w4-asym-g32 …]        (about 10 minutes with four peers)
 
-The checkpoint is opt-standin-m, which the project trains itself (two minutes, once); calibration is its 64 × 128 tokens, float32
-throughout. Every result, ours and a peer's, becomes weights in float32 and is measured by the project's own evaluation on the same
-windows. Columns: levels (code minus zero point) that agree with ours, scales that agree within 0.1 %, the proxy loss
-tr((W - Ŵ) H (W - Ŵ)ᵀ) with H of the unquantized model over tr(W H Wᵀ), all linears summed, and perplexity.
+The checkpoint is opt-standin-m, which the project trains itself (two minutes, once); calibration is its 64 × 128 tokens,
+float32 throughout. Every result, ours and a peer's, becomes weights in float32 and is measured by the project's own
+evaluation on the same windows. Columns: levels (code minus zero point) that agree with ours, scales that agree within 0.1 %,
+the proxy loss tr((W - Ŵ) H (W - Ŵ)ᵀ) with H of the unquantized model over tr(W H Wᵀ), all linears summed, and perplexity.
 
-Ours are GPTQ as published (`gptq`) and with all group scales found before the sweep (`gptq+static_groups=true`), which some peers
-do, with scales in float32 as theirs are, and once with our default scales in float16. A peer is compared with the nearer of ours.
-The run fails if the public code's levels in block 0 agree with ours in less than 99 %, or a perplexity differs by more than 0.5 %.
-(Behind block 0 small differences feed on themselves: a level that rounds the other way changes the inputs of all that follows.)
+Ours are GPTQ as published (`gptq`) and with all group scales found before the sweep (`gptq+static_groups=true`), which some
+peers do, with scales in float32 as theirs are, and once with our default scales in float16. A peer is compared with the
+nearer of ours. The run fails if the public code's levels in block 0 agree with ours in less than 99 %, or a perplexity
+differs by more than 0.5 %. (Behind block 0 small differences feed on themselves: a level that rounds the other way changes
+the inputs of all that follows.)
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@
     python benchmarks/speed.py solve     factor and sweep of one OPT-1.3b block       (about 1 minute a repeat)
     python benchmarks/speed.py svd       LoRC factors of one OPT-1.3b block           (about 3 minutes a repeat)
 
-Peers are those that `peers.py` has installed, and the public GPTQ code if ``--gptq CHECKOUT`` (or GPTQ_CHECKOUT) says where it is;
-without any, our side is measured alone. Every process runs once uncounted where a peer compiles something at its first use.
+Peers are those that `peers.py` has installed, and the public GPTQ code if ``--gptq CHECKOUT`` (or GPTQ_CHECKOUT) says where
+it is; without any, our side is measured alone. Every process runs once uncounted where a peer compiles something at its first
+use.
 """
 
 from __future__ import annotations
