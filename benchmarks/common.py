@@ -1,7 +1,8 @@
 """What the benchmarks share: fresh processes with pinned threads, interleaved repeats, medians with their spread.
 
-Every measured piece of work is a process of its own that ends with one line ``RESULT {json}``. Its wall time, CPU seconds and peak
-memory are taken from outside, by `wait4`; what it reports itself (seconds without imports and model loading) comes with them.
+Every measured piece of work is a process of its own that ends with one line ``RESULT {json}``. Its wall time, CPU seconds and
+peak memory are taken from outside, by `wait4`; what it reports itself (seconds without imports and model loading) comes with
+them.
 """
 
 from __future__ import annotations
@@ -114,7 +115,9 @@ def machine(threads: int) -> str:
         platform.processor(),
     )
     load = os.getloadavg()[0]
-    return f"{model}, {os.cpu_count()} cores, {threads} threads; load average {load:.1f} at the start; {time.strftime('%Y-%m-%d')}"
+    return (
+        f"{model}, {os.cpu_count()} cores, {threads} threads; load average {load:.1f} at the start; {time.strftime('%Y-%m-%d')}"
+    )
 
 
 def publish(bench: Path, name: str, text: str, record: dict) -> None:

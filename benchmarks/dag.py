@@ -2,10 +2,10 @@
 
     python benchmarks/dag.py [--models 12]            (about 10 minutes at five repeats)
 
-The study is 12 models (OPT-125m to OPT-66b, BLOOM-560m to BLOOM-3b) × 7 methods × 12 weight formats × 5 ranks, and full precision.
-``snakemake -n`` is run in an empty folder, then in one where this script has written every result that the study asks for, so that
-nothing is to do. They are empty results: the dry run looks at dates and parameters, never inside. With them Snakemake must find its
-records of how each file was made, which this script lets it write itself by ``--touch``.
+The study is 12 models (OPT-125m to OPT-66b, BLOOM-560m to BLOOM-3b) × 7 methods × 12 weight formats × 5 ranks, and full
+precision. ``snakemake -n`` is run in an empty folder, then in one where this script has written every result that the study
+asks for, so that nothing is to do. They are empty results: the dry run looks at dates and parameters, never inside. With them
+Snakemake must find its records of how each file was made, which this script lets it write itself by ``--touch``.
 """
 
 from __future__ import annotations
@@ -42,8 +42,26 @@ def write_study(conf: Path, models: int) -> int:
 
 def command(where: Path, *options: str) -> list[str]:
     """Snakemake on the study in a folder of its own."""
-    made = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2", "--directory", str(where)]
-    return [*made, "--workflow-profile", str(ROOT / "profiles/default"), "--config", "study=bench-dag", "overrides=runtime.memory_gib=400", *options]
+    made = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        "--cores",
+        "2",
+        "--directory",
+        str(where),
+    ]
+    return [
+        *made,
+        "--workflow-profile",
+        str(ROOT / "profiles/default"),
+        "--config",
+        "study=bench-dag",
+        "overrides=runtime.memory_gib=400",
+        *options,
+    ]
 
 
 def fill(where: Path, variables: dict[str, str]) -> int:
@@ -91,7 +109,9 @@ def main() -> None:
     if "othing to be done" not in state.stdout + state.stderr:
         sys.exit(f"something is left to do where all should be there:\n{(state.stdout + state.stderr)[-2000:]}")
     header = machine(1)
-    samples = interleaved({name: lambda where=where: dry_run(where, variables) for name, where in places.items()}, given.repeats)
+    samples = interleaved(
+        {name: lambda where=where: dry_run(where, variables) for name, where in places.items()}, given.repeats
+    )
     lines = [header, "", f"{cells} cells, {files} files, `snakemake -n`, {given.repeats} repeats.", ""]
     lines.append(table(samples, {"wall": "wall, s", "cpu": "CPU, s", "rss": "peak memory, GiB"}))
     lines += ["", *(f"- {name}: target ≤ {target} s" for name, target in TARGETS.items())]

@@ -3,9 +3,10 @@
     python benchmarks/overhead.py [--study demo]            (as long as the study; `smoke` is a minute, `demo` six)
 
 The study is run from nothing in a folder of its own. Its wall time on the cores it may use is what there is to spend; model
-arithmetic is what its jobs spent between the end of their start-up and their end, by stage, from the records (``run.json``) that
-they leave: a stage that trains, calibrates, quantizes, decomposes, evaluates or runs lm-eval tasks counts, the others (text, tokens,
-MLflow, the report) do not. What remains is Snakemake's own start, its scheduling, processes' starts, and cores with nothing to do.
+arithmetic is what its jobs spent between the end of their start-up and their end, by stage, from the records (``run.json``)
+that they leave: a stage that trains, calibrates, quantizes, decomposes, evaluates or runs lm-eval tasks counts, the others
+(text, tokens, MLflow, the report) do not. What remains is Snakemake's own start, its scheduling, processes' starts, and cores
+with nothing to do.
 """
 
 from __future__ import annotations
@@ -38,7 +39,14 @@ def main() -> None:
     removed(where)
     where.mkdir(parents=True)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", str(given.threads)]
-    command += ["--workflow-profile", str(ROOT / "profiles/default"), "--directory", str(where), "--config", f"study={given.study}"]
+    command += [
+        "--workflow-profile",
+        str(ROOT / "profiles/default"),
+        "--directory",
+        str(where),
+        "--config",
+        f"study={given.study}",
+    ]
     header, taken = machine(1), measure(command, environment(1), where)
     there = taken["wall"] * given.threads
     lines = [header, "", f"{given.study}: {taken['wall']:.0f} s on {given.threads} cores.", ""]

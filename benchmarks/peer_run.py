@@ -15,6 +15,7 @@ Settings are matched: damping 0.01, no activation order, blocks of 128 columns, 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
@@ -55,7 +56,18 @@ def load_model(given: argparse.Namespace) -> torch.nn.Module:
 
 def linears(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
     """The linears of the decoder blocks by name, whatever class a peer has made of them."""
-    last = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2", "query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
+    last = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "out_proj",
+        "fc1",
+        "fc2",
+        "query_key_value",
+        "dense",
+        "dense_h_to_4h",
+        "dense_4h_to_h",
+    )
     return {name: module for name, module in model.named_modules() if name.rpartition(".")[2] in last}
 
 
@@ -135,10 +147,8 @@ def first_inputs(model: torch.nn.Module, layers: torch.nn.ModuleList, tokens: to
 
     hook = layers[0].register_forward_pre_hook(catch, with_kwargs=True)
     for row in tokens:
-        try:
+        with contextlib.suppress(Stop):
             model(row.unsqueeze(0))
-        except Stop:
-            pass
     hook.remove()
     return torch.cat(seen), extra
 
@@ -166,8 +176,8 @@ def gptqmodel(given: argparse.Namespace, tokens: torch.Tensor) -> tuple[dict, Fo
     measured = timed(lambda: model.quantize(data, batch_size=1, calibration_sort=None))
     if not given.out:
         return measured, {}
-    # Packed modules hold zero points less one until they are loaded again, so what is compared is what a user would load: scales
-    # in float16, and levels, which a product in float16 still tells apart.
+    # Packed modules hold zero points less one until they are loaded again, so what is compared is what a user loads: scales in
+    # float16, and levels, which a product in float16 still tells apart.
     folder = given.out.with_suffix(".gptqmodel")
     model.save(str(folder))
     loaded, found = GPTQModel.load(str(folder), device="cpu", backend=BACKEND.GPTQ_TORCH, dtype=torch.float16), {}

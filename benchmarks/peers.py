@@ -2,8 +2,8 @@
 
     python benchmarks/peers.py [--bench .bench] [--only gptqmodel]        (about 2 minutes and 2 GB each)
 
-Their requirements conflict, so each has a virtual environment of its own under ``.bench/envs``, with the same torch as ours. The
-public code of the GPTQ paper is no package: clone github.com/IST-DASLab/gptq wherever you like and give the folder to the
+Their requirements conflict, so each has a virtual environment of its own under ``.bench/envs``, with the same torch as ours.
+The public code of the GPTQ paper is no package: clone github.com/IST-DASLab/gptq wherever you like and give the folder to the
 benchmarks by ``--gptq``, or by the variable GPTQ_CHECKOUT; it runs in our own environment. Nothing of any peer is kept here.
 """
 

@@ -5,8 +5,8 @@
     python benchmarks/problems.py svd exact
     python benchmarks/problems.py svd ours
 
-The problems are all linears of one decoder block in OPT-1.3b's shape (2048, ffn 8192), W4 groups of 128, symmetric, float32, made
-once and kept under ``.bench/problems``.
+The problems are all linears of one decoder block in OPT-1.3b's shape (2048, ffn 8192), W4 groups of 128, symmetric, float32,
+made once and kept under ``.bench/problems``.
 """
 
 from __future__ import annotations
@@ -153,7 +153,9 @@ def main() -> None:
         kinds = sorted({name.partition(".")[0] for name in tensors})
         for kind in kinds:  # of E, what the approximation removes
             of_kind = [name for name in tensors if name.startswith(kind + ".")]
-            removed = sum(float(tensors[name].square().sum() - (tensors[name] - found[name]).square().sum()) for name in of_kind)
+            removed = sum(
+                float(tensors[name].square().sum() - (tensors[name] - found[name]).square().sum()) for name in of_kind
+            )
             measured[f"removed.{kind}"] = removed / sum(float(tensors[name].square().sum()) for name in of_kind)
     elif given.side == "ours":
         measured, found = solve_ours(tensors)

@@ -5,8 +5,9 @@
     python benchmarks/speed.py solve     factor and sweep of one OPT-1.3b block       (about 1 minute a repeat)
     python benchmarks/speed.py svd       LoRC factors of one OPT-1.3b block           (about 3 minutes a repeat)
 
-Peers are those that `peers.py` has installed, and the public GPTQ code if ``--gptq CHECKOUT`` (or GPTQ_CHECKOUT) says where it is;
-without any, our side is measured alone. Every process runs once uncounted where a peer compiles something at its first use.
+Peers are those that `peers.py` has installed, and the public GPTQ code if ``--gptq CHECKOUT`` (or GPTQ_CHECKOUT) says where
+it is; without any, our side is measured alone. Every process runs once uncounted where a peer compiles something at its first
+use.
 """
 
 from __future__ import annotations
@@ -112,7 +113,12 @@ def sweep(given) -> None:
     samples = interleaved(runs, given.repeats)
     for taken in samples["ours, the workflow"]:
         taken["seconds"] = taken["wall"]
-    text = [header, "", f"{given.model}: {len(SWEEP)} weight formats × ranks {RANKS}, gptq-cached, {given.repeats} repeats.", ""]
+    text = [
+        header,
+        "",
+        f"{given.model}: {len(SWEEP)} weight formats × ranks {RANKS}, gptq-cached, {given.repeats} repeats.",
+        "",
+    ]
     text += [table(samples, COLUMNS), "", *ratios(samples, "seconds", len(SWEEP))]
     if given.quality:
         text += ["", *standin_differences(given, ("cached",))]
@@ -204,10 +210,14 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("what", choices=WHAT)
     arguments.add_argument("--gptq", type=Path, default=checkout(), help="checkout of the public GPTQ code")
-    arguments.add_argument("--layers", type=int, default=SHAPES[SHAPE][0], help="blocks of single and sweep, fewer for a quick try")
+    arguments.add_argument(
+        "--layers", type=int, default=SHAPES[SHAPE][0], help="blocks of single and sweep, fewer for a quick try"
+    )
     arguments.add_argument("--scale", type=int, default=1, help="divides the shape of solve and svd, for a quick try")
     arguments.add_argument("--fastest", help="sweep: measure this peer alone (by default all)")
-    arguments.add_argument("--job-threads", type=int, default=1, help="sweep: kernel threads a job; the jobs share --threads cores")
+    arguments.add_argument(
+        "--job-threads", type=int, default=1, help="sweep: kernel threads a job; the jobs share --threads cores"
+    )
     arguments.add_argument("--cold", action="store_true", help="single: no uncounted first run")
     arguments.add_argument("--no-quality", dest="quality", action="store_false", help="no ΔPPL on a trained stand-in")
     given = arguments.parse_args()
