@@ -1,8 +1,8 @@
 """Checkpoints of OPT's shapes with random weights, the text and the configuration that go with them, and prepared models.
 
-Weights are normal with standard deviation 0.02 (OPT's own initialization); with `heavy_tails`, Student's t with five degrees of
-freedom at the same scale, whose outliers are nearer to a trained model's. Text is random words of the model's vocabulary, so a
-window is random token ids; times do not depend on them. Perplexities that mean something come from trained stand-ins.
+Weights are normal with standard deviation 0.02 (OPT's own initialization); with `heavy_tails`, Student's t with five degrees
+of freedom at the same scale, whose outliers are nearer to a trained model's. Text is random words of the model's vocabulary,
+so a window is random token ids; times do not depend on them. Perplexities that mean something come from trained stand-ins.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def write(
     vocabulary: int = VOCABULARY,
     positions: int = 2048,
 ) -> Path:
-    """An OPT checkpoint, one shard a block, in the names of the published checkpoints; kept if it is there."""
+    """An OPT checkpoint, one shard a block, in the names of the published checkpoints; kept if there. Returns `folder`."""
     layers, hidden, ffn, heads = shape
     if (folder / "model.safetensors.index.json").exists():
         return folder
@@ -95,7 +95,7 @@ def write_tokenizer(folder: Path, vocabulary: int = VOCABULARY) -> None:
 
 
 def write_conf(work: Path, calibration: tuple[int, int], window: int, vocabulary: int = VOCABULARY) -> None:
-    """A conf folder of one's own beside the results: random text, a calibration and a protocol on it, all named ``bench``."""
+    """A conf folder of the user's own beside the results: random text, calibration and protocol, all named ``bench``."""
     work.mkdir(parents=True, exist_ok=True)
     text = work / "random.txt"
     if not text.exists():

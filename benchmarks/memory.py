@@ -1,7 +1,7 @@
 """Peak memory of quantization and perplexity, which does not grow with depth, and a model that barely fits.
 
-    python benchmarks/memory.py depth  OPT-1.3b's shape, float16, 24 blocks against 6  (about 15 minutes)
-    python benchmarks/memory.py large --scratch FOLDER  OPT-6.7b's shape, 13 GB of shards  (about 40 minutes)
+    python benchmarks/memory.py depth                     OPT-1.3b's shape, 24 blocks against 6    (about 15 minutes)
+    python benchmarks/memory.py large --scratch FOLDER    OPT-6.7b's shape, 13 GB of shards        (about 40 minutes)
 
 Every stage is a process of its own, as the workflow starts it; its peak is what the kernel says at its end (`ru_maxrss`).
 That counts pages of the checkpoint that are mapped, too. `depth`: GPTQ (W4, groups of 128, 16 × 512 calibration tokens,
@@ -34,9 +34,16 @@ def quantized_and_scored(
     taken = {"quantize": stage(work, given.threads, "quantize", *named, *cell)}
     if any(ranks):
         taken["lorc"] = stage(work, given.threads, "lorc", *named, *cell, "lorc=plain-int8", "cap=32")
+    protocol = tokens(given)[1]
     variants = ",".join(f"plain-int8/r{rank}" if rank else "r0" for rank in ranks)
-    taken["evaluate"] = stage(work, given.threads, "evaluate", *named, *cell, "eval=bench", f"variants=[{variants}]")
+    taken["evaluate"] = stage(work, given.threads, "evaluate", *named, *cell, protocol, f"variants=[{variants}]")
     return taken
+
+
+def tokens(given) -> tuple[str, str]:
+    """The calibration and the protocol, in the type asked for."""
+    changed = "" if given.dtype == "float32" else f"+dtype={given.dtype}"
+    return f"calibration=bench{changed}", f"eval=bench{changed}"
 
 
 def as_lines(name: str, taken: dict[str, Sample]) -> list[str]:
@@ -57,16 +64,21 @@ def depth(given) -> None:
         checkpoints.write(path, (blocks, *shape), TYPE, VOCABULARY)
         checkpoints.write_tokenizer(path, VOCABULARY)
         named = folder(path.name, path)
-        prepared(work, given.threads, named, "bench", "calibration=bench", "eval=bench")
-        found[blocks] = quantized_and_scored(given, work, named, ["method=gptq", "calibration=bench", "weight=w4-asym-g128"])
+        prepared(work, given.threads, named, "bench", *tokens(given))
+        found[blocks] = quantized_and_scored(given, work, named, ["method=gptq", tokens(given)[0], "weight=w4-asym-g128"])
     peaks = {blocks: max(one["rss"] for one in taken.values()) for blocks, taken in found.items()}
     few, many = sorted(peaks)
-    lines = [machine(given.threads), "", "OPT-1.3b's shape, float16 on disk, calibration and perplexity in float32.", "", *HEAD]
+    lines = [machine(given.threads), "", f"OPT-1.3b's shape, float16 on disk, forward in {given.dtype}.", "", *HEAD]
     for blocks, taken in found.items():
         lines += as_lines(f"{blocks} blocks", taken)
     lines += ["", f"- {many} blocks over {few}: {peaks[many] / peaks[few]:.3f} (target ≤ {RATIO})"]
     lines.append(f"- largest peak {peaks[many]:.2f} GiB (target ≤ {DEPTH_GIB})")
-    publish(given.bench, "memory-depth", "\n".join(lines), {"stages": {str(blocks): taken for blocks, taken in found.items()}})
+    publish(
+        given.bench,
+        f"memory-depth-{given.dtype}",
+        "\n".join(lines),
+        {"stages": {str(blocks): taken for blocks, taken in found.items()}},
+    )
     if peaks[many] > RATIO * peaks[few] or peaks[many] > DEPTH_GIB:
         raise SystemExit("missed")
 
@@ -82,26 +94,20 @@ def large(given) -> None:
         folder("opt-6.7b-8", first_blocks(path, given.scratch / "checkpoints/opt-6.7b-8", 8)),
     )
     taken = {}
-    for model, calibration in ((named, ()), (first, ("calibration=bench",))):
-        prepared(work, given.threads, model, "bench", "eval=bench", *calibration)
+    for model, wanted in ((named, tokens(given)[1:]), (first, tokens(given))):
+        prepared(work, given.threads, model, "bench", *wanted)
     taken["32 blocks, rtn w4-asym-g128, LoRC rank 8"] = quantized_and_scored(
         given, work, named, ["method=rtn", "weight=w4-asym-g128"], (0, 8)
     )
     taken["8 blocks, gptq w4-asym-g128"] = quantized_and_scored(
-        given, work, first, ["method=gptq", "calibration=bench", "weight=w4-asym-g128"]
+        given, work, first, ["method=gptq", tokens(given)[0], "weight=w4-asym-g128"]
     )
     peak = max(one["rss"] for stages in taken.values() for one in stages.values())
-    lines = [
-        machine(given.threads),
-        "",
-        "OPT-6.7b's shape, float16 on disk, 4 windows of 2,048 tokens; GPTQ on 4 × 256.",
-        "",
-        *HEAD,
-    ]
+    lines = [machine(given.threads), "", f"OPT-6.7b's shape, float16 on disk, forward in {given.dtype}.", "", *HEAD]
     for name, stages in taken.items():
         lines += as_lines(name, stages)
     lines += ["", f"- largest peak {peak:.2f} GiB (target ≤ {LARGE_GIB})"]
-    publish(given.bench, "memory-large", "\n".join(lines), {"stages": taken})
+    publish(given.bench, f"memory-large-{given.dtype}", "\n".join(lines), {"stages": taken})
     if peak > LARGE_GIB:
         raise SystemExit("missed")
 
@@ -130,6 +136,9 @@ def main() -> None:
     arguments.add_argument("what", choices=WHAT)
     arguments.add_argument(
         "--scratch", type=Path, help="checkpoints of random weights, up to 17 GB (default: the benchmark folder)"
+    )
+    arguments.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the forward passes"
     )
     given = arguments.parse_args()
     given.scratch = (given.scratch or given.bench).resolve()

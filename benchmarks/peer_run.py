@@ -176,8 +176,8 @@ def gptqmodel(given: argparse.Namespace, tokens: torch.Tensor) -> tuple[dict, Fo
     measured = timed(lambda: model.quantize(data, batch_size=1, calibration_sort=None))
     if not given.out:
         return measured, {}
-    # Packed modules hold zero points less one until they are loaded again, so what is compared is what a user would load:
-    # scales in float16, and levels, which a product in float16 still tells apart.
+    # Packed modules hold zero points less one until they are loaded again, so what is compared is what a user loads: scales in
+    # float16, and levels, which a product in float16 still tells apart.
     folder = given.out.with_suffix(".gptqmodel")
     model.save(str(folder))
     loaded, found = GPTQModel.load(str(folder), device="cpu", backend=BACKEND.GPTQ_TORCH, dtype=torch.float16), {}

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import chdir
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,9 +35,8 @@ from lorcbench.quantizer import from_stored
 from lorcbench.statistics import from_triangle
 
 MODEL, NAMED = "opt-standin-m", ["model=opt-standin-m"]
+METHODS = ("gptq", "rtn")
 FORMATS = ["w4-asym-g32", "w3-asym-g32", "w4-sym-g32", "w3-asym-row"]
-OURS = {"gptq": ("gptq", "static_groups"), "rtn": ("rtn",)}
-STAND_INS = {"static_groups": "gptq+static_groups=true"}
 FIRST = ".layers.0."
 NO_RTN = ("gptqmodel",)  # it rounds only where GPTQ failed
 
@@ -133,30 +133,38 @@ def proxy_loss(work: Path, found: Matrices) -> float:
     return lost / whole
 
 
+def variants(method: str, fmt: WeightFormat) -> dict[str, tuple[str, WeightFormat]]:
+    """What of ours others are held against, by its row's name: method and format as the project spells them."""
+    exact = replace(fmt, scale_dtype="float32")
+    found = {method: (method, exact)}
+    if method == "gptq" and fmt.group:
+        found["static groups"] = ("gptq+static_groups=true", exact)
+    if method == "rtn" and fmt.symmetric:
+        found["restricted"] = ("rtn", replace(exact, convention="restricted"))
+    return found
+
+
 def compared(given, work: Path, method: str, fmt: WeightFormat) -> list[dict]:
     """All rows of one method and format."""
-    exact = WeightFormat(fmt.bits, fmt.symmetric, fmt.group, scale_dtype="float32")
     mine, rows = {}, []
-    kinds = [kind for kind in OURS[method] if fmt.group or kind != "static_groups"]
-    for kind, spelled, used in [(kind, STAND_INS.get(kind, kind), exact) for kind in kinds] + [("default", method, fmt)]:
-        found, ppl = ours(given, work, spelled, used)
-        if kind != "default":
-            mine[kind] = found
-        label = f"ours, `{spelled}`, scales in {used.scale_dtype}"
-        rows.append({"who": label, "levels": None, "proxy": proxy_loss(work, found), "ppl": ppl, "peer": None})
-        if kind == "default":
-            rows[-1] |= {"nearest": kinds[0], **dict(zip(("levels", "scales"), agreement(mine[kinds[0]], found), strict=True))}
-            rows[-1]["first"] = agreement(mine[kinds[0]], found, FIRST)[0]
+
+    def add(who: str, found: Matrices, ppl: float, **row) -> None:
+        shares = {kind: agreement(matrices, found) for kind, matrices in mine.items()}
+        row = {"method": method, "weight": str(fmt), "who": who, "proxy": proxy_loss(work, found), "ppl": ppl, **row}
+        if "of_ours" not in row:
+            nearest = max(shares, key=lambda kind: shares[kind][0])
+            row |= {"nearest": nearest, "levels": shares[nearest][0], "scales": shares[nearest][1]}
+            row["first"] = agreement(mine[nearest], found, FIRST)[0]
+        rows.append(row)
+
+    for kind, (spelled, used) in variants(method, fmt).items():
+        mine[kind], ppl = ours(given, work, spelled, used)
+        add(f"ours, `{spelled}`, `{used}`", mine[kind], ppl, of_ours=kind)
+    add(f"ours, `{method}`, `{fmt}`", *ours(given, work, method, fmt))
     for peer in available(given.bench, given.gptq):
-        if method == "rtn" and peer in NO_RTN:
-            continue
-        found, ppl = theirs(given, work, peer, method, fmt)
-        shares = {kind: agreement(mine[kind], found) for kind in kinds}
-        nearest = max(shares, key=lambda kind: shares[kind][0])
-        row = {"who": LABELS[peer], "peer": peer, "nearest": nearest, "proxy": proxy_loss(work, found), "ppl": ppl}
-        first = agreement(mine[nearest], found, FIRST)[0]
-        rows.append(row | {"levels": shares[nearest][0], "first": first, "scales": shares[nearest][1]})
-    return [{"method": method, "weight": str(fmt), **row} for row in rows]
+        if method == "gptq" or peer not in NO_RTN:
+            add(LABELS[peer], *theirs(given, work, peer, method, fmt), peer=peer)
+    return rows
 
 
 def as_table(rows: list[dict]) -> str:
@@ -179,17 +187,17 @@ def as_table(rows: list[dict]) -> str:
 
 
 def check(rows: list[dict]) -> None:
-    """Stop if the public code or anybody's perplexity is further from ours than is claimed."""
+    """Stop if the public code's first block, or anybody's perplexity, is further from ours than is claimed."""
+    mine = {(row["method"], row["weight"], row["of_ours"]): row["ppl"] for row in rows if "of_ours" in row}
     for row in rows:
-        nearest = STAND_INS.get(row.get("nearest"), row.get("nearest"))
-        same = [one for one in rows if (one["method"], one["weight"]) == (row["method"], row["weight"])]
-        mine = next(one for one in same if nearest is None or f"`{nearest}`" in one["who"])
+        if "peer" not in row:
+            continue
+        what = f"{row['who']}, {row['method']} {row['weight']}"
         if row["peer"] == "reference" and row["first"] < 0.99:
-            raise SystemExit(f"{row['who']}, {row['method']} {row['weight']}: only {row['first']:.2%} of block 0 agree")
-        if row["peer"] and abs(row["ppl"] / mine["ppl"] - 1) > 0.005:
-            raise SystemExit(
-                f"{row['who']}, {row['method']} {row['weight']}: perplexity {row['ppl']:.4f}, ours {mine['ppl']:.4f}"
-            )
+            raise SystemExit(f"{what}: only {row['first']:.2%} of block 0 agree")
+        nearest = mine[row["method"], row["weight"], row["nearest"]]
+        if abs(row["ppl"] / nearest - 1) > 0.005:
+            raise SystemExit(f"{what}: perplexity {row['ppl']:.4f}, ours {nearest:.4f}")
 
 
 def standin_differences(given, kinds: tuple[str, ...]) -> list[str]:
@@ -224,7 +232,7 @@ def main() -> None:
     full = perplexity(work, given.threads, *NAMED, "eval=stdlib")
     rows = []
     for fmt in given.formats:
-        for method in OURS:
+        for method in METHODS:
             rows += compared(given, work, method, WeightFormat.parse(fmt))
     text = f"{header}\n\n{MODEL}, full precision {full:.4f}\n\n{as_table(rows)}"
     publish(given.bench, "quality", text, {"rows": rows, "full": full})

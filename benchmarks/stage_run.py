@@ -2,8 +2,9 @@
 
     python benchmarks/stage_run.py STAGE name=value …
 
-The line that the workflow would run is ``python -m lorcbench.stages.STAGE name=value …``: this does the same, in the same folder
-and with the same results. Modules are imported and the compiled sweep is loaded before the clock starts, as the peers' are.
+The line that the workflow would run is ``python -m lorcbench.stages.STAGE name=value …``: this does the same, in the same
+folder and with the same results. Modules are imported and the compiled sweep is loaded before the clock starts, as the peers'
+are.
 """
 
 from __future__ import annotations
