@@ -1,6 +1,8 @@
 # Each target sets up what it needs: .venv from the pins, once.
 #   make demo    the demo study: results/demo/report.html
 #   make test    linters and tests
+#   make test-slurm   on a SLURM that the tests start themselves (root; apt-get install slurm-wlm munge)
+#   make test-faults  kills, full disks, damaged files, servers that are gone (root for some); LORCBENCH_KILLS=30
 #   make ui      MLflow on 127.0.0.1:$(PORT); prints where each study's runs are compared
 #   make lock    requirements.lock again, after a change of dependencies
 # With conda: conda env create -f environment.yml && conda activate lorcbench && make demo VENV=$CONDA_PREFIX
@@ -14,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.lorcbench-installed
 
-.PHONY: demo test ui lock install bench bench-peers
+.PHONY: demo test test-slurm test-faults ui lock install bench bench-peers
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -24,6 +26,12 @@ test: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/python -m pytest
+
+test-slurm: $(INSTALLED)
+	$(BIN)/python -m pytest -m slurm
+
+test-faults: $(INSTALLED)
+	$(BIN)/python -m pytest -m faults
 
 ui: $(INSTALLED)
 	@sed 's|: /#/|: http://127.0.0.1:$(PORT)/#/|' results/*/track/pages.txt 2>/dev/null || echo "Nothing was tracked yet"

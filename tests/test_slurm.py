@@ -175,7 +175,7 @@ def test_a_job_that_lost_its_node_is_submitted_to_another(finished):
 def test_a_job_that_asks_for_a_gpu_gets_one_where_they_are(finished):
     for job in jobs(finished["fails-once"].stdout):
         assert (job["Partition"], job["NodeList"]) == ("gpu", "n1")
-        assert "gres/gpu=1" in job["TRES"]
+        assert job["TresPerJob"] == "gres:gpu:1"
 
 
 def test_a_killed_workflow_goes_on_beside_the_job_that_it_left_behind(finished, runs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 MOST = 2**31  # no number of anything is larger than this by intention
@@ -20,8 +21,9 @@ def one_of(owner: str, key: str, value: Any, allowed: tuple) -> None:
 def positive(owner: str, **values: float | None) -> None:
     """Refuse what is neither positive nor None, or too large to be meant."""
     for key, value in values.items():
-        if value is not None and not 0 < value < MOST:
-            raise ConfigError(f"{owner}.{key}={value}: expected a positive number below {MOST:,}")
+        most = MOST if isinstance(value, int) else math.inf
+        if value is not None and not 0 < value < most:
+            raise ConfigError(f"{owner}.{key}={value}: expected a positive number" + f" below {MOST:,}" * (value >= most))
 
 
 def seed(owner: str, value: int) -> None:

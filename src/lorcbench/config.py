@@ -33,7 +33,6 @@ from lorcbench.recipes import DistilledLorc, GptqMethod, LorcConfig, NoneMethod,
 
 FAMILIES = ("opt", "bloom", "llama")
 _TRACKING = re.compile(r"https?://.|(sqlite|postgresql|mysql|mssql)(\+\w+)?:/|databricks")
-_LARGEST_STANDIN = 10**9  # weights
 EXTRA_CONF = "LORCBENCH_CONF"  # environment variable: a folder of the user's own conf files, looked into first
 RUNTIME_VARIABLE = "LORCBENCH_RUNTIME"  # environment variable: runtime overrides from the workflow to its stages
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -106,7 +105,7 @@ class ModelConfig:
         _positive("model", layers=self.layers, hidden=self.hidden, heads=self.heads, ffn=self.ffn)
         if self.hidden and self.heads and self.hidden % self.heads:
             raise ConfigError(f"model.heads={self.heads}: expected a number that divides the width {self.hidden}")
-        if self.standin and not 0 < self.layers * (4 * self.hidden + 2 * self.ffn) * self.hidden < _LARGEST_STANDIN:
+        if self.standin and not 0 < (self.block_weights or 0) < 10**9:
             raise ConfigError(f"model.layers={self.layers} of width {self.hidden}: a stand-in has fewer than 10^9 weights")
 
     @property
@@ -143,8 +142,6 @@ class RuntimeConfig:
         _one_of("runtime", "device", self.device, ("cpu", "cuda"))
         _positive("runtime", threads=self.threads, batch_tokens=self.batch_tokens, bootstrap=self.bootstrap)
         _positive("runtime", hidden_gib=self.hidden_gib, memory_gib=self.memory_gib)
-        if self.data_dir is not None and not Path(self.data_dir).is_dir():
-            raise ConfigError(f"runtime.data_dir={self.data_dir}: expected a folder")
 
 
 @dataclass

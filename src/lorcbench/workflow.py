@@ -45,7 +45,9 @@ class Workflow:
         runtime = [part for part in overrides if part.startswith("runtime.")]
         # Through the environment, so that machine facts are in no rule's text or params and re-run nothing.
         os.environ[RUNTIME_VARIABLE] = " ".join(runtime)
-        self._runtime = OmegaConf.to_object(config.compose(runtime).runtime)
+        composed = config.compose([part for part in overrides if part.startswith(("runtime.", "tracking."))])
+        self._runtime = OmegaConf.to_object(composed.runtime)
+        OmegaConf.to_object(composed.tracking)  # checked before the first job, not after the last
         self._overrides = overrides
         self._model_path = settings.get("model_path")
         self.complete = f"results/{self.study.name}/.complete"
@@ -86,6 +88,8 @@ class Workflow:
             raise ConfigError(
                 f"runtime.data_dir={self._runtime.data_dir}: no file of this study there; expected one of {', '.join(patterns)}"
             )
+        if self._runtime.data_dir is not None and not os.path.isdir(self._runtime.data_dir):
+            raise ConfigError(f"runtime.data_dir={self._runtime.data_dir}: expected a folder")
 
     def _calibrations(self) -> list[str]:
         return list(dict.fromkeys(cell.calibration for cell in self.study.cells if cell.calibration != "none"))
