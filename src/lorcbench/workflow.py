@@ -54,6 +54,7 @@ class Workflow:
         self._cells = _by_evaluation(self.study.cells)
         self._harness = _by_evaluation(self.study.harness)
         self._lock = self._warm = None
+        self._semantics: dict[tuple, str] = {}
         self.resources = Resources(self.study, self._runtime, self._count_variants)
         self._check_windows()
         self._check_data()
@@ -132,8 +133,11 @@ class Workflow:
 
     def semantics(self, stage: str, **groups: str) -> str:
         """Version of the code, kernel threads, and the named settings, as one string."""
-        values = {group: config.plain(config.load(group, name)) for group, name in groups.items()}
-        return canonical({"code": code_version(stage), "threads": self._runtime.threads, **values})
+        key = (stage, *groups.items())
+        if key not in self._semantics:  # asked for by every job, and the same for most of them
+            values = {group: config.plain(config.load(group, name)) for group, name in groups.items()}
+            self._semantics[key] = canonical({"code": code_version(stage), "threads": self._runtime.threads, **values})
+        return self._semantics[key]
 
     def prepare_semantics(self, wildcards: Any) -> str:
         """Of a checkpoint."""
