@@ -4,14 +4,15 @@
 
 The checkpoint is opt-standin-m, which the project trains itself (two minutes, once); calibration is its 64 × 128 tokens,
 float32 throughout. Every result, ours and a peer's, becomes weights in float32 and is measured by the project's own
-evaluation on the same windows. Columns: levels (code minus zero point) that agree with ours, scales that agree within 0.1 %,
-the proxy loss tr((W - Ŵ) H (W - Ŵ)ᵀ) with H of the unquantized model over tr(W H Wᵀ), all linears summed, and perplexity.
+evaluation on the same windows. A cell has the perplexity; the proxy loss tr((W - Ŵ) H (W - Ŵ)ᵀ) over tr(W H Wᵀ), H of the
+unquantized model, each summed over all linears; and the share of levels (code minus zero point) that agree with ours, in all
+blocks and, in brackets, in block 0. Behind it small differences feed on themselves: a level that rounds the other way changes
+the inputs of all that follows.
 
-Ours are GPTQ as published (`gptq`) and with all group scales found before the sweep (`gptq+static_groups=true`), which some
-peers do, with scales in float32 as theirs are, and once with our default scales in float16. A peer is compared with the
-nearer of ours. The run fails if the public code's levels in block 0 agree with ours in less than 99 %, or a perplexity
-differs by more than 0.5 %. (Behind block 0 small differences feed on themselves: a level that rounds the other way changes
-the inputs of all that follows.)
+Ours have scales in float32, as theirs are: GPTQ as published; with all group scales found before the sweep (`static groups`),
+as one of the peers does; symmetric rounding with the other published divisor (`restricted`). A peer is compared with the
+nearest of them. Our default scales, in float16, are a row, too. The run fails if the public code's levels in block 0 agree
+with ours in less than 99 %, or a peer's perplexity differs by more than 0.5 % from the nearest of ours.
 """
 
 from __future__ import annotations
@@ -167,22 +168,21 @@ def compared(given, work: Path, method: str, fmt: WeightFormat) -> list[dict]:
     return rows
 
 
-def as_table(rows: list[dict]) -> str:
-    """Markdown."""
-    lines = ["| method | weight | who | nearest of ours | levels equal | in block 0 | scales equal | proxy loss | perplexity |"]
-    lines.append("| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |")
+def as_table(rows: list[dict], method: str) -> str:
+    """Markdown: who by format; perplexity, proxy loss, levels that agree in all blocks and in block 0, with which of ours."""
+    formats = list(dict.fromkeys(row["weight"] for row in rows))
+    lines = ["| " + " | ".join([method, *formats]) + " |", "| --- " * (1 + len(formats)) + "|"]
+    cells: dict[str, dict[str, str]] = {}
     for row in rows:
-        shares = [f"{row[key]:.2%}" if row.get(key) is not None else "" for key in ("levels", "first", "scales")]
-        cells = [
-            row["method"],
-            row["weight"],
-            row["who"],
-            row.get("nearest", ""),
-            *shares,
-            f"{row['proxy']:.4e}",
-            f"{row['ppl']:.4f}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
+        if row["method"] != method:
+            continue
+        text = f"{row['ppl']:.4f}, {row['proxy']:.3e}"
+        if "levels" in row:
+            other = "" if row["nearest"] == method else f", {row['nearest']}"
+            text += f", {row['levels']:.2%} ({row['first']:.2%}{other})"
+        who = row["who"].replace(row["weight"], "FORMAT")
+        cells.setdefault(who, {})[row["weight"]] = text
+    lines += ["| " + " | ".join([who, *(of.get(fmt, "") for fmt in formats)]) + " |" for who, of in cells.items()]
     return "\n".join(lines)
 
 
@@ -234,7 +234,8 @@ def main() -> None:
     for fmt in given.formats:
         for method in METHODS:
             rows += compared(given, work, method, WeightFormat.parse(fmt))
-    text = f"{header}\n\n{MODEL}, full precision {full:.4f}\n\n{as_table(rows)}"
+    tables = "\n\n".join(as_table(rows, method) for method in METHODS)
+    text = f"{header}\n\n{MODEL}, full precision {full:.4f}\n\n{tables}"
     publish(given.bench, "quality", text, {"rows": rows, "full": full})
     check(rows)
 
