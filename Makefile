@@ -2,7 +2,7 @@
 #   make demo    the demo study: results/demo/report.html
 #   make test    linters and tests
 #   make test-slurm   on a SLURM that the tests start themselves (root; apt-get install slurm-wlm munge)
-#   make test-faults  kills, full disks, damaged files, servers that are gone (root for some); LORCBENCH_KILLS=30
+#   make test-faults  kills, full disks, damaged files, servers that are gone (root for some); LORCBENCH_KILLS=30, FAULTS='killed or disk'
 #   make ui      MLflow on 127.0.0.1:$(PORT); prints where each study's runs are compared
 #   make lock    requirements.lock again, after a change of dependencies
 # With conda: conda env create -f environment.yml && conda activate lorcbench && make demo VENV=$CONDA_PREFIX
@@ -11,6 +11,7 @@ VENV ?= .venv
 # One hashed lock cannot serve the CPU and the CUDA builds, so torch is pinned here; TORCH='torch==2.13.0+cpu' or a wheel will do.
 TORCH ?= torch==2.13.0
 PORT ?= 5000
+FAULTS ?= test
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
@@ -31,7 +32,7 @@ test-slurm: $(INSTALLED)
 	$(BIN)/python -m pytest -m slurm
 
 test-faults: $(INSTALLED)
-	$(BIN)/python -m pytest -m faults
+	$(BIN)/python -m pytest -m faults -k '$(FAULTS)'
 
 ui: $(INSTALLED)
 	@sed 's|: /#/|: http://127.0.0.1:$(PORT)/#/|' results/*/track/pages.txt 2>/dev/null || echo "Nothing was tracked yet"

@@ -32,7 +32,7 @@ from lorcbench.protocols import CalibrationConfig, EvalConfig, TaskConfig, TextC
 from lorcbench.recipes import DistilledLorc, GptqMethod, LorcConfig, NoneMethod, RtnMethod, ZeroQuantMethod
 
 FAMILIES = ("opt", "bloom", "llama")
-_TRACKING = re.compile(r"https?://.|(sqlite|postgresql|mysql|mssql)(\+\w+)?:/|databricks")
+_TRACKING = re.compile(r"(https?://|(sqlite|postgresql|mysql|mssql)(\+\w+)?:/)[^@]+|databricks|environment")
 EXTRA_CONF = "LORCBENCH_CONF"  # environment variable: a folder of the user's own conf files, looked into first
 RUNTIME_VARIABLE = "LORCBENCH_RUNTIME"  # environment variable: runtime overrides from the workflow to its stages
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -146,13 +146,13 @@ class RuntimeConfig:
 
 @dataclass
 class TrackingConfig:
-    """Where runs are tracked: an MLflow tracking URI; null is the SQLite store under results/."""
+    """Where runs are tracked: an MLflow tracking URI; ``environment`` is MLFLOW_TRACKING_URI; null a store under results/."""
 
     uri: str | None = None
 
     def __post_init__(self) -> None:
-        if self.uri is not None and not _TRACKING.match(self.uri):
-            raise ConfigError("tracking.uri: expected null, http://HOST:PORT, or a database such as sqlite:///FILE")
+        if self.uri is not None and not _TRACKING.fullmatch(self.uri):
+            raise ConfigError("tracking.uri: expected an address without a password, or environment for MLFLOW_TRACKING_URI")
 
 
 @dataclass

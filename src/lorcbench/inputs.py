@@ -8,7 +8,7 @@ import torch
 
 from lorcbench import config, lorc, paths
 from lorcbench.architectures import Architecture
-from lorcbench.artifacts import ArtifactError, Shards, read_json, verified
+from lorcbench.artifacts import ArtifactError, Shards, check_digest, file_digest, read_json, verified
 from lorcbench.checkpoint import Checkpoint
 from lorcbench.formats import WeightFormat
 from lorcbench.quantizer import dequantize, from_stored
@@ -20,6 +20,14 @@ def checkpoint_folder(names: dict[str, str], *files: str) -> Path:
     """The folder of a prepared checkpoint, once its files, or only those named, were found to be as they were prepared."""
     folder = Path(paths.CHECKPOINT.format(**names))
     return folder / verified(folder, "checkpoint", *files)["folder"]
+
+
+def tokenizer_file(names: dict[str, str]) -> Path:
+    """The tokenizer as it was saved with a prepared checkpoint."""
+    folder = Path(paths.CHECKPOINT.format(**names))
+    saved, prepared = folder / paths.TOKENIZER, read_json(folder / "result.json", "checkpoint")
+    check_digest(saved, file_digest(saved) if saved.is_file() else None, prepared["tokenizer"], folder)
+    return saved
 
 
 def tokens(folder: Path) -> tuple[dict[str, torch.Tensor], str]:

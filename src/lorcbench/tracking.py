@@ -121,14 +121,18 @@ def attach(uri: str, run_id: str, files: list[Path]) -> None:
             MlflowClient(uri).log_artifact(run_id, str(file))
 
 
+def without_password(text: str) -> str:
+    """A text with stars in place of what addresses in it say of a user."""
+    return re.sub(r"//[^/@\s]*@", "//***@", text)
+
+
 @contextmanager
 def _one_line_errors(uri: str):
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
         message = f"tracking store {uri}: {' '.join(str(error).split())[:400]}"
-        # The address may hold a password.
-        raise TrackingError(re.sub(r"//[^/@\s]*@", "//***@", message)) from None
+        raise TrackingError(without_password(message)) from None
 
 
 @contextmanager

@@ -5,10 +5,12 @@ Nothing heavy is imported: Snakemake parses the Snakefile again on every node.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -259,10 +261,24 @@ class Workflow:
 
     # Start and end of a run
 
+    def pull_back_times(self) -> None:
+        """Date what is from the future to now: to Snakemake a result that is older than its inputs is a failure.
+
+        Files are from the future where the clock was set back, or another host's is ahead.
+        """
+        now = time.time()
+        for path in Path(paths.CACHE).rglob("*.json"):
+            with contextlib.suppress(OSError):  # removed meanwhile, or not ours to change
+                if path.stat().st_mtime > now:
+                    os.utime(path, (now, now))
+
     def take_lock(self) -> None:
         """One run at a time on one results folder; the kernel frees the lock however this process ends."""
-        Path(paths.LOCK).parent.mkdir(exist_ok=True)
-        self._lock = open(paths.LOCK, "w")  # noqa: SIM115  held until the process ends
+        try:
+            Path(paths.LOCK).parent.mkdir(exist_ok=True)
+            self._lock = open(paths.LOCK, "w")  # noqa: SIM115  held until the process ends
+        except OSError as error:
+            sys.exit(f"error: {paths.LOCK} cannot be written ({error.strerror}); work in a folder that can")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

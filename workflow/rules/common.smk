@@ -20,6 +20,8 @@ report: "../report/workflow.rst"
 
 try:
     run = Workflow(config)
+    if workflow.is_main_process:
+        run.pull_back_times()
     if workflow.local_exec and workflow.is_main_process:
         # Without a total Snakemake ignores what jobs say of their memory.
         workflow.register_resource("mem_mb", run.resources.total_memory())

@@ -33,7 +33,7 @@ def main(job: Job) -> None:
         job.progress(index + 1, checkpoint.depth, "checked block")
     # The tokenizer as transformers makes it, for stages that tokenize without importing transformers.
     load_tokenizer(where).backend_tokenizer.save(str(folder / paths.TOKENIZER))
-    names = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+    names = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
     files = [where / name for name in names if (where / name).is_file()] + sorted(where.glob("*.safetensors"))
     payload = {
         "folder": str(where.relative_to(folder)) if where.is_relative_to(folder) else str(where),

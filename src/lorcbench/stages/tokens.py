@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from lorcbench import config, corpora, inputs, paths
-from lorcbench.artifacts import check_digest, file_digest, read_json, verified, write_shard
+from lorcbench.artifacts import read_json, verified, write_shard
 from lorcbench.corpora import CorpusError, Documents
 from lorcbench.job import Job, input_digest, run, shard_identity
 from lorcbench.protocols import CalibrationConfig, EvalConfig, SourceConfig
@@ -25,9 +25,7 @@ def main(job: Job) -> None:
     digests = {f"text {text}": input_digest(where, "text") for text, where in texts.items()}
     sources = {"checkpoint": input_digest(checkpoint, "checkpoint"), **digests}
     identity = job.identity(config.plain(settings) if calibration else settings.protocol(), sources)
-    saved, prepared = checkpoint / paths.TOKENIZER, read_json(checkpoint / "result.json", "checkpoint")
-    check_digest(saved, file_digest(saved) if saved.is_file() else None, prepared["tokenizer"], checkpoint)
-    tokenizer = corpora.open_tokenizer(saved)
+    tokenizer = corpora.open_tokenizer(inputs.tokenizer_file(job.names))
     found, described = (_calibration if calibration else _windows)(tokenizer, settings)
     digest = write_shard(folder / "tokens.safetensors", found, shard_identity(identity))
     shards = [{"file": "tokens.safetensors", "sha256": digest}]

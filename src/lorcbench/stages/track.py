@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from lorcbench import paths, results, study
 from lorcbench.artifacts import write_json, write_text
 from lorcbench.job import Job, run
-from lorcbench.tracking import track
+from lorcbench.tracking import TrackingError, track, without_password
 
 
 def main(job: Job) -> None:
@@ -16,13 +17,15 @@ def main(job: Job) -> None:
     job.names["study"] = expanded.name
     folder = job.at(paths.STUDY + "/track")
     uri = job.tracking.uri or f"sqlite:///{Path(paths.MLFLOW).resolve()}"
+    if uri == "environment" and not (uri := os.environ.get("MLFLOW_TRACKING_URI", "")):
+        raise TrackingError("tracking.uri=environment: MLFLOW_TRACKING_URI is not set")
     artifacts = str(Path(paths.MLFLOW_ARTIFACTS).resolve() / expanded.name)
     found = results.collect(expanded)
     ours = job.tracking.uri is None
     imported = track(expanded.name, expanded.config.title, found, uri, artifacts, job.runtime.bootstrap, rebuildable=ours)
     job.log(f"created {imported['created']}, kept {imported['kept']}, deleted {imported['deleted']}")
-    write_json(folder / "imported.json", "imported", {**imported, "uri": uri})
-    server = uri.rstrip("/") if uri.startswith("http") else ""  # `make ui` puts its own address before the others
+    write_json(folder / "imported.json", "imported", {**imported, "uri": without_password(uri)})
+    server = without_password(uri).rstrip("/") if uri.startswith("http") else ""  # `make ui` puts its own address before the others
     lines = [f"{expanded.name}, {page}: {server}{imported['pages'][page]}\n" for page in ("table", "charts")]
     write_text(folder / "pages.txt", "".join(lines))
     job.finish("track", {"stage": "track"}, {"cells": len(found)})
