@@ -24,8 +24,9 @@ def main(job: Job) -> None:
     ours = job.tracking.uri is None
     imported = track(expanded.name, expanded.config.title, found, uri, artifacts, job.runtime.bootstrap, rebuildable=ours)
     job.log(f"created {imported['created']}, kept {imported['kept']}, deleted {imported['deleted']}")
-    write_json(folder / "imported.json", "imported", {**imported, "uri": without_password(uri)})
-    server = without_password(uri).rstrip("/") if uri.startswith("http") else ""  # `make ui` puts its own address before the others
+    shown = without_password(uri)
+    write_json(folder / "imported.json", "imported", {**imported, "uri": shown})
+    server = shown.rstrip("/") if uri.startswith("http") else ""  # `make ui` puts its own address before the others
     lines = [f"{expanded.name}, {page}: {server}{imported['pages'][page]}\n" for page in ("table", "charts")]
     write_text(folder / "pages.txt", "".join(lines))
     job.finish("track", {"stage": "track"}, {"cells": len(found)})
