@@ -99,9 +99,13 @@ class BlockWalk:
         self.checkpoint, self.architecture = checkpoint, checkpoint.architecture
         self.dtype, self.device, self.batch_tokens = dtype, device, batch_tokens
         self._hidden_bytes, self._scratch = hidden_bytes, scratch
-        hf_config = transformers.AutoConfig.for_model(**checkpoint.config)
-        with init_empty_weights(include_buffers=False):
-            self.model = transformers.AutoModelForCausalLM.from_config(hf_config, dtype=dtype)
+        try:
+            hf_config = transformers.AutoConfig.for_model(**checkpoint.config)
+            with init_empty_weights(include_buffers=False):
+                self.model = transformers.AutoModelForCausalLM.from_config(hf_config, dtype=dtype)
+        except Exception as error:  # whatever its classes raise about what the file says
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise CheckpointError(f"{checkpoint.folder}/config.json: {reason}") from error
         self.model.eval().requires_grad_(False)
         self.attention = self.model.config._attn_implementation
         self._empty_blocks = self.model.get_submodule(self.architecture.blocks)

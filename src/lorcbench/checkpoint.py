@@ -71,6 +71,8 @@ class Checkpoint:
         named = _json_object(index).get("weight_map")
         if not isinstance(named, dict):
             raise CheckpointError(f"{index}: damaged (no weight_map)")
+        if outside := next((name for name in named.values() if not isinstance(name, str) or Path(name).name != name), None):
+            raise CheckpointError(f"{index}: names {outside!r}, expected names of files beside it")
         shards = [self.folder / name for name in sorted(set(named.values()))]
         if missing := [shard for shard in shards if not shard.is_file()]:
             raise CheckpointError(f"{self.folder}: shard {missing[0].name} is named in the index but missing")

@@ -5,12 +5,10 @@ Nothing heavy is imported: Snakemake parses the Snakefile again on every node.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -250,6 +248,17 @@ class Workflow:
         """Quantized weights and factors of the cells that lm-eval measures."""
         return _weights(self._harness[_evaluation(wildcards)])
 
+    def downloads(self) -> list[str]:
+        """Staged texts, tasks and checkpoints: all of the study that may come from the hub, and nothing that is computed."""
+        texts = [text for text in self._texts() if config.load("text", text).source != "stdlib"]
+        found = [paths.result(paths.TEXT).format(text=text) for text in texts]
+        if self.study.harness:
+            own = [name for name in self.study.tasks if config.load("task", name).text is None]
+            found += [paths.result(paths.TASK).format(task=name) for name in own]
+        models = dict.fromkeys(cell.model for cell in self.study.cells)
+        names = [name for name in models if self.study.model(name).source != "standin"]
+        return found + [paths.result(paths.CHECKPOINT).format(model=name) for name in names]
+
     def evaluations(self) -> list[str]:
         """Every evaluation of the study."""
         of_cells = [(paths.EVALUATION, cell) for cell in self.study.cells]
@@ -260,17 +269,6 @@ class Workflow:
         return list(dict.fromkeys(found))
 
     # Start and end of a run
-
-    def pull_back_times(self) -> None:
-        """Date what is from the future to now: to Snakemake a result that is older than its inputs is a failure.
-
-        Files are from the future where the clock was set back, or another host's is ahead.
-        """
-        now = time.time()
-        for path in Path(paths.CACHE).rglob("*.json"):
-            with contextlib.suppress(OSError):  # removed meanwhile, or not ours to change
-                if path.stat().st_mtime > now:
-                    os.utime(path, (now, now))
 
     def take_lock(self) -> None:
         """One run at a time on one results folder; the kernel frees the lock however this process ends."""

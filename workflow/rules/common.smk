@@ -1,10 +1,12 @@
 # The study and its cells, and one place for what all rules share. The logic is in lorcbench.workflow, which is plain Python.
 import sys
+from pathlib import Path
 
 from snakemake.logging import logger
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from lorcbench import paths
+from lorcbench.artifacts import pull_back_times
 from lorcbench.config import ConfigError
 from lorcbench.workflow import Workflow
 
@@ -21,7 +23,7 @@ report: "../report/workflow.rst"
 try:
     run = Workflow(config)
     if workflow.is_main_process:
-        run.pull_back_times()
+        pull_back_times(Path(paths.CACHE))
     if workflow.local_exec and workflow.is_main_process:
         # Without a total Snakemake ignores what jobs say of their memory.
         workflow.register_resource("mem_mb", run.resources.total_memory())

@@ -1,6 +1,16 @@
 # Text, checkpoints and tokens. Only `text`, `task` and `prepare` ever read from the hub.
+# `snakemake prefetch` does no more than these, where there is a network, for nodes where there is none.
 #   inputs   conf/text, conf/task, conf/model, conf/eval; files under runtime.data_dir
 #   outputs  results/cache/{text/TEXT,task/TASK,checkpoint/MODEL,tokens/MODEL/PROTOCOL}
+
+
+localrules:
+    prefetch,
+
+
+rule prefetch:
+    input:
+        run.downloads(),
 
 
 rule text:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from lorcbench import paths
 from lorcbench.artifacts import file_digest, verified
+from lorcbench.blocks import BlockWalk
 from lorcbench.checkpoint import Checkpoint, CheckpointError
 from lorcbench.convert import to_safetensors
 from lorcbench.corpora import load_tokenizer
@@ -26,11 +29,10 @@ def main(job: Job) -> None:
     else:
         where, revision = _readable(Path(model.path), folder), None
     checkpoint = Checkpoint(where)
-    checkpoint.outside()
-    for index in range(checkpoint.depth):  # reads, and so checks, every tensor before any work rests on it
-        checkpoint.linears(index)
-        checkpoint.block(index)
-        job.progress(index + 1, checkpoint.depth, "checked block")
+    walk = BlockWalk(checkpoint, torch.float16)
+    for index in range(walk.depth):  # reads every tensor, and holds its shape against config.json, before any work rests on it
+        with walk.block(index):
+            job.progress(index + 1, walk.depth, "checked block")
     # The tokenizer as transformers makes it, for stages that tokenize without importing transformers.
     load_tokenizer(where).backend_tokenizer.save(str(folder / paths.TOKENIZER))
     names = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
@@ -51,7 +53,6 @@ def main(job: Job) -> None:
 
 
 def _train(job: Job, model, folder: Path) -> tuple[dict, dict]:
-    import torch
     from safetensors.torch import load_file
     from transformers import PreTrainedTokenizerFast
     from transformers.utils.logging import disable_progress_bar
