@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -158,6 +159,17 @@ def ours(pid: str, folder: Path) -> bool:
         return b"lorcbench." in Path(f"/proc/{pid}/cmdline").read_bytes() and os.readlink(f"/proc/{pid}/cwd") == str(folder)
     except OSError:
         return False
+
+
+def test_another_study_of_the_same_cells_has_nothing_to_compute(copy, tmp_path, monkeypatch):
+    (tmp_path / "conf/study").mkdir(parents=True)
+    own = (ROOT / "conf/study/smoke.yaml").read_text().replace("The whole pipeline", "Another study")
+    (tmp_path / "conf/study/another.yaml").write_text(own)
+    monkeypatch.setenv("LORCBENCH_CONF", str(tmp_path / "conf"))
+    planned = snakemake(copy, "--dry-run", "--config", "study=another")
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    jobs = dict(line.split() for line in planned.stdout.splitlines() if re.fullmatch(r"\w+ +\d+", line))
+    assert set(jobs) == {"track", "report", "all", "total"}
 
 
 def test_a_stage_by_hand_makes_the_bytes_of_the_workflow(copy):
