@@ -3,6 +3,7 @@
 #   make test    linters and tests
 #   make test-slurm   on a SLURM that the tests start themselves (root; apt-get install slurm-wlm munge)
 #   make test-faults  kills, full disks, damaged files, servers that are gone (root for some); LORCBENCH_KILLS=30, FAULTS='killed or disk'
+#   make bench   benchmarks/README.md anew, as far as peers are installed (make bench-peers, 6 GB): about 20 minutes
 #   make ui      MLflow on 127.0.0.1:$(PORT); prints where each study's runs are compared
 #   make lock    requirements.lock again, after a change of dependencies
 # With conda: conda env create -f environment.yml && conda activate lorcbench && make demo VENV=$CONDA_PREFIX
@@ -43,7 +44,7 @@ ui: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/limits.py
 	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/dag.py --repeats 1
+	$(BIN)/python benchmarks/dag.py --repeats 1 --models 3
 	$(BIN)/python benchmarks/speed.py svd --repeats 1
 	$(BIN)/python benchmarks/speed.py solve --repeats 3
 	$(BIN)/python benchmarks/speed.py single --repeats 1

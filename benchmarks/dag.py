@@ -1,6 +1,6 @@
 """How long Snakemake takes to lay out a study of 5,000 cells, with nothing there and with everything there.
 
-    python benchmarks/dag.py [--models 12]            (about 10 minutes at five repeats)
+    python benchmarks/dag.py [--models 12]            (about 15 minutes at five repeats)
 
 The study is 12 models (OPT-125m to OPT-66b, BLOOM-560m to BLOOM-3b) × 7 methods × 12 weight formats × 5 ranks, and full
 precision. ``snakemake -n`` is run in an empty folder, then in one where this script has written every result that the study
@@ -80,7 +80,7 @@ def fill(where: Path, variables: dict[str, str]) -> int:
         (path if is_folder else path.parent).mkdir(parents=True, exist_ok=True)
         if not is_folder:
             path.touch()
-    measure(command(where, "--touch"), variables, where)
+    measure(command(where, "--touch", "--cores", "256"), variables, where)
     return len(files)
 
 

@@ -228,6 +228,8 @@ def main() -> None:
     arguments.add_argument("--gptq", type=Path, default=checkout(), help="checkout of the public GPTQ code")
     arguments.add_argument("--formats", nargs="+", default=FORMATS)
     given = arguments.parse_args()
+    if not available(given.bench, given.gptq):
+        raise SystemExit("no peer can run here")
     header, work = machine(given.threads), standin(given)
     full = perplexity(work, given.threads, *NAMED, "eval=stdlib")
     rows = []
