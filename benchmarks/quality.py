@@ -5,8 +5,8 @@
 The checkpoint is opt-standin-m, which the project trains itself (two minutes, once); calibration is its 64 × 128 tokens,
 float32 throughout. Every result, ours and a peer's, becomes weights in float32 and is measured by the project's own
 evaluation on the same windows. A cell has the perplexity; the proxy loss tr((W - Ŵ) H (W - Ŵ)ᵀ) over tr(W H Wᵀ), H of the
-unquantized model, each summed over all linears; and the share of levels (code minus zero point) that agree with ours, in all
-blocks and, in brackets, in block 0. Behind it small differences feed on themselves: a level that rounds the other way changes
+unquantized model, each summed over all linears; and the share of levels (code minus zero point) that agree with ours and, in
+brackets, how many of block 0 do not. Behind it small differences feed on themselves: a level that rounds the other way changes
 the inputs of all that follows.
 
 Ours have scales in float32, as theirs are: GPTQ as published; with all group scales found before the sweep (`static groups`),
@@ -99,8 +99,8 @@ def theirs(given, work: Path, peer: str, method: str, fmt: WeightFormat) -> tupl
     return found, perplexity(work, given.threads, *named, "eval=stdlib")
 
 
-def agreement(one: Matrices, other: Matrices, within: str = "") -> tuple[float, float]:
-    """Shares of levels, and of scales within 0.1 %, that are equal, in the linears whose names hold `within`."""
+def agreement(one: Matrices, other: Matrices, within: str = "") -> tuple[float, float, int]:
+    """Shares of levels, and of scales within 0.1 %, that are equal, and how many levels are not; of linears with `within`."""
     equal = total = near = scales = 0
     for linear, mine in one.items():
         if within not in linear:
@@ -110,7 +110,7 @@ def agreement(one: Matrices, other: Matrices, within: str = "") -> tuple[float, 
         total += levels[0].numel()
         near += int(((mine["scale"] / other[linear]["scale"].view_as(mine["scale"]) - 1).abs() < 1e-3).sum())
         scales += mine["scale"].numel()
-    return equal / total, near / scales
+    return equal / total, near / scales, total - equal
 
 
 def _levels(parts: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -155,7 +155,7 @@ def compared(given, work: Path, method: str, fmt: WeightFormat) -> list[dict]:
         if "of_ours" not in row:
             nearest = max(shares, key=lambda kind: shares[kind][0])
             row |= {"nearest": nearest, "levels": shares[nearest][0], "scales": shares[nearest][1]}
-            row["first"] = agreement(mine[nearest], found, FIRST)[0]
+            row["first"], _, row["differ"] = agreement(mine[nearest], found, FIRST)
         rows.append(row)
 
     for kind, (spelled, used) in variants(method, fmt).items():
@@ -169,7 +169,7 @@ def compared(given, work: Path, method: str, fmt: WeightFormat) -> list[dict]:
 
 
 def as_table(rows: list[dict], method: str) -> str:
-    """Markdown: who by format; perplexity, proxy loss, levels that agree in all blocks and in block 0, with which of ours."""
+    """Markdown, who by format: perplexity, proxy loss, share of levels that agree (how many of block 0 do not, with which of ours)."""
     formats = list(dict.fromkeys(row["weight"] for row in rows))
     lines = ["| " + " | ".join([method, *formats]) + " |", "| --- " * (1 + len(formats)) + "|"]
     cells: dict[str, dict[str, str]] = {}
@@ -179,7 +179,7 @@ def as_table(rows: list[dict], method: str) -> str:
         text = f"{row['ppl']:.4f}, {row['proxy']:.3e}"
         if "levels" in row:
             other = "" if row["nearest"] == method else f", {row['nearest']}"
-            text += f", {row['levels']:.2%} ({row['first']:.2%}{other})"
+            text += f", {row['levels']:.2%} ({row['differ']}{other})"
         who = row["who"].replace(row["weight"], "FORMAT")
         cells.setdefault(who, {})[row["weight"]] = text
     lines += ["| " + " | ".join([who, *(of.get(fmt, "") for fmt in formats)]) + " |" for who, of in cells.items()]
