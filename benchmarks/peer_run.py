@@ -211,7 +211,9 @@ def llmcompressor(given: argparse.Namespace, tokens: torch.Tensor) -> tuple[dict
     else:
         recipe = GPTQModifier(**scheme, actorder=None, dampening_frac=DAMP, block_size=BLOCK)
         data = Dataset.from_dict({"input_ids": tokens.tolist(), "attention_mask": torch.ones_like(tokens).tolist()})
+        # It shuffles the sequences, unseeded, unless told not to: another order of sums in every run.
         settings = {"max_seq_length": tokens.shape[1], "num_calibration_samples": len(tokens)}
+        settings["shuffle_calibration_samples"] = False
         measured = timed(lambda: oneshot(model=model, dataset=data, recipe=recipe, **settings))
     found = {}
     for name, module in linears(model).items():

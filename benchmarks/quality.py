@@ -169,7 +169,7 @@ def compared(given, work: Path, method: str, fmt: WeightFormat) -> list[dict]:
 
 
 def as_table(rows: list[dict], method: str) -> str:
-    """Markdown, who by format: perplexity, proxy loss, share of levels that agree (how many of block 0 do not, with which of ours)."""
+    """Markdown, who by format: perplexity, proxy loss, levels that agree (how many of block 0 do not, with which of ours)."""
     formats = list(dict.fromkeys(row["weight"] for row in rows))
     lines = ["| " + " | ".join([method, *formats]) + " |", "| --- " * (1 + len(formats)) + "|"]
     cells: dict[str, dict[str, str]] = {}
