@@ -26,7 +26,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lorcbench.process import die_with_parent
+from lorcbench.process import die_with_parent, let_threads_sleep
 
 VARIABLE = "LORCBENCH_WARM"  # environment variable: the socket of a warm process
 _PREFIX = "lorcbench.stages."
@@ -39,6 +39,7 @@ class WarmProcess:
     def __init__(self, threads: int) -> None:
         self._folder = tempfile.mkdtemp(prefix="lorcbench-")  # nobody else's, and short: socket addresses end at 108 bytes
         address = str(Path(self._folder) / "warm")
+        let_threads_sleep()
         environment = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))}
         command = [sys.executable, "-m", "lorcbench.warm", address]
         self._process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)

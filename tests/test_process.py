@@ -1,0 +1,22 @@
+"""What a process asks of the libraries that it will load."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SHOW = """
+import os, sys
+import lorcbench.stages
+print("numpy" in sys.modules, os.environ["OMP_WAIT_POLICY"], os.environ["OPENBLAS_THREAD_TIMEOUT"])
+"""
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "PASSIVE 4"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE 4")])
+def test_idle_threads_sleep_unless_the_user_says_otherwise_and_before_any_library_is_loaded(given, expected):
+    kept = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "OPENBLAS_THREAD_TIMEOUT")}
+    shown = subprocess.run([sys.executable, "-c", SHOW], env=kept | given, capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == f"False {expected}"
