@@ -128,6 +128,15 @@ def test_head_stored_as_well_or_instead_of_its_embedding(tmp_path, kind):
         assert walk.model.get_output_embeddings().weight is walk.model.get_input_embeddings().weight
 
 
+def test_an_error_without_a_word_of_a_config_class_is_named_by_its_kind(tmp_path, monkeypatch):
+    def fails(**settings):
+        raise AssertionError
+
+    monkeypatch.setattr("transformers.AutoConfig.for_model", fails)
+    with pytest.raises(CheckpointError, match=r"config\.json: AssertionError$"):
+        walk_of(tiny.checkpoint(tmp_path, "opt"))
+
+
 def test_head_that_differs_from_the_embedding_it_is_tied_to_is_refused(tmp_path):
     folder = tiny.checkpoint(tmp_path, "opt")
     embedding = tiny.EMBEDDING["opt"]

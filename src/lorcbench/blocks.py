@@ -29,7 +29,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from lorcbench import inputs
+from lorcbench import inputs, paths
 from lorcbench.checkpoint import Checkpoint, CheckpointError
 from lorcbench.linalg import product
 
@@ -104,7 +104,7 @@ class BlockWalk:
             with init_empty_weights(include_buffers=False):
                 self.model = transformers.AutoModelForCausalLM.from_config(hf_config, dtype=dtype)
         except Exception as error:  # whatever its classes raise about what the file says
-            reason = str(error).strip().splitlines()[-1].strip()
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
             raise CheckpointError(f"{checkpoint.folder}/config.json: {reason}") from error
         self.model.eval().requires_grad_(False)
         self.attention = self.model.config._attn_implementation
@@ -113,9 +113,9 @@ class BlockWalk:
         self._arguments: dict[torch.Size, dict] = {}
 
     @classmethod
-    def of(cls, job, dtype: str) -> BlockWalk:
-        """The walk of a job (`lorcbench.job.Job`) over its model, in its runtime."""
-        runtime, checkpoint = job.runtime, Checkpoint(inputs.checkpoint_folder(job.names))
+    def of(cls, job, checkpoint: Checkpoint, dtype: str) -> BlockWalk:
+        """The walk of a job (`lorcbench.job.Job`) over its checkpoint, in its runtime."""
+        runtime = job.runtime
         hidden_bytes = runtime.hidden_gib * 2**30
         return cls(checkpoint, getattr(torch, dtype), runtime.device, runtime.batch_tokens, hidden_bytes, job.folder)
 
@@ -276,3 +276,11 @@ class BlockWalk:
                 ]
             losses[batch] = torch.cat(loss).view(len(ids), -1).mean(1).cpu()
         return losses
+
+
+def calibration_walk(job, checkpoint: Checkpoint) -> tuple[BlockWalk, torch.Tensor]:
+    """A block walk over a job's checkpoint, and its calibration sequences (n, length, hidden) where they enter block 0."""
+    windows, _ = inputs.tokens(Path(paths.CALIBRATION_TOKENS.format(**job.names)))
+    walk = BlockWalk.of(job, checkpoint, job.calibration.dtype)
+    walk.embed(windows["calibration"][:1])  # so that it knows the arguments of a single sequence too
+    return walk, walk.embed(windows["calibration"])

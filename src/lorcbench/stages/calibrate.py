@@ -9,6 +9,7 @@ import torch
 from lorcbench import config, inputs, paths
 from lorcbench.artifacts import finished_shard, write_shard
 from lorcbench.blocks import BlockWalk
+from lorcbench.checkpoint import Checkpoint
 from lorcbench.job import Job, input_digest, run, shard_identity
 from lorcbench.observe import observed
 from lorcbench.statistics import to_triangle
@@ -24,7 +25,7 @@ def main(job: Job) -> None:
     sources = {"checkpoint": input_digest(checkpoint, "checkpoint"), "tokens": tokens_digest}
     identity = job.identity(config.plain(settings), sources)
     mark = shard_identity(identity)
-    walk = BlockWalk.of(job, settings.dtype)
+    walk = BlockWalk.of(job, Checkpoint(inputs.checkpoint_folder(job.names)), settings.dtype)
     windows = tokens["calibration"]
     hidden, shards = walk.embed(windows), []
     for index in range(walk.depth):

@@ -24,11 +24,12 @@ def _opened(job: Job) -> Callable[[str], dict]:
 
     from lorcbench import inputs
     from lorcbench.blocks import BlockWalk
+    from lorcbench.checkpoint import Checkpoint
     from lorcbench.perplexity import window_losses
 
     torch.set_num_threads(job.threads)
     windows, _ = inputs.tokens(Path(paths.TOKENS.format(**job.names)))
-    walk = BlockWalk.of(job, job.eval.dtype)
+    walk = BlockWalk.of(job, Checkpoint(inputs.checkpoint_folder(job.names)), job.eval.dtype)
 
     def measure(variant: str) -> dict:
         weights = inputs.CellWeights(job.names, *split(variant))

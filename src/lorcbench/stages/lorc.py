@@ -88,15 +88,12 @@ def _distilled(job: Job, checkpoint: Checkpoint, quantized, components: int, fin
 
     Inputs of the linears are rounded in the format that the weights were made under.
     """
-    from lorcbench.blocks import BlockWalk
+    from lorcbench.blocks import calibration_walk
     from lorcbench.methods.zeroquant import DistillSettings, distill
     from lorcbench.surgery import install_weights, rounded_inputs
 
     settings, activation = job.lorc, ActivationFormat.parse(job.names["trained"])
-    windows, _ = inputs.tokens(Path(paths.CALIBRATION_TOKENS.format(**job.names)))
-    walk = BlockWalk.of(job, job.calibration.dtype)
-    walk.embed(windows["calibration"][:1])  # so that it knows the arguments of a single sequence too
-    given = walk.embed(windows["calibration"])
+    walk, given = calibration_walk(job, checkpoint)
     wanted = walk.buffer(*given.shape)
     for index in range(walk.depth):
         wanted.copy_(given)

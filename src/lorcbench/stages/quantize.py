@@ -150,24 +150,15 @@ def _solve(weights, prepared: dict, checkpoint: Checkpoint, fmt: WeightFormat, m
     return BlockResult(quantized, {}, notes)
 
 
-def _walk(job: Job):
-    """A block walk over the checkpoint, and what the calibration sequences are where they enter block 0."""
-    from lorcbench.blocks import BlockWalk
-
-    windows, _ = inputs.tokens(Path(paths.CALIBRATION_TOKENS.format(**job.names)))
-    walk = BlockWalk.of(job, job.calibration.dtype)
-    walk.embed(windows["calibration"][:1])  # so that it knows the arguments of a single sequence too
-    return walk, walk.embed(windows["calibration"])
-
-
 def _gptq_propagated(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlier: Earlier) -> Iterator[BlockResult]:
     """The published order: Hessians of a block from the outputs of the quantized blocks before it, all its linears at once."""
+    from lorcbench.blocks import calibration_walk
     from lorcbench.methods import gptq
     from lorcbench.observe import observed
     from lorcbench.surgery import install_weights, rounded_inputs
 
     activation, settings = ActivationFormat.parse(job.names["trained"]), gptq.GptqSettings(**job.method.settings)
-    walk, hidden = _walk(job)
+    walk, hidden = calibration_walk(job, checkpoint)
     for index in range(walk.depth):
         # Rounding before anything observes the inputs: they are to be seen rounded.
         with walk.block(index) as block, rounded_inputs(block, walk.architecture.linear_names, activation):
@@ -196,11 +187,12 @@ def _zeroquant(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlier: Ear
     By default teacher and student both get what unquantized blocks made, as in the layer-by-layer distillation of DeepSpeed's
     examples (`run_glue_lkd.py`), by the paper's authors, who leave it open in the paper.
     """
+    from lorcbench.blocks import calibration_walk
     from lorcbench.surgery import install_weights, rounded_inputs
 
     method, activation = job.method, ActivationFormat.parse(job.names["trained"])
     distill = _distill_linears if method.unit == "linear" else _distill_block
-    walk, given = _walk(job)
+    walk, given = calibration_walk(job, checkpoint)
     wanted = walk.buffer(*given.shape).copy_(given)
     for index in range(walk.depth):
         with walk.block(index) as block:
