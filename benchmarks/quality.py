@@ -128,7 +128,7 @@ def proxy_loss(work: Path, found: Matrices) -> float:
             hessians = statistics.block(index)
             for linear, weight in checkpoint.linears(index).items():
                 w = weight.double()
-                h = from_triangle(hessians[checkpoint.architecture.input_of(linear)], w.shape[1]).double()
+                h = from_triangle(hessians[checkpoint.architecture.input_of(linear)]).double()
                 error = w - found[f"model.decoder.layers.{index}.{linear}"]["weight"].double()
                 lost, whole = lost + float(((error @ h) * error).sum()), whole + float(((w @ h) * w).sum())
     return lost / whole

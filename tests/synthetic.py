@@ -10,6 +10,12 @@ from lorcbench.study import Cell, Study
 WINDOWS = {"reference": 3.6, "docstrings": 3.85, "source": 4.1}  # mean loss at full precision
 
 
+class Wildcards(dict):
+    """As Snakemake hands them over: a mapping whose keys are attributes."""
+
+    __getattr__ = dict.__getitem__
+
+
 def result(name: str, loss: float = 0.0, noise: float = 0.002, seed: int = 0, **changes) -> CellResult:
     """A finished cell whose losses are `loss` above full precision's on average.
 

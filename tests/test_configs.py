@@ -4,6 +4,7 @@ import itertools
 import shlex
 
 import pytest
+from synthetic import Wildcards
 
 from lorcbench import config, study
 from lorcbench.config import ConfigError
@@ -16,12 +17,6 @@ FILES = [
     for path in sorted(folder.glob("*.yaml"))
 ]
 STUDIES = [name for group, name in FILES if group == "study"]
-
-
-class Wildcards(dict):
-    """As Snakemake hands them over: a mapping whose keys are attributes."""
-
-    __getattr__ = dict.__getitem__
 
 
 @pytest.mark.parametrize(("group", "name"), FILES, ids="/".join)

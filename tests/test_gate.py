@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from synthetic import Wildcards
 
 from lorcbench import config, paths, published, study
 from lorcbench.artifacts import read_json, write_json
@@ -73,9 +74,3 @@ def test_full_precision_does_not_wait_for_the_gate():
     expanded = study.load("smoke", OVERRIDES.split())
     cell = next(cell for cell in expanded.cells if cell.model == MODEL and cell.method == "none")
     assert "gate" not in expanded.job_folders(cell)
-
-
-class Wildcards(dict):
-    """What Snakemake passes: attributes, and a dictionary."""
-
-    __getattr__ = dict.__getitem__

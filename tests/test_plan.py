@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from synthetic import Wildcards
 
 from lorcbench import config, plan, study
 from lorcbench.artifacts import write_json
@@ -107,9 +108,3 @@ def test_jobs_ask_for_more_with_every_attempt():
         first, second = ask(wildcards, attempt=1), ask(wildcards, attempt=2)
         assert 0 < first < math.inf
         assert second in (2 * first, 2 * first + 1)
-
-
-class Wildcards(dict):
-    """What Snakemake passes: attributes, and a dictionary."""
-
-    __getattr__ = dict.__getitem__

@@ -151,9 +151,7 @@ def check_digest(path: Path, found: str | None, claimed: str | None, folder: Pat
     if found is None:
         raise ArtifactError(f"{path}: missing; delete the folder {folder} and run again")
     if found != claimed:
-        raise ArtifactError(
-            f"{path}: damaged or foreign (its digest does not match); delete the folder {folder} and run again"
-        )
+        raise ArtifactError(f"{path}: damaged or foreign (its digest does not match); delete the folder {folder} and run again")
 
 
 def write_shard(path: Path, tensors: dict, identity: str, notes: dict | None = None) -> str:

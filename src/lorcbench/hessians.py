@@ -34,5 +34,5 @@ class HessianFactors:
 
     def _prepared(self, tensors: dict[str, torch.Tensor], name: str, damp: float) -> PreparedHessian:
         dead, order = tensors.pop(f"{name}.dead"), tensors.pop(f"{name}.order", None)
-        upper = lower_from_triangle(tensors.pop(f"{name}.factor"), len(dead)).T
+        upper = lower_from_triangle(tensors.pop(f"{name}.factor")).T
         return PreparedHessian(HessianFactor(upper, damp, dead), None if order is None else order.long())

@@ -81,9 +81,7 @@ class Factors:
         self.shards = Shards(folder / "result.json", "factors")
         self.rank, self.digest = rank, self.shards.result["digest"]
 
-    def block(
-        self, index: int, architecture: Architecture, checkpoint_config: dict
-    ) -> tuple[dict[str, torch.Tensor], int]:
+    def block(self, index: int, architecture: Architecture, checkpoint_config: dict) -> tuple[dict[str, torch.Tensor], int]:
         """B·A (out, in) float32 of every linear of block `index`, and the bits that their factors take at this rank."""
         stored: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in self.shards.block(index).items():

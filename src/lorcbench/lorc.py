@@ -45,20 +45,14 @@ def store(b: torch.Tensor, a: torch.Tensor, bits: int) -> dict[str, torch.Tensor
 
 def correction(stored: dict[str, torch.Tensor], rank: int) -> torch.Tensor:
     """B A (out, in) in float32 of the first `rank` components of what `store` made."""
-    b, a = stored["B"][:, :rank].float(), stored["A"][:rank].float()
-    if "B_scale" in stored:
-        b = b * stored["B_scale"][:rank].float()
-        a = a * stored["A_scale"][:rank].float().unsqueeze(1)
+    b, a = _decoded(stored, rank)
     return b @ a
 
 
 def product_as_stored(b: torch.Tensor, a: torch.Tensor, bits: int) -> torch.Tensor:
     """B A (out, in) of factors as `store` would round them, with gradients as if it did not: straight-through."""
     with torch.no_grad():
-        stored = store(b, a, bits)
-        parts = [(stored[name].float(), stored.get(f"{name}_scale")) for name in "BA"]
-        rounded_b = parts[0][0] if parts[0][1] is None else parts[0][0] * parts[0][1].float()
-        rounded_a = parts[1][0] if parts[1][1] is None else parts[1][0] * parts[1][1].float().unsqueeze(1)
+        rounded_b, rounded_a = _decoded(store(b, a, bits), len(a))
     return (b + (rounded_b - b).detach()) @ (a + (rounded_a - a).detach())
 
 
@@ -66,6 +60,15 @@ def stored_bits(stored: dict[str, torch.Tensor], rank: int) -> int:
     """Bits that the first `rank` components take, scales included."""
     parts = {name: tensor[:, :rank] if name == "B" else tensor[:rank] for name, tensor in stored.items()}
     return 8 * sum(part.numel() * part.element_size() for part in parts.values())
+
+
+def _decoded(stored: dict[str, torch.Tensor], rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """B (out, rank) and A (rank, in) in float32 of what `store` made."""
+    b, a = stored["B"][:, :rank].float(), stored["A"][:rank].float()
+    if "B_scale" in stored:
+        b = b * stored["B_scale"][:rank].float()
+        a = a * stored["A_scale"][:rank].float().unsqueeze(1)
+    return b, a
 
 
 def _int8(components: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

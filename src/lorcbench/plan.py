@@ -77,10 +77,7 @@ def jobs(study: Study, runtime: RuntimeConfig) -> list[PlannedJob]:
     """Every job that the study's cells rest on, each once, in the order of the stages."""
     cells: dict[tuple[str, Path], list[Cell]] = {}
     for cell in study.cells:
-        folders = study.job_folders(cell)
-        if cell in study.harness:
-            folders["harness"] = Path(paths.HARNESS.format(**cell.paths(), protocol=study.eval))
-        for kind, folder in folders.items():
+        for kind, folder in {**study.job_folders(cell), **study.harness_folder(cell)}.items():
             cells.setdefault((kind, folder), []).append(cell)
     shapes = {model: Shape.of(study.model(model)) for model in {cell.model for cell in study.cells}}
     planned = []
@@ -101,7 +98,7 @@ def report(study: Study, runtime: RuntimeConfig, machine: Machine) -> tuple[str,
     known = [job.takes for job in to_do if job.takes]
     # Cores and memory are both shared: a job that needs half of either keeps half of the machine.
     share = [max(runtime.threads / machine.cores, min(1.0, takes.memory / machine.memory)) for takes in known]
-    seconds = [_START + takes.operations / (machine.rate * runtime.threads) for takes in known]
+    seconds = [_seconds(takes, runtime, machine) for takes in known]
     wall = max([sum(part * time_ for part, time_ in zip(share, seconds, strict=True)), *seconds, 0.0])
     disk = sum(takes.disk for takes in known)
     lines = [
@@ -115,7 +112,7 @@ def report(study: Study, runtime: RuntimeConfig, machine: Machine) -> tuple[str,
     counts, done = Counter(job.stage for job in planned), Counter(job.stage for job in planned if job.done)
     for stage in counts:
         takes = [job.takes for job in to_do if job.stage == stage and job.takes]
-        hours = sum(_START + one.operations / (machine.rate * runtime.threads) for one in takes) / 3600
+        hours = sum(_seconds(one, runtime, machine) for one in takes) / 3600
         peak, written = max((one.memory for one in takes), default=0), sum(one.disk for one in takes)
         lines.append(f"{stage:10}{counts[stage]:7}{done[stage]:7}{hours:10.2f}{peak / 1024:10.1f}{written / 1024:10.1f}")
     lines += ["", f"together about {_duration(wall)} here, and {disk / 1024:.1f} GiB on disk, without downloads and the page"]
@@ -143,6 +140,10 @@ def misfits(study: Study, to_do: list[PlannedJob], machine: Machine) -> list[str
     if disk > machine.disk:
         lines.append(f"disk: about {disk / 1024:.0f} GiB will be written, {machine.disk / 1024:.0f} are free")
     return lines
+
+
+def _seconds(takes: Estimate, runtime: RuntimeConfig, machine: Machine) -> float:
+    return _START + takes.operations / (machine.rate * runtime.threads)
 
 
 def _duration(seconds: float) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lorcbench.artifacts import fingerprint
+from lorcbench.claims import full_precision
 from lorcbench.formats import WeightFormat
 from lorcbench.intervals import mean_perplexity_difference, perplexity
 from lorcbench.results import CellResult, jobs
@@ -50,11 +51,7 @@ class Record:
 
 def records(study_name: str, parent_run_id: str, results: list[CellResult], resamples: int) -> dict[str, Record]:
     """What is logged of each cell, by its key; differences are to the full-precision cell of the same model."""
-    full_precision = {
-        result.cell.model: result.nll
-        for result in results
-        if (result.cell.weight, result.cell.activation, result.status) == ("w16", "a16", "ok")
-    }
+    baselines = {model: result.nll for model, result in full_precision(results).items()}
     cells = [result.cell for result in results]
     # Which calibration and which kind of LoRC is worth a word only in a study that has several.
     telling = [axis for axis in ("calibration", "lorc") if len({getattr(cell, axis) for cell in cells} - {"none"}) > 1]
@@ -67,7 +64,7 @@ def records(study_name: str, parent_run_id: str, results: list[CellResult], resa
             name=_run_name(result.cell, telling),
             status="FINISHED" if result.status == "ok" else "FAILED",
             params={axis: params[axis] for axis in differing},
-            metrics=_metrics(result, full_precision.get(result.cell.model), resamples),
+            metrics=_metrics(result, baselines.get(result.cell.model), resamples),
             tags=_tags(result, study_name, parent_run_id, sizes, left),
             datasets=_datasets(result, left),
             document=_document(result, study_name, left),

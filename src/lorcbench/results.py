@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lorcbench import config, paths
+from lorcbench import config
 from lorcbench.artifacts import read_json
 from lorcbench.formats import WeightFormat
 from lorcbench.intervals import Interval, mean_perplexity_difference, metric_difference, nll_difference, perplexity
@@ -110,14 +110,12 @@ def collect(study: Study) -> list[CellResult]:
 
 
 def _collect(study: Study, cell: Cell) -> CellResult:
-    names = {**cell.paths(), "protocol": study.eval}
     method = config.load("method", cell.method)
     result = CellResult(cell, hessian=getattr(method, "hessian", ""))
     if cell.calibration != "none":
         result.seed = config.load("calibration", cell.calibration).seed
     folders = study.job_folders(cell)
-    measured_too = {"harness": Path(paths.HARNESS.format(**names))} if cell in study.harness else {}
-    result.folders = {**folders, **measured_too}
+    result.folders = {**folders, **study.harness_folder(cell)}
     checkpoint = _read(folders["checkpoint"], "checkpoint")
     result.family = checkpoint["family"] if checkpoint else study.model(cell.model).family or ""
     result.standin = study.model(cell.model).source == "standin"
@@ -140,7 +138,7 @@ def _collect(study: Study, cell: Cell) -> CellResult:
     result.seconds = round(sum(run["seconds"] for run in runs), 3)
     result.peak_rss_mib = max((run["peak_rss_mib"] for run in runs), default=None)
     if cell in study.harness:
-        harness = _read(Path(paths.HARNESS.format(**names)), "harness") or {"variants": {}}
+        harness = _read(result.folders["harness"], "harness") or {"variants": {}}
         nothing = {"metrics": {}, "documents": {}, "tasks": {}, "prefix_token": {"text": ""}}
         measured = harness["variants"].get(cell.variant, nothing)
         result.harness, result.documents, result.tasks = measured["metrics"], measured["documents"], measured["tasks"]
@@ -265,13 +263,10 @@ def jobs(results: list[CellResult]) -> dict[Path, dict]:
     return found
 
 
-def run_records(study: Study) -> list[Path]:
-    """The run records of every job that the study's cells rest on, each once, in the order of the stages."""
+def run_records(results: list[CellResult]) -> list[Path]:
+    """The run records of every job that the cells rest on, each once, in the order of the stages."""
     found: dict[str, dict[Path, None]] = {}
-    for cell in study.cells:
-        folders = study.job_folders(cell)
-        if cell in study.harness:
-            folders["harness"] = Path(paths.HARNESS.format(**cell.paths(), protocol=study.eval))
-        for stage, folder in folders.items():
+    for result in results:
+        for stage, folder in result.folders.items():
             found.setdefault(stage, {})[folder / "run.json"] = None
     return [path for records in found.values() for path in records if path.is_file()]

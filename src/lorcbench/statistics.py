@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from scipy.linalg import blas
@@ -50,13 +52,14 @@ def to_triangle(matrix: torch.Tensor) -> torch.Tensor:
     return torch.cat([matrix[row, : row + 1] for row in range(len(matrix))])
 
 
-def from_triangle(triangle: torch.Tensor, width: int) -> torch.Tensor:
+def from_triangle(triangle: torch.Tensor) -> torch.Tensor:
     """The symmetric (n, n) matrix whose lower triangle is the vector `triangle`."""
-    return _symmetric(lower_from_triangle(triangle, width))
+    return _symmetric(lower_from_triangle(triangle))
 
 
-def lower_from_triangle(triangle: torch.Tensor, width: int) -> torch.Tensor:
-    """The lower triangular (n, n) matrix whose rows are in the vector `triangle`."""
+def lower_from_triangle(triangle: torch.Tensor) -> torch.Tensor:
+    """The lower triangular (n, n) matrix whose rows are in the vector `triangle` of n (n + 1) / 2."""
+    width = (math.isqrt(8 * len(triangle) + 1) - 1) // 2
     matrix = np.zeros((width, width), dtype=triangle.numpy().dtype)
     start = 0
     for row in range(width):

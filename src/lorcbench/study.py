@@ -99,6 +99,11 @@ class Study:
         folders |= {"evaluation": paths.EVALUATION}
         return {kind: Path(pattern.format(**names)) for kind, pattern in folders.items()}
 
+    def harness_folder(self, cell: Cell) -> dict[str, Path]:
+        """The folder of the job in which lm-eval measures a cell, if it does."""
+        folder = Path(paths.HARNESS.format(**cell.paths(), protocol=self.eval))
+        return {"harness": folder} if cell in self.harness else {}
+
     def model(self, name: str) -> ModelConfig:
         """The model's config, a folder given on the command line included."""
         if name in self.folders:

@@ -39,7 +39,6 @@ class WarmProcess:
     def __init__(self, threads: int) -> None:
         self._folder = tempfile.mkdtemp(prefix="lorcbench-")  # nobody else's, and short: socket addresses end at 108 bytes
         address = str(Path(self._folder) / "warm")
-        let_threads_sleep()
         environment = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))}
         command = [sys.executable, "-m", "lorcbench.warm", address]
         self._process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
@@ -74,6 +73,7 @@ def hand_over() -> None:
 
 def _serve(address: str) -> None:
     die_with_parent()
+    let_threads_sleep()
     listener = socket.socket(socket.AF_UNIX)
     _import_everything()
     listener.bind(address)

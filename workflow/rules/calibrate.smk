@@ -46,8 +46,7 @@ rule calibrate:
 
 rule factor:
     input:
-        checkpoint=paths.result(paths.CHECKPOINT),
-        statistics=paths.result(paths.STATISTICS),
+        paths.result(paths.STATISTICS),
     output:
         result=paths.result(paths.HESSIAN_FACTORS),
         run=paths.run(paths.HESSIAN_FACTORS),

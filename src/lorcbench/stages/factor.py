@@ -6,9 +6,8 @@ from pathlib import Path
 
 import torch
 
-from lorcbench import hessians, inputs, paths
+from lorcbench import hessians, paths
 from lorcbench.artifacts import Shards, finished_shard, write_shard
-from lorcbench.checkpoint import Checkpoint
 from lorcbench.job import Job, input_digest, run, shard_identity
 from lorcbench.methods import gptq
 from lorcbench.statistics import from_triangle
@@ -23,22 +22,21 @@ def main(job: Job) -> None:
     sources = {"statistics": input_digest(Path(paths.STATISTICS.format(**job.names)), "statistics")}
     identity = job.identity({"damp": damp, "order": order}, sources)
     mark, shards, damps = shard_identity(identity), [], []
-    checkpoint = Checkpoint(inputs.checkpoint_folder(job.names))
     statistics = Shards(Path(paths.STATISTICS.format(**job.names)) / "result.json", "statistics")
-    for index in range(checkpoint.depth):
+    depth = len(statistics.result["shards"])
+    for index in range(depth):
         file = f"block{index:03d}.safetensors"
         finished = finished_shard(folder / file, mark)
         if finished is None:
             tensors, notes = {}, {}
-            widths = {name: weight.shape[1] for name, weight in checkpoint.linears(index).items()}
             for name, triangle in statistics.block(index).items():
-                prepared = gptq.prepare(from_triangle(triangle, widths[name]), settings)
+                prepared = gptq.prepare(from_triangle(triangle), settings)
                 tensors |= {f"{name}.{part}": tensor for part, tensor in hessians.to_stored(prepared).items()}
                 notes[name] = prepared.factor.damp
             finished = write_shard(folder / file, tensors, mark, notes), notes
         shards.append({"file": file, "sha256": finished[0]})
         damps.append(finished[1])
-        job.progress(index + 1, checkpoint.depth, "block")
+        job.progress(index + 1, depth, "block")
     job.finish("hessians", identity, {"shards": shards, "damps": damps})
 
 

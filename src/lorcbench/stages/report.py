@@ -44,7 +44,7 @@ def main(job: Job) -> None:
     write_text(folder / "claims.json", json.dumps([vars(verdict) for verdict in verdicts], indent=1) + "\n")
     drawn = figures.draw(with_derived, folder / "figures", compared)
     ordered, imported = scorecard.orderings(compared), _imported(folder)
-    html = render(expanded, with_derived, verdicts, drawn, folder, _stages(expanded), compared, ordered, ranked, imported)
+    html = render(expanded, with_derived, verdicts, drawn, folder, _stages(found), compared, ordered, ranked, imported)
     write_text(folder / "report.html", html)
     if imported:
         _attach(job, imported, [folder / name for name in ATTACHED])
@@ -83,10 +83,10 @@ def _csv(columns: tuple[str, ...], table: list[dict]) -> str:
     return text.getvalue()
 
 
-def _stages(expanded: study.Study) -> list[dict]:
+def _stages(found: list[results.CellResult]) -> list[dict]:
     """Jobs, seconds and largest memory of every stage that the study's cells rest on."""
     runs: dict[str, dict[Path, dict]] = {}
-    for path in results.run_records(expanded):
+    for path in results.run_records(found):
         record = read_json(path, "run")
         runs.setdefault(record["stage"], {})[path] = record
     return [
