@@ -102,6 +102,19 @@ def test_what_linears_see_is_observed_without_computing_the_last_of_them(tmp_pat
     assert torch.equal(after, seen[0][1])
 
 
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_a_second_thread_sums_to_the_same_bits_though_hidden_states_are_overwritten(tmp_path, kind):
+    walk, tokens = walk_of(tiny.checkpoint(tmp_path, kind)), tiny.windows(40, LENGTH)
+    seen = []
+    for beside in (False, True):
+        hidden = walk.embed(tokens)
+        with walk.block(0) as block, observed(block, walk.architecture, beside=beside) as moments:
+            walk.advance(block, hidden)
+        seen.append((moments, hidden))
+    assert all(torch.equal(seen[0][0][name].mean(), seen[1][0][name].mean()) for name in seen[0][0])
+    assert torch.equal(seen[0][1], seen[1][1])
+
+
 @pytest.mark.parametrize("kind", tiny.TIED)
 def test_base_only_and_sharded_checkpoints_score_the_same(tmp_path, kind):
     made, tokens = tiny.model(kind), tiny.windows(3, LENGTH)

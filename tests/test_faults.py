@@ -11,13 +11,14 @@ import random
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from runs import command, digests, snakemake, stages_in, wait_for
+from runs import RUN_RECORDS, command, digests, snakemake, stages_in, wait_for
 
 pytestmark = pytest.mark.faults
 
@@ -75,24 +76,33 @@ def test_killed_at_random_moments_the_same_command_ends_with_the_same_bytes(copy
 
 
 OPT = ["model=opt-standin-xs"]
+BLOOM = ["model=bloom-standin-xs", "calibration=stdlib"]
 RTN = [*OPT, "method=rtn", "weight=w2-asym-row"]
 COMMANDS = {
     "text": ["text=stdlib"],
+    "prepare": OPT,
     "tokens": [*OPT, "eval=stdlib"],
-    "calibrate": ["model=bloom-standin-xs", "calibration=stdlib"],
+    "calibrate": BLOOM,
+    "factor": [*BLOOM, "damp=0.01", "order=natural"],
     "quantize": RTN,
     "lorc": [*RTN, "lorc=plain-int8", "cap=32"],
     "evaluate": [*RTN, "eval=stdlib", "variants=[r0,plain-int8/r4]"],
     "harness": [*OPT, "eval=stdlib", "variants=[r0]"],
 }
-MAKES = {"text": "text", "tokens": "tokens/opt-standin-xs", "calibrate": "calibration/bloom-standin-xs/stdlib/statistics"}
+MAKES = {"text": "text", "prepare": "checkpoint/opt-standin-xs", "tokens": "tokens/opt-standin-xs"}
+MAKES |= {
+    name: f"calibration/bloom-standin-xs/stdlib/{made}" for name, made in (("calibrate", "statistics"), ("factor", "hessians"))
+}
 MAKES |= {name: f"{name}/opt-standin-xs/rtn" for name in ("quantize", "lorc", "evaluate")}
 MAKES["harness"] = "harness/opt-standin-xs"
 
 
-def stage(folder: Path, name: str, **environment: str) -> subprocess.CompletedProcess:
+FULL = ("No space left on device", "StorageFull", "code: 28")  # as Python, safetensors and tokenizers say it
+
+
+def stage(folder: Path, name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """A stage by hand."""
-    line = [sys.executable, "-m", f"lorcbench.stages.{name}", *COMMANDS[name]]
+    line = [sys.executable, "-m", f"lorcbench.stages.{name}", *arguments]
     return subprocess.run(
         line, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=300
     )
@@ -137,16 +147,59 @@ def test_a_full_disk_is_said_in_one_line_leaves_nothing_half_written_and_is_no_e
     whole = {path: expected[path] for path in digests(folder)}
     for free in (0, 16_384):
         leave(free)
-        said = one_line(stage(folder, name))
-        assert "No space left on device" in said or "StorageFull" in said or "code: 28" in said
+        said = one_line(stage(folder, name, *COMMANDS[name]))
+        assert any(words in said for words in FULL)
         left = digests(folder)
         assert all(expected[path] == digest for path, digest in left.items()), "a file is there whole, or not at all"
         assert not list(made.rglob("*.tmp"))
     assert whole.items() <= digests(folder).items()
     (folder / "filler").unlink()
-    done = stage(folder, name)
+    done = stage(folder, name, *COMMANDS[name])
     assert done.returncode == 0, done.stderr
     assert digests(folder) == expected
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["imported before", "never imported"])
+def test_a_full_disk_breaks_no_tracking_store(kept, small_disk):
+    folder, leave = small_disk
+    store, result = folder / "results/mlflow.db", folder / "results/smoke/track/result.json"
+    if not kept:
+        store.unlink()
+    for free in (0, 16_384, 300_000):
+        result.unlink(missing_ok=True)
+        leave(free)
+        said = one_line(stage(folder, "track", "study=smoke")) if free < 100_000 or not kept else ""
+        assert not said or any(words in said for words in (*FULL, "disk is full"))
+        assert result.is_file() == (said == "")
+    (folder / "filler").unlink()
+    done = stage(folder, "track", "study=smoke")
+    assert done.returncode == 0, done.stderr
+    with sqlite3.connect(store) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        living = "SELECT count(*) FROM runs WHERE lifecycle_stage = 'active'"
+        assert connection.execute(living).fetchone() == (9,)  # of the eight cells, and the study's
+
+
+def test_a_full_disk_leaves_no_half_of_a_page_a_table_or_a_figure(small_disk):
+    folder, leave = small_disk
+    shown = folder / "results/smoke"
+
+    def views() -> dict[str, bytes]:
+        files = [path for path in shown.rglob("*") if path.suffix in (".csv", ".svg", ".png", ".json", ".html")]
+        return {str(path.relative_to(shown)): path.read_bytes() for path in files if path.name not in RUN_RECORDS}
+
+    expected = views()
+    for free in (0, 16_384, 300_000):
+        for path in (*shown.glob("*.*"), *shown.glob("figures/*")):
+            path.unlink()
+        leave(free)
+        assert any(words in one_line(stage(folder, "report", "study=smoke")) for words in FULL)
+        assert views().items() <= expected.items()
+        assert not list(folder.rglob("*.tmp"))
+    (folder / "filler").unlink()
+    done = stage(folder, "report", "study=smoke")
+    assert done.returncode == 0, done.stderr
+    assert views() == expected
 
 
 def read_everything(folder: Path) -> None:
@@ -233,6 +286,21 @@ def test_without_its_tracking_server_a_study_keeps_its_results_and_is_imported_l
     assert json.loads((copy / "results/smoke/track/result.json").read_text())["cells"] == 8
 
 
+HUB = {"prepare": ("model=opt-125m", "facebook/opt-125m"), "text": ("text=wikitext2-test", "Salesforce/wikitext")}
+
+
+# The client asks a silent hub for a text again and again, and says so, for eight minutes; that is left to it.
+@pytest.mark.parametrize(("name", "kind"), [("prepare", "gone"), ("prepare", "silent"), ("text", "gone")])
+def test_a_hub_that_is_gone_or_never_answers_is_said_in_one_line_with_the_mend(name, kind, tmp_path, silent_server):
+    address = silent_server if kind == "silent" else "http://127.0.0.1:9"
+    argument, repository = HUB[name]
+    online = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
+    said = one_line(stage(tmp_path, name, argument, **online))
+    assert f"{repository} " in said and "cannot be downloaded" in said
+    assert "runtime.data_dir" in said if name == "text" else "model_path" in said
+    assert {path.name for path in (tmp_path / "results").rglob("*") if path.is_file()} == {"log.txt", "failed.json"}
+
+
 def test_a_results_folder_that_cannot_be_written_is_said_before_the_first_job(copy):
     shutil.rmtree(copy / "results/smoke")
     folder = copy / "results"
@@ -264,6 +332,23 @@ def test_one_core_and_two_make_the_same_bytes(copy):
     expected = digests(copy)
     forget(copy, *MADE)
     done = snakemake(copy, "--cores", "1", *SMOKE)
+    assert done.returncode == 0, done.stdout
+    assert digests(copy) == expected
+
+
+def test_of_two_users_who_start_at_once_one_is_told_to_wait(copy):
+    expected = digests(copy)
+    forget(copy, *MADE)
+    others = ("--config", "study=smoke", "overrides=study.ranks=[0]")
+    started = [
+        subprocess.Popen(command(*arguments), cwd=copy, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for arguments in (SMOKE, SMOKE, others)
+    ]
+    said = [(run.communicate()[0], run.returncode) for run in started]
+    refused = [text for text, code in said if code]
+    assert len(refused) == 2
+    assert all("another run is using this results folder" in text and "Traceback" not in text for text in refused)
+    done = snakemake(copy, *SMOKE)
     assert done.returncode == 0, done.stdout
     assert digests(copy) == expected
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lorcbench import config, harness, intervals, job, paths
 from lorcbench.harness import HarnessError
+from lorcbench.hub import HubError
 from lorcbench.stages import task as task_stage
 from lorcbench.texts import TextError
 
@@ -141,7 +142,7 @@ def test_documents_that_lm_eval_would_misread_are_refused():
 
 
 def test_an_offline_hub_says_what_to_do():
-    said = refusal(lambda: staged("piqa"))
+    said = refusal(lambda: staged("piqa"), HubError)
     assert said.startswith("task piqa: baber/piqa cannot be downloaded (ConnectionError)")
     assert "put its validation split at lm-eval/piqa*" in said
 

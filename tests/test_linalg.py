@@ -149,6 +149,17 @@ def test_the_krylov_svd_of_a_matrix_of_low_rank_is_exact(true_rank):
     assert left == pytest.approx(float(matrix.square().sum() - best), rel=1e-3, abs=1e-5 * float(best))
 
 
+@pytest.mark.parametrize("equal", [3, 10, 60])
+def test_the_krylov_svd_finds_all_singular_values_that_are_equal(equal):
+    generator = torch.Generator().manual_seed(3)
+    u, _ = torch.linalg.qr(torch.randn(200, 200, generator=generator))
+    v, _ = torch.linalg.qr(torch.randn(300, 200, generator=generator))
+    values = torch.full((200,), 0.5)
+    values[:equal] = 1.0
+    found = truncated_svd(u * values @ v.T, 10, exact=False)[1]
+    torch.testing.assert_close(found, values[:10], rtol=1e-4, atol=0)
+
+
 def test_a_matrix_that_is_small_for_its_rank_is_decomposed_exactly_either_way():
     matrix = flat((64, 80))
     assert torch.equal(truncated_svd(matrix, 8, exact=False)[1], truncated_svd(matrix, 8)[1])

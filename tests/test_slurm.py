@@ -130,12 +130,14 @@ def finished(runs, cluster):
         "cancelled": runs.start("cancelled", *SHORT),
         "memory": runs.start("memory", *SHORT, *memory),
         "node": runs.start("node", *SHORT, "--default-resources", "slurm_partition=doomed", "mem_mb=2000", "runtime=60"),
+        "time": runs.start("time", *SHORT, "--set-resources", "quantize:runtime=attempt", "lorc:runtime=attempt"),
         "killed": runs.pool.submit(killed_and_started_again, runs),
         "whole": runs.start("whole", "--config", "study=smoke"),
     }
-    fails, cancelled, node = (runs.base / name for name in ("fails-once", "cancelled", "node"))
+    fails, cancelled, node, late = (runs.base / name for name in ("fails-once", "cancelled", "node", "time"))
     disturb = [
         runs.pool.submit(lambda: os.kill(wait_for(lambda: stages_in(fails, ".lorc"), "a stage")[0], signal.SIGKILL)),
+        runs.pool.submit(lambda: os.kill(wait_for(lambda: stages_in(late, ".lorc"), "a stage")[0], signal.SIGSTOP)),
         runs.pool.submit(lambda: slurm("scancel", wait_for(lambda: job_of(cancelled), "a job"))),
         runs.pool.submit(lambda: wait_for(lambda: stages_in(node), "a stage") and take_away("n3", cluster)),
     ]
@@ -151,7 +153,7 @@ def jobs(said: str) -> list[dict[str, str]]:
     return [dict(re.findall(r"(\w+)=(\S+)", slurm("scontrol", "show", "job", number))) for number in found]
 
 
-ENDS = {"fails-once": "FAILED", "cancelled": "CANCELLED", "memory": "FAILED", "node": "NODE_FAIL"}
+ENDS = {"fails-once": "FAILED", "cancelled": "CANCELLED", "memory": "FAILED", "node": "NODE_FAIL", "time": "TIMEOUT"}
 
 
 @pytest.mark.parametrize("name", ENDS)
@@ -166,6 +168,11 @@ def test_a_job_over_its_memory_is_submitted_with_more(finished, runs):
     assert (first["MinMemoryNode"], second["MinMemoryNode"]) == ("300M", "1200M")
     log = next((runs.base / "memory/.snakemake/slurm_logs").rglob(f"{first['JobId']}.log")).read_text()
     assert "exceeded" in log
+
+
+def test_a_job_over_its_time_is_submitted_with_more(finished):
+    limits = [job["TimeLimit"] for job in jobs(finished["time"].stdout)]
+    assert limits == ["00:02:00", "00:04:00"]  # of one submission with two stages
 
 
 def test_a_job_that_lost_its_node_is_submitted_to_another(finished):

@@ -15,6 +15,7 @@ import pytest
 from lorcbench import config, job, paths, texts
 from lorcbench.checks import ConfigError
 from lorcbench.corpora import Documents
+from lorcbench.hub import HubError
 from lorcbench.protocols import TextConfig
 from lorcbench.stages import text as text_stage
 from lorcbench.stages import tokens as tokens_stage
@@ -165,7 +166,7 @@ def test_a_download_that_is_not_the_published_text_is_refused(hub, tmp_path, mon
 
 def test_an_offline_hub_says_what_to_do(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    said = one_line(lambda: staged("ptb-test"), TextError)
+    said = one_line(lambda: staged("ptb-test"), HubError)
     assert "ptb-text-only/ptb_text_only penn_treebank/test/0000.parquet at refs/convert/parquet cannot be downloaded" in said
     assert "ptb/*test*" in said and "runtime.data_dir" in said
 

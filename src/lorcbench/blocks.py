@@ -32,6 +32,7 @@ from torch.overrides import TorchFunctionMode
 from lorcbench import inputs, paths
 from lorcbench.checkpoint import Checkpoint, CheckpointError
 from lorcbench.linalg import product
+from lorcbench.process import give_back_memory
 
 _SCORED_AT_ONCE = 512  # tokens whose logits exist together: a vocabulary of 250,880 makes 0.5 GB of them
 
@@ -203,6 +204,7 @@ class BlockWalk:
             yield block
         finally:
             block.to("meta")
+            give_back_memory()
 
     def forward(
         self, block: nn.Module, hidden: torch.Tensor, parameters: dict[str, torch.Tensor] | None = None

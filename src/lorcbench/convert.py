@@ -30,7 +30,8 @@ def to_safetensors(source: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in (path for pattern in _BESIDE_WEIGHTS for path in source.glob(pattern)):
         if not path.name.endswith(".bin.index.json"):
-            shutil.copyfile(path, folder / path.name)
+            with replacing(folder / path.name) as temporary:
+                shutil.copyfile(path, temporary)
     weight_map = {}
     for shard in shards:
         target = folder / f"{shard.stem}.safetensors"

@@ -146,6 +146,7 @@ def _calibrate(stage: str, shape: Shape, names: dict[str, str], runtime: Runtime
     settings: CalibrationConfig = config.load("calibration", names["calibration"])
     tokens = settings.n_samples * settings.length
     memory = _walk(shape, tokens, settings.dtype, runtime) + shape.squares * 4 + 2 * shape.ffn**2 * 4
+    memory += 3 * runtime.batch_tokens * shape.ffn * 4  # inputs that wait for the second thread
     return Estimate(_MODEL + memory / MIB, shape.forward(tokens) + shape.layers * shape.squares * tokens, disk)
 
 

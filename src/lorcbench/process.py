@@ -14,6 +14,17 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
 
 
+def give_back_memory() -> None:
+    """Return to the kernel what has been freed; call it after every block of a walk.
+
+    The C library keeps matrices of up to 32 MB for later, in pieces that the next ones do not fit: without this the memory of a
+    walk was measured to grow by 54 MB with every block of OPT-1.3b.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+
+
 def let_threads_sleep() -> None:
     """Have idle threads of the numerical libraries sleep instead of spin; call it before any of them is loaded.
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 
 import numpy as np
 import torch
-from scipy.linalg import blas
+from numba.extending import get_cython_function_address
 
 _ROWS_AT_ONCE = 512
+# Not by SciPy's own wrapper, which keeps every other thread of Python waiting: see `lorcbench.observe`.
+_SSYRK = ctypes.CFUNCTYPE(None, *10 * [ctypes.c_void_p])(get_cython_function_address("scipy.linalg.cython_blas", "ssyrk"))
 
 
 class SecondMoment:
@@ -25,9 +28,7 @@ class SecondMoment:
         """Add inputs (…, width): all but the last axis are tokens."""
         rows = x.reshape(-1, x.shape[-1])
         if not rows.is_cuda:
-            # A symmetric rank-k update: half the work of a product. It writes the lower triangle alone (the upper one of the
-            # transpose, in which LAPACK's order of elements sees a row-major matrix).
-            blas.ssyrk(1.0, rows.float().numpy().T, beta=1.0, c=self.sum.numpy().T, lower=0, overwrite_c=1)
+            _add_gram(rows.float().contiguous(), self.sum)
         elif rows.dtype != torch.float32:
             # Products of 16-bit numbers are exact in float32, so the tensor cores lose nothing that float32 would keep.
             self.sum += torch.mm(rows.T, rows, out_dtype=torch.float32)
@@ -45,6 +46,14 @@ class SecondMoment:
             raise ValueError("no calibration token reached this linear")
         mean = self.sum / self.tokens
         return mean if mean.is_cuda else _symmetric(mean)
+
+
+def _add_gram(rows: torch.Tensor, total: torch.Tensor) -> None:
+    """Add the lower triangle of XᵀX to that of `total` (n, n), for rows X (k, n): half the work of a product."""
+    tokens, width = (ctypes.byref(ctypes.c_int(size)) for size in rows.shape)
+    one = ctypes.byref(ctypes.c_float(1.0))
+    # BLAS counts columns first: it sees Xᵀ (n, k), and the lower triangle as the upper one.
+    _SSYRK(b"U", b"N", width, tokens, one, rows.data_ptr(), width, one, total.data_ptr(), width)
 
 
 def to_triangle(matrix: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,7 @@ from typing import BinaryIO
 
 from lorcbench.artifacts import replacing
 from lorcbench.checks import ConfigError
+from lorcbench.hub import downloading
 from lorcbench.protocols import TextConfig
 
 _ROWS = (".parquet", ".jsonl", ".json")
@@ -56,17 +57,13 @@ def download(text: TextConfig) -> tuple[Path, str]:
     """The hub's file in the hub's own cache, and the commit that it is from.
 
     Raises:
-        TextError: the hub cannot be reached, or has no such file.
+        HubError: the hub cannot be reached, or has no such file.
     """
     from huggingface_hub import hf_hub_download
 
-    try:
+    instead = f"put a copy at {' or '.join(text.local) or 'a path of your own'} and set runtime.data_dir to that folder"
+    with downloading(f"{text.repo} {text.file} at {text.revision}", instead):
         path = Path(hf_hub_download(text.repo, text.file, repo_type="dataset", revision=text.revision))
-    except (OSError, ValueError) as error:  # of the hub's client all are one of these; the log has the rest
-        raise TextError(
-            f"{text.repo} {text.file} at {text.revision} cannot be downloaded ({type(error).__name__}); on a machine without "
-            f"the hub put a copy at {' or '.join(text.local) or 'a path of your own'} and set runtime.data_dir to that folder"
-        ) from error
     return path, path.parts[path.parts.index("snapshots") + 1]
 
 

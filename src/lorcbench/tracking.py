@@ -10,6 +10,7 @@ cell's own time is the metric ``system/seconds``.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sqlite3
@@ -131,13 +132,15 @@ def _one_line_errors(uri: str):
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
-        message = f"tracking store {uri}: {' '.join(str(error).split())[:400]}"
+        reason = str(error).partition("[SQL:")[0]
+        message = f"tracking store {uri}: {' '.join(reason.split())[:400]}"
         raise TrackingError(without_password(message)) from None
 
 
 @contextmanager
 def _settings():
     """SETTINGS, for as long as we talk to the store."""
+    logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # errors arrive as exceptions, too
     added = {name: value for name, value in SETTINGS.items() if name not in os.environ}
     os.environ.update(added)
     try:

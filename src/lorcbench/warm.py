@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pkgutil
 import runpy
 import select
 import shutil
@@ -93,10 +94,12 @@ def _import_everything() -> None:
     import torch
     from transformers import BloomForCausalLM, OPTForCausalLM  # noqa: F401
 
-    from lorcbench import blocks, corpora, perplexity, standin  # noqa: F401
+    from lorcbench import blocks, corpora, perplexity, stages, standin, versions  # noqa: F401
     from lorcbench.formats import WeightFormat
     from lorcbench.methods import gptq
 
+    for module in pkgutil.iter_modules(stages.__path__):
+        versions.code_version(module.name)  # kept for the forks: of the code that they run
     torch.set_num_threads(1)  # no thread of a pool may exist when it forks
     settings, identity = gptq.GptqSettings(), torch.eye(8)
     gptq.quantize(identity, gptq.prepare(identity, settings), WeightFormat.parse("w4-asym-row"), settings)  # compiles the sweep

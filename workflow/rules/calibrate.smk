@@ -32,7 +32,7 @@ rule calibrate:
     log:
         paths.log(paths.STATISTICS),
     priority: 80
-    threads: run.resources.threads
+    threads: run.resources.threads + 1
     resources:
         mem_mb=run.resources.memory("calibrate"),
         runtime=run.resources.minutes("calibrate"),

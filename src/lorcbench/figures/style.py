@@ -17,7 +17,7 @@ from matplotlib.axis import Axis
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from lorcbench.artifacts import write_text
+from lorcbench.artifacts import replacing, write_text
 from lorcbench.formats import WeightFormat
 from lorcbench.results import CellResult
 
@@ -186,7 +186,8 @@ def unique(names: Iterable[str]) -> list[str]:
 
 def save(fig: mpl_figure.Figure, folder: Path, figure: Figure) -> Figure:
     """Write the PNG, and the SVG with its dark scheme."""
-    fig.savefig(folder / f"{figure.stem}.png", dpi=150)
+    with replacing(folder / f"{figure.stem}.png") as temporary:
+        fig.savefig(temporary, format="png", dpi=150)
     file = io.StringIO()
     fig.savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()

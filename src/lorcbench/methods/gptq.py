@@ -128,8 +128,8 @@ def _sweep(w, upper, fmt, settings, group_of, scale, zero, static) -> torch.Tens
             found = scale_and_zero(now[:, first : first + fmt.group].unsqueeze(1), fmt)
             scale[:, group], zero[:, group] = found[0][:, 0], found[1][:, 0]
         size, columns = stop - start, slice(start, stop)
-        sweep_block(now[:, :size], inverse[:size, :size], scale, zero, group_of[columns], fmt, codes[:, columns])
-        w[:, columns] -= _decoded(codes[:, columns], scale, zero, group_of[columns])
+        rounded = sweep_block(now[:, :size], inverse[:size, :size], scale, zero, group_of[columns], fmt, codes[:, columns])
+        w[:, columns] -= rounded
         start = stop
     return codes
 
@@ -139,13 +139,10 @@ def _inverse(upper: torch.Tensor) -> torch.Tensor:
     return torch.linalg.solve_triangular(upper, torch.eye(len(upper), dtype=upper.dtype, device=upper.device), upper=True)
 
 
-def _decoded(codes, scale, zero, group_of) -> torch.Tensor:
-    """What codes (out, k) mean, given the group of each column."""
-    return (codes.float() - zero[:, group_of].float()) * scale[:, group_of].float()
-
-
-def sweep_block_reference(block, inverse, scale, zero, group_of, fmt, codes) -> None:
+def sweep_block_reference(block, inverse, scale, zero, group_of, fmt, codes) -> torch.Tensor:
     """One column block by plain tensor operations, on any device: what the compiled sweeps must equal.
+
+    Returns what the codes mean, (out, k) in float32.
 
     Args:
         block: (out, k) weights as they stand when the block starts; changed in place.
@@ -154,19 +151,22 @@ def sweep_block_reference(block, inverse, scale, zero, group_of, fmt, codes) -> 
         group_of: (k,) the group of each column.
         codes: (out, k) uint8, filled.
     """
+    meaning = torch.empty_like(block)
     one = WeightFormat(fmt.bits, fmt.symmetric, 1, fmt.convention, fmt.scale_dtype)
     for j, group in enumerate(group_of.tolist()):
         s, z = scale[:, group : group + 1], zero[:, group : group + 1]
         codes[:, j : j + 1] = encode(block[:, j : j + 1], s, z, one)
-        rounded = (codes[:, j].float() - z[:, 0]) * s[:, 0].float()
-        error = (block[:, j] - rounded) / inverse[j, j]
+        meaning[:, j] = (codes[:, j].float() - z[:, 0]) * s[:, 0].float()
+        error = (block[:, j] - meaning[:, j]) / inverse[j, j]
         block[:, j + 1 :] -= error.unsqueeze(1) * inverse[j, j + 1 :]
+    return meaning
 
 
-def _sweep_block_triton(block, inverse, scale, zero, group_of, fmt, codes) -> None:
+def _sweep_block_triton(block, inverse, scale, zero, group_of, fmt, codes) -> torch.Tensor:
     from lorcbench.methods.gptq_triton import sweep_block
 
     sweep_block(block, inverse, scale, zero, group_of, *_bounds(fmt), codes)
+    return (codes.float() - zero[:, group_of].float()) * scale[:, group_of].float()
 
 
 def _bounds(fmt: WeightFormat) -> tuple[int, int, bool]:
@@ -177,7 +177,7 @@ def _bounds(fmt: WeightFormat) -> tuple[int, int, bool]:
 _TILE = 64  # rows at a time: 128 columns of them are 32 KB, which stay in the first cache
 
 
-def _sweep_block_compiled(block, inverse, scale, zero, group_of, fmt, codes) -> None:
+def _sweep_block_compiled(block, inverse, scale, zero, group_of, fmt, codes) -> torch.Tensor:
     # Transposed, so that the innermost loops run over rows, which are independent: as wide as the processor's vectors.
     columns = np.ascontiguousarray(block.numpy().T)
     groups, group_of = np.unique(group_of.numpy(), return_inverse=True)
@@ -195,11 +195,15 @@ def _sweep_block_compiled(block, inverse, scale, zero, group_of, fmt, codes) -> 
         with ThreadPoolExecutor(len(parts)) as pool:
             list(pool.map(lambda part: _sweep_columns(*arguments, *part, *settings), parts))
     codes.copy_(torch.from_numpy(found.T))
+    return torch.from_numpy(columns.T)
 
 
 @numba.njit(cache=True, nogil=True)
 def _sweep_columns(block, scale, zero, codes, inverse, group_of, start, stop, lowest, highest, shift_first):
-    """Rows `start` to `stop` of the sweep of `block` (k, out), columns first; scale and zero are (groups of the block, out)."""
+    """Rows `start` to `stop` of the sweep of `block` (k, out), columns first; scale and zero are (groups of the block, out).
+
+    What the codes mean takes the place of the weights.
+    """
     width = block.shape[0]
     w, e = np.empty((width, _TILE), np.float32), np.empty(_TILE, np.float32)
     for first in range(start, stop, _TILE):
@@ -213,8 +217,9 @@ def _sweep_columns(block, scale, zero, codes, inverse, group_of, start, stop, lo
                 s, z = scale[group, first + row], zero[group, first + row]
                 code = np.rint((w[j, row] + z * s) / s) if shift_first else np.rint(w[j, row] / s) + z
                 code = lowest if code < lowest else highest if code > highest else code
-                codes[j, first + row] = np.uint8(code)
-                e[row] = (w[j, row] - (code - z) * s) / diagonal
+                rounded = (code - z) * s
+                codes[j, first + row], block[j, first + row] = np.uint8(code), rounded
+                e[row] = (w[j, row] - rounded) / diagonal
             for k in range(j + 1, width):
                 u = inverse[j, k]
                 for row in range(count):

@@ -10,6 +10,7 @@ from lorcbench import hessians, paths
 from lorcbench.artifacts import Shards, finished_shard, write_shard
 from lorcbench.job import Job, input_digest, run, shard_identity
 from lorcbench.methods import gptq
+from lorcbench.process import give_back_memory
 from lorcbench.statistics import from_triangle
 
 
@@ -37,6 +38,7 @@ def main(job: Job) -> None:
         shards.append({"file": file, "sha256": finished[0]})
         damps.append(finished[1])
         job.progress(index + 1, depth, "block")
+        give_back_memory()
     job.finish("hessians", identity, {"shards": shards, "damps": damps})
 
 

@@ -12,6 +12,7 @@ from lorcbench.artifacts import finished_shard, write_shard
 from lorcbench.checkpoint import Checkpoint
 from lorcbench.formats import ActivationFormat
 from lorcbench.job import Job, input_digest, run, shard_identity
+from lorcbench.process import give_back_memory
 
 # Factors as they are stored, by matrix and part, and what is said of a block: ‖E‖ / ‖W‖ of each linear; ‖E‖ and singular
 # values of every matrix decomposed; of distilled factors, how training went.
@@ -47,6 +48,7 @@ def main(job: Job) -> None:
         shards.append({"file": _file(index), "sha256": digest})
         notes.append(said)
         job.progress(index + 1, checkpoint.depth, "block")
+        give_back_memory()
     job.finish("factors", identity, {"shards": shards, **{name: [block[name] for block in notes] for name in notes[0]}})
 
 

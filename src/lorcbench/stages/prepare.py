@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
 from lorcbench import paths
-from lorcbench.artifacts import file_digest, verified
+from lorcbench.artifacts import file_digest, replacing, verified
 from lorcbench.blocks import BlockWalk
 from lorcbench.checkpoint import Checkpoint, CheckpointError
 from lorcbench.convert import to_safetensors
 from lorcbench.corpora import load_tokenizer
+from lorcbench.hub import downloading
 from lorcbench.job import Job, input_digest, run
 
 
@@ -34,7 +37,8 @@ def main(job: Job) -> None:
         with walk.block(index):
             job.progress(index + 1, walk.depth, "checked block")
     # The tokenizer as transformers makes it, for stages that tokenize without importing transformers.
-    load_tokenizer(where).backend_tokenizer.save(str(folder / paths.TOKENIZER))
+    with replacing(folder / paths.TOKENIZER) as temporary:
+        load_tokenizer(where).backend_tokenizer.save(str(temporary))
     names = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
     files = [where / name for name in names if (where / name).is_file()] + sorted(where.glob("*.safetensors"))
     payload = {
@@ -76,20 +80,29 @@ def _train(job: Job, model, folder: Path) -> tuple[dict, dict]:
     network = standin.build(model)
     standin.train(network, model.standin, streams, lambda done, total: job.progress(done, total, "step"))
     measured = standin.gate(network, streams, windows)
-    network.to(torch.float16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    for path in folder.iterdir():
-        path.chmod(0o644)  # save_pretrained writes weights that nobody else on a shared file system can read
+    with TemporaryDirectory() as written:  # save_pretrained leaves half a file where the disk is full
+        network.to(torch.float16).save_pretrained(written)
+        tokenizer.save_pretrained(written)
+        for path in sorted(Path(written).iterdir()):
+            with replacing(folder / path.name) as temporary:
+                shutil.copyfile(path, temporary)  # not its mode, with which nobody else on a shared file system could read it
     return {"text": input_digest(text, "text")}, measured
 
 
 def _download(model) -> tuple[Path, str]:
-    """The hub's files in its own cache, and the resolved revision; pickled weights where there are no safetensors."""
+    """The hub's files in its own cache, and the resolved revision; pickled weights where there are no safetensors.
+
+    Raises:
+        HubError: the hub cannot be reached, or has no such repository.
+        CheckpointError: there are no weights in it.
+    """
     from huggingface_hub import snapshot_download
 
+    instead = "name a folder that holds it, model_path=FOLDER, or fill the hub's cache before"
     for weights in ("*.safetensors", "pytorch_model*.bin"):
         patterns = ["*.json", "*.txt", "*.model", weights]
-        folder = Path(snapshot_download(model.repo, revision=model.revision, allow_patterns=patterns))
+        with downloading(f"{model.repo} at {model.revision}", instead):
+            folder = Path(snapshot_download(model.repo, revision=model.revision, allow_patterns=patterns))
         if list(folder.glob(weights)):
             return folder, folder.name
     raise CheckpointError(f"{model.repo}: no safetensors and no pytorch_model*.bin at revision {model.revision}")

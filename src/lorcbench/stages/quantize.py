@@ -22,6 +22,7 @@ from lorcbench.config import GptqMethod, ZeroQuantMethod, plain
 from lorcbench.formats import ActivationFormat, WeightFormat
 from lorcbench.inputs import TRAINED, parts_of, trained_of
 from lorcbench.job import Job, input_digest, run, shard_identity
+from lorcbench.process import give_back_memory
 from lorcbench.quantizer import Quantized, dequantize, fake_quantize_activations, from_stored, quantize, to_stored
 
 
@@ -112,6 +113,7 @@ def _store(job: Job, folder: Path, made: Iterator[BlockResult], depth: int, fmt,
         shards.append({"file": _file(index), "sha256": write_shard(folder / _file(index), tensors, mark, block.notes)})
         notes.append(block.notes)
         job.progress(index + 1, depth, "block")
+        give_back_memory()
     return shards, notes, stored_bits, weights
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lorcbench import config, harness, paths, texts
 from lorcbench.artifacts import file_digest, replacing
+from lorcbench.hub import downloading
 from lorcbench.job import Job, run
 
 
@@ -40,15 +41,11 @@ def _download(name: str, task, definition: dict, split: str):
     import datasets
 
     repo = definition["dataset_path"]
-    try:
+    instead = f"put its {split} split at {' or '.join(task.local)} and set runtime.data_dir to that folder"
+    with downloading(f"task {name}: {repo}", instead):
         return datasets.load_dataset(
             repo, definition.get("dataset_name"), split=split, **(definition.get("dataset_kwargs") or {})
         )
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise harness.HarnessError(
-            f"task {name}: {repo} cannot be downloaded ({type(error).__name__}); on a machine without the hub put its {split} "
-            f"split at {' or '.join(task.local)} and set runtime.data_dir to that folder"
-        ) from error
 
 
 if __name__ == "__main__":
