@@ -25,6 +25,8 @@ from common import ROOT, Sample, environment, interleaved, machine, measure, med
 from peers import LABELS, available, checkout, run
 from quality import standin_differences
 
+from lorcbench.process import SLEEPING
+
 TOKENS, LENGTH, SHAPE = 16 * 512, 512, "opt-125m"
 SWEEP = [f"w{bits}-sym-{group}" for bits in (2, 3, 4) for group in ("row", "g256", "g128", "g64")]
 RANKS = [0, 4, 8, 16]
@@ -154,10 +156,11 @@ def sides_of(given, what: str, sides: dict[str, str]) -> dict[str, list[Sample]]
     options += ["--gptq", str(given.gptq)] if given.gptq else []
     variables = environment(given.threads)
     measure([*command, "problems", *options], variables)
+    asleep = {**variables, **SLEEPING}  # as in our stages; others were measured to be slower with it
     runs = {}
     for label, side in sides.items():
         out = ["--out", str(given.bench / "problems" / f"{what}-{side}.safetensors")] if what == "solve" else []
-        runs[label] = partial(measure, [*command, side, *options, *out], variables)
+        runs[label] = partial(measure, [*command, side, *options, *out], asleep if side == "ours" else variables)
     return interleaved(runs, given.repeats)
 
 

@@ -5,6 +5,10 @@ import os
 import signal
 import sys
 
+# Bytes above those after the first block at which memory is given back: it costs time to get it again.
+_KEPT = 64 << 20
+_resident: int | None = None
+SLEEPING = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_THREAD_TIMEOUT": "4"}  # the latter: 2^4 rounds
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -15,13 +19,18 @@ def die_with_parent() -> None:
 
 
 def give_back_memory() -> None:
-    """Return to the kernel what has been freed; call it after every block of a walk.
+    """Return to the kernel what has been freed, if it has become much; call it after every block of a walk.
 
     The C library keeps matrices of up to 32 MB for later, in pieces that the next ones do not fit: without this the memory of a
     walk was measured to grow by 54 MB with every block of OPT-1.3b.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
-    if trim is not None:
+    import psutil  # here: every command of a stage imports this module, and hands over to the warm process
+
+    global _resident
+    now = psutil.Process().memory_info().rss
+    if _resident is None:
+        _resident = now
+    elif now > _resident + _KEPT and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # glibc's
         trim(0)
 
 
@@ -31,5 +40,5 @@ def let_threads_sleep() -> None:
     PyTorch and NumPy bring a pool each. With more than one kernel thread the idle pool's spinning takes the cores from the
     other: GPTQ with two threads on two cores took more than twice as long. A setting of the user's stays.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # 2^4 rounds
+    for name, value in SLEEPING.items():
+        os.environ.setdefault(name, value)
