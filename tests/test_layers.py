@@ -16,7 +16,7 @@ PACKAGE = Path(lorcbench.__file__).parent
 
 # A module imports its own layer or those before it. The reporting side stands apart: it reads artifacts only.
 LAYERS = (
-    {"formats", "published", "quantizer", "linalg", "artifacts", "intervals", "paths", "process", "versions"}
+    {"formats", "published", "quantizer", "linalg", "artifacts", "intervals", "paths", "process", "versions", "hub"}
     | {"checks", "protocols", "recipes", "config", "rehearsal", "study", "estimate", "plan"},
     {"statistics", "methods", "methods.gptq", "methods.gptq_triton", "methods.zeroquant", "lorc"},
     {"architectures", "checkpoint", "convert"},

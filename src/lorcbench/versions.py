@@ -17,6 +17,11 @@ def code_version(stage: str) -> str:
     return hashlib.sha256(repr(digests).encode()).hexdigest()[:16]
 
 
+def code_versions() -> dict[str, str]:
+    """`code_version` of every stage."""
+    return {file.stem: code_version(file.stem) for file in sorted((_ROOT / "stages").glob("[a-z]*.py"))}
+
+
 def imported(module: str) -> set[str]:
     """`module` and every module of this package that it imports, directly or not."""
     found, waiting = set(), [module]

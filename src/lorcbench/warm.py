@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pkgutil
 import runpy
 import select
 import shutil
@@ -94,12 +93,11 @@ def _import_everything() -> None:
     import torch
     from transformers import BloomForCausalLM, OPTForCausalLM  # noqa: F401
 
-    from lorcbench import blocks, corpora, perplexity, stages, standin, versions  # noqa: F401
+    from lorcbench import blocks, corpora, perplexity, standin, versions  # noqa: F401
     from lorcbench.formats import WeightFormat
     from lorcbench.methods import gptq
 
-    for module in pkgutil.iter_modules(stages.__path__):
-        versions.code_version(module.name)  # kept for the forks: of the code that they run
+    versions.code_versions()  # kept for the forks
     torch.set_num_threads(1)  # no thread of a pool may exist when it forks
     settings, identity = gptq.GptqSettings(), torch.eye(8)
     gptq.quantize(identity, gptq.prepare(identity, settings), WeightFormat.parse("w4-asym-row"), settings)  # compiles the sweep
