@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from lorcbench import config, paths
 from lorcbench.artifacts import fingerprint, read_json, remove_leftovers, write_json, write_text
-from lorcbench.process import die_with_parent
+from lorcbench.process import PARENT, die_with_parent
 from lorcbench.versions import code_version
 
 _GROUPS = ("model", "method", "calibration", "lorc", "eval", "text", "task")
@@ -183,8 +183,8 @@ def shard_identity(identity: dict) -> str:
 
 def run(stage: str, work: Callable[[Job], None]) -> None:
     """Run a stage as a process: exit code 0, or 1 with a failure record, or 2 for a configuration that makes no sense."""
-    if os.environ.get("LORCBENCH_JOB"):
-        die_with_parent()  # so that no orphan of a killed workflow goes on writing
+    if parent := os.environ.get(PARENT):
+        die_with_parent(int(parent))  # so that no orphan of a killed workflow goes on writing
     try:
         job = Job(stage, sys.argv[1:])
         threads = str(job.threads)

@@ -9,6 +9,7 @@ from scipy.linalg import lapack
 
 # What a Hessian that is not positive definite is tried with next, as multiples of the configured damping.
 DAMPING_LADDER = (1.0, 10.0, 100.0, 1000.0)
+_MOVED_AT_ONCE = 1 << 20  # entries
 # A Krylov space pays only while it is much smaller than the matrix: below so many times the rank the full SVD is as fast.
 _EXACT_BELOW = 16
 # A Krylov space grows until what is to come would add less than this share of the energy found.
@@ -57,7 +58,8 @@ def hessian_factor(hessian: torch.Tensor, damp: float) -> HessianFactor:
         reversed_.diagonal().add_(dead.flip(0).to(reversed_) + step * damp * scale)
         lower = _cholesky(reversed_)
         if lower is not None:
-            return HessianFactor(lower.flip(0, 1), step * damp, dead)
+            _reverse(lower)
+            return HessianFactor(lower, step * damp, dead)
         if damp == 0:
             break
     raise ArithmeticError(f"the Hessian is not positive definite, even damped by {step * damp:g} of its mean diagonal")
@@ -73,6 +75,17 @@ def _cholesky(matrix: torch.Tensor) -> torch.Tensor | None:
     # The transpose of a row-major matrix is the column-major one that LAPACK wants, without a copy.
     upper, info = potrf(matrix.numpy().T, lower=0, clean=1, overwrite_a=1)
     return torch.from_numpy(upper.T) if info == 0 else None
+
+
+def _reverse(matrix: torch.Tensor) -> None:
+    """Turn both axes of a contiguous matrix around, in place: a third copy of the largest Hessian would be a walk's peak."""
+    entries = matrix.view(-1)
+    for start in range(0, len(entries) // 2, _MOVED_AT_ONCE):
+        stop = min(start + _MOVED_AT_ONCE, len(entries) // 2)
+        front, back = entries[start:stop], entries[len(entries) - stop : len(entries) - start]
+        turned = front.flip(0)
+        front.copy_(back.flip(0))
+        back.copy_(turned)
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

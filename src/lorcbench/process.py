@@ -12,10 +12,19 @@ SLEEPING = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_THREAD_TIMEOUT": "4"}  # the
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends, however that comes about."""
+# Environment variable: the process that starts a workflow's stages.
+PARENT = "LORCBENCH_JOB"
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to end this process when its parent, the process `parent`, ends, however that comes about.
+
+    Where it has ended already, this process ends here: the kernel would wait for the end of who has adopted it.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        if os.getppid() != parent and not os.path.exists(f"/proc/{parent}"):
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def give_back_memory() -> None:

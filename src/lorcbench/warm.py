@@ -26,7 +26,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lorcbench.process import die_with_parent, let_threads_sleep
+from lorcbench.process import PARENT, die_with_parent, let_threads_sleep
 
 VARIABLE = "LORCBENCH_WARM"  # environment variable: the socket of a warm process
 _PREFIX = "lorcbench.stages."
@@ -58,13 +58,13 @@ def hand_over() -> None:
     address = os.environ.get(VARIABLE)
     if not address or not stage.startswith(_PREFIX):
         return
-    die_with_parent()
+    die_with_parent(int(os.environ[PARENT]))
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.connect(address)
     except OSError:  # not ready yet, or gone
         return
-    environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    environment = {name: value for name, value in os.environ.items() if name not in (VARIABLE, PARENT)}
     request = {"stage": stage, "arguments": sys.orig_argv[3:], "folder": os.getcwd(), "environment": environment}
     socket.send_fds(connection, [json.dumps(request).encode()], [0, 1, 2])
     code = connection.recv(1)
@@ -72,7 +72,7 @@ def hand_over() -> None:
 
 
 def _serve(address: str) -> None:
-    die_with_parent()
+    die_with_parent(int(os.environ[PARENT]))
     let_threads_sleep()
     listener = socket.socket(socket.AF_UNIX)
     _import_everything()
@@ -106,9 +106,9 @@ def _import_everything() -> None:
 def _supervise(connection: socket.socket) -> None:
     """Run one stage in a fork; send its exit code, or kill it when its command has gone."""
     data, descriptors, _, _ = socket.recv_fds(connection, _REQUEST_BYTES, 3)
-    stage = os.fork()
+    supervisor, stage = os.getpid(), os.fork()
     if stage == 0:
-        die_with_parent()
+        die_with_parent(supervisor)
         connection.close()
         _run(json.loads(data), descriptors)
     for descriptor in descriptors:

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from lorcbench import config, paths, study, texts, warm
 from lorcbench.artifacts import canonical
 from lorcbench.config import RUNTIME_VARIABLE, ConfigError
+from lorcbench.process import PARENT
 from lorcbench.resources import Resources
 from lorcbench.study import Cell
 from lorcbench.versions import code_version
@@ -39,7 +40,7 @@ class Workflow:
     def __init__(self, settings: dict) -> None:
         # `.venv/bin/snakemake` works without activation: stages run in the interpreter that runs the workflow.
         os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
-        os.environ["LORCBENCH_JOB"] = "1"
+        os.environ[PARENT] = str(os.getpid())
         overrides = _overrides(settings)
         self.study = study.load(str(settings.get("study", "demo")), overrides, settings.get("model_path"))
         runtime = [part for part in overrides if part.startswith("runtime.")]
