@@ -203,4 +203,6 @@ def test_the_warm_process_is_for_local_runs_only(finished):
 
 
 def test_nothing_is_left_on_the_cluster(finished):
-    wait_for(lambda: not slurm("squeue", "--noheader", "--states=running,pending"), "the end of every job")
+    waiting = ("squeue", "--noheader", "--states=running,pending")
+    wait_for(lambda: not slurm(*waiting), "the end of every job")
+    assert slurm(*waiting) == ""
