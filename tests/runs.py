@@ -38,6 +38,28 @@ def snakemake(folder: Path, *arguments: str, limit: float = 600, **environment: 
     )
 
 
+def stage(folder: Path, name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """A stage by hand."""
+    line = [sys.executable, "-m", f"lorcbench.stages.{name}", *arguments]
+    return subprocess.run(
+        line, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def online(address: str, folder: Path) -> dict[str, str]:
+    """The environment of a machine for which the hub is at `address`, and which has downloaded nothing yet."""
+    home = str(folder / "home")
+    return {"HF_ENDPOINT": address, "HF_HOME": home, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+def one_line(done: subprocess.CompletedProcess) -> str:
+    """The line with which a stage failed; there is no traceback beside it."""
+    assert done.returncode != 0
+    assert "Traceback" not in done.stdout + done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if " failed: " in line]
+    return line
+
+
 def digests(folder: Path, *parts: str) -> dict[str, str]:
     """Every deterministic file of the cache, or of the named parts of it, by path."""
     cache = folder / "results" / "cache"

@@ -13,12 +13,11 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from runs import RUN_RECORDS, command, digests, snakemake, stages_in, wait_for
+from runs import RUN_RECORDS, command, digests, one_line, online, snakemake, stage, stages_in, wait_for
 
 pytestmark = pytest.mark.faults
 
@@ -98,21 +97,6 @@ MAKES["harness"] = "harness/opt-standin-xs"
 
 
 FULL = ("No space left on device", "StorageFull", "code: 28")  # as Python, safetensors and tokenizers say it
-
-
-def stage(folder: Path, name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    """A stage by hand."""
-    line = [sys.executable, "-m", f"lorcbench.stages.{name}", *arguments]
-    return subprocess.run(
-        line, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=300
-    )
-
-
-def one_line(done: subprocess.CompletedProcess) -> str:
-    assert done.returncode != 0
-    assert "Traceback" not in done.stdout + done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if " failed: " in line]
-    return line
 
 
 @pytest.fixture
@@ -295,8 +279,7 @@ HUB = {"prepare": ("model=opt-125m", "facebook/opt-125m"), "text": ("text=wikite
 def test_a_hub_that_is_gone_or_never_answers_is_said_in_one_line_with_the_mend(name, kind, tmp_path, silent_server):
     address = silent_server if kind == "silent" else "http://127.0.0.1:9"
     argument, repository = HUB[name]
-    online = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
-    said = one_line(stage(tmp_path, name, argument, **online))
+    said = one_line(stage(tmp_path, name, argument, **online(address, tmp_path)))
     assert f"{repository} " in said and "cannot be downloaded" in said
     assert "runtime.data_dir" in said if name == "text" else "model_path" in said
     assert {path.name for path in (tmp_path / "results").rglob("*") if path.is_file()} == {"log.txt", "failed.json"}

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +12,7 @@ import corpus_files
 import pytest
 import tiny
 import torch
+from runs import one_line, online, stage
 from safetensors.torch import load_file
 
 from lorcbench import config, paths
@@ -88,20 +86,6 @@ def hub(tmp_path):
         server.shutdown()
 
 
-def stage(hub: Hub, folder: Path, name: str, argument: str) -> subprocess.CompletedProcess:
-    """A stage on a machine that has downloaded nothing yet."""
-    online = {
-        "HF_ENDPOINT": hub.address,
-        "HF_HOME": str(folder / "home"),
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }
-    line = [sys.executable, "-m", f"lorcbench.stages.{name}", argument]
-    return subprocess.run(
-        line, cwd=folder, env={**os.environ, **online}, capture_output=True, text=True, check=False, timeout=300
-    )
-
-
 def published_as_pickle(folder: Path) -> dict[str, torch.Tensor]:
     """A model as OPT-125m lies on the hub: pickled weights of the base model and the files of a tokenizer."""
     tiny.checkpoint(folder, "opt", dtype=torch.float16, base=True)
@@ -117,7 +101,7 @@ def published_as_pickle(folder: Path) -> dict[str, torch.Tensor]:
 def test_a_model_is_downloaded_and_its_commit_recorded_however_slow_the_hub(hub, tmp_path):
     expected = published_as_pickle(hub.folder)
     hub.delay = 0.5
-    done = stage(hub, tmp_path, "prepare", "model=opt-125m")
+    done = stage(tmp_path, "prepare", "model=opt-125m", **online(hub.address, tmp_path))
     assert done.returncode == 0, done.stderr
     folder = tmp_path / paths.CHECKPOINT.format(model="opt-125m")
     result = json.loads((folder / "result.json").read_text())
@@ -129,15 +113,12 @@ def test_a_model_is_downloaded_and_its_commit_recorded_however_slow_the_hub(hub,
 def test_a_download_that_breaks_off_is_one_line_and_the_next_run_goes_on(hub, tmp_path):
     published_as_pickle(hub.folder)
     hub.breaks = {"pytorch_model.bin"}
-    broken = stage(hub, tmp_path, "prepare", "model=opt-125m")
-    assert broken.returncode != 0
-    assert "Traceback" not in broken.stdout + broken.stderr
-    (said,) = [line for line in broken.stderr.splitlines() if " failed: " in line]
+    said = one_line(stage(tmp_path, "prepare", "model=opt-125m", **online(hub.address, tmp_path)))
     assert "facebook/opt-125m at main cannot be downloaded" in said
     folder = tmp_path / paths.CHECKPOINT.format(model="opt-125m")
     assert {path.name for path in folder.rglob("*") if path.is_file()} == {"log.txt", "failed.json"}
     hub.breaks = set()
-    done = stage(hub, tmp_path, "prepare", "model=opt-125m")
+    done = stage(tmp_path, "prepare", "model=opt-125m", **online(hub.address, tmp_path))
     assert done.returncode == 0, done.stderr
     assert (folder / "result.json").is_file()
 
@@ -145,7 +126,7 @@ def test_a_download_that_breaks_off_is_one_line_and_the_next_run_goes_on(hub, tm
 def test_a_text_is_downloaded_and_one_that_is_not_the_published_one_is_refused(hub, tmp_path):
     name = "ptb-validation"
     corpus_files.write(hub.folder / config.load("text", name).file, corpus_files.ptb(), "sentence")
-    refused = stage(hub, tmp_path, "text", f"text={name}")
+    refused = stage(tmp_path, "text", f"text={name}", **online(hub.address, tmp_path))
     assert refused.returncode != 0
     assert "120 documents" in refused.stderr and "are not the 3370 published ones" in refused.stderr
     documents = tmp_path / paths.DOCUMENTS.format(text=name, part="documents")

@@ -43,6 +43,13 @@ def test_the_inverse_of_the_factor_equals_the_published_chain_of_three_factoriza
     torch.testing.assert_close(torch.linalg.inv(hessian_factor(hessian, 0.0).upper), published, rtol=1e-10, atol=1e-12)
 
 
+def test_a_factor_that_comes_column_by_column_as_on_a_gpu_is_the_same(monkeypatch):
+    hessian = correlated(33)
+    expected = hessian_factor(hessian, 0.01).upper
+    monkeypatch.setattr("lorcbench.linalg._cholesky", lambda matrix: torch.linalg.cholesky_ex(matrix)[0])
+    torch.testing.assert_close(hessian_factor(hessian, 0.01).upper, expected)
+
+
 def test_an_indefinite_matrix_climbs_the_ladder_and_the_damping_it_took_is_recorded():
     eigenvalues = torch.linspace(0.5, 1.5, 24, dtype=torch.float64)
     eigenvalues[0] = -0.05

@@ -78,8 +78,8 @@ def _cholesky(matrix: torch.Tensor) -> torch.Tensor | None:
 
 
 def _reverse(matrix: torch.Tensor) -> None:
-    """Turn both axes of a contiguous matrix around, in place: a third copy of the largest Hessian would be a walk's peak."""
-    entries = matrix.view(-1)
+    """Turn both axes of a matrix around, in place: a third copy of the largest Hessian would be a walk's peak."""
+    entries = (matrix if matrix.is_contiguous() else matrix.T).view(-1)  # CUDA's factors come column by column
     for start in range(0, len(entries) // 2, _MOVED_AT_ONCE):
         stop = min(start + _MOVED_AT_ONCE, len(entries) // 2)
         front, back = entries[start:stop], entries[len(entries) - stop : len(entries) - start]

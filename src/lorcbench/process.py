@@ -5,15 +5,12 @@ import os
 import signal
 import sys
 
+PARENT = "LORCBENCH_JOB"  # environment variable: the process that starts a workflow's stages
+SLEEPING = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_THREAD_TIMEOUT": "4"}  # the latter: 2^4 rounds
 # Bytes above those after the first block at which memory is given back: it costs time to get it again.
 _KEPT = 64 << 20
 _resident: int | None = None
-SLEEPING = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_THREAD_TIMEOUT": "4"}  # the latter: 2^4 rounds
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
-
-
-# Environment variable: the process that starts a workflow's stages.
-PARENT = "LORCBENCH_JOB"
 
 
 def die_with_parent(parent: int) -> None:

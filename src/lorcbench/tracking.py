@@ -139,13 +139,16 @@ def _one_line_errors(uri: str):
 
 @contextmanager
 def _settings():
-    """SETTINGS, for as long as we talk to the store."""
-    logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # errors arrive as exceptions, too
+    """SETTINGS, for as long as we talk to the store, and no word of its own about errors: they arrive as exceptions, too."""
+    logger = logging.getLogger("mlflow.store")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     added = {name: value for name, value in SETTINGS.items() if name not in os.environ}
     os.environ.update(added)
     try:
         yield
     finally:
+        logger.setLevel(level)
         for name in added:
             del os.environ[name]
 
