@@ -17,8 +17,8 @@ import torch
 from common import environment, measure
 from safetensors.torch import save_file
 
-from lorcbench import paths
-from lorcbench.artifacts import ArtifactError, read_json
+from lorcbench.common import paths
+from lorcbench.common.artifacts import ArtifactError, read_json
 
 SHAPES = {  # layers, hidden, ffn, heads of the published models
     "opt-125m": (12, 768, 3072, 12),

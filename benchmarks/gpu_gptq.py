@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from lorcbench.blocks import BlockWalk
-from lorcbench.checkpoint import Checkpoint
-from lorcbench.formats import WeightFormat
-from lorcbench.methods import gptq
-from lorcbench.observe import observed
-from lorcbench.quantizer import dequantize
-from lorcbench.surgery import install_weights
+from lorcbench.core import gptq
+from lorcbench.core.formats import WeightFormat
+from lorcbench.core.quantizer import dequantize
+from lorcbench.models.blocks import BlockWalk
+from lorcbench.models.checkpoint import Checkpoint
+from lorcbench.models.observe import observed
+from lorcbench.models.surgery import install_weights
 
 HIDDEN, FFN, HEADS, VOCABULARY, LENGTH = 4096, 16384, 32, 50272, 2048
 

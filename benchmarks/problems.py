@@ -21,10 +21,9 @@ from checkpoints import matrix
 from common import BENCH, report, timed
 from safetensors.torch import load_file, save_file
 
-from lorcbench import linalg
-from lorcbench.formats import WeightFormat
-from lorcbench.methods import gptq
-from lorcbench.quantizer import dequantize, quantize
+from lorcbench.core import gptq, linalg
+from lorcbench.core.formats import WeightFormat
+from lorcbench.core.quantizer import dequantize, quantize
 
 HIDDEN, FFN, RANK = 2048, 8192, 32
 FORMAT = WeightFormat.parse("w4-sym-g128-fp32scale")

@@ -28,12 +28,13 @@ from common import machine, parser, publish
 from peers import LABELS, available, checkout, run
 from safetensors.torch import load_file, save_file
 
-from lorcbench import inputs, paths
-from lorcbench.artifacts import Shards
-from lorcbench.checkpoint import Checkpoint
-from lorcbench.formats import WeightFormat
-from lorcbench.quantizer import from_stored
-from lorcbench.statistics import from_triangle
+from lorcbench.common import paths
+from lorcbench.common.artifacts import Shards
+from lorcbench.core.formats import WeightFormat
+from lorcbench.core.moments import from_triangle
+from lorcbench.core.quantizer import from_stored
+from lorcbench.jobs import inputs
+from lorcbench.models.checkpoint import Checkpoint
 
 MODEL, NAMED = "opt-standin-m", ["model=opt-standin-m"]
 METHODS = ("gptq", "rtn")

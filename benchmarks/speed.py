@@ -25,7 +25,7 @@ from common import ROOT, Sample, environment, interleaved, machine, measure, med
 from peers import LABELS, available, checkout, run
 from quality import standin_differences
 
-from lorcbench.process import SLEEPING
+from lorcbench.common.process import SLEEPING
 
 TOKENS, LENGTH, SHAPE = 16 * 512, 512, "opt-125m"
 SWEEP = [f"w{bits}-sym-{group}" for bits in (2, 3, 4) for group in ("row", "g256", "g128", "g64")]

@@ -21,7 +21,7 @@ def main() -> None:
     module = importlib.import_module(f"lorcbench.stages.{stage}")
     if stage != "lorc":
         _load_engine()
-    from lorcbench import job
+    from lorcbench.jobs import job
 
     sys.argv = [stage, *overrides]
     measured = {}
@@ -37,9 +37,9 @@ def _load_engine() -> None:
     import torch
     from transformers import OPTForCausalLM  # noqa: F401
 
-    from lorcbench import blocks, observe, perplexity, surgery  # noqa: F401
-    from lorcbench.formats import WeightFormat
-    from lorcbench.methods import gptq
+    from lorcbench.core import gptq
+    from lorcbench.core.formats import WeightFormat
+    from lorcbench.models import blocks, observe, perplexity, surgery  # noqa: F401
 
     settings, identity = gptq.GptqSettings(), torch.eye(8)
     gptq.quantize(identity, gptq.prepare(identity, settings), WeightFormat.parse("w4-asym-row"), settings)

@@ -1,14 +1,14 @@
-# The study and its cells, and one place for what all rules share. The logic is in lorcbench.workflow, which is plain Python.
+# The study and its cells, and one place for what all rules share. The logic is in lorcbench.pipeline.rules, which is plain Python.
 import sys
 from pathlib import Path
 
 from snakemake.logging import logger
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from lorcbench import paths
-from lorcbench.artifacts import pull_back_times
-from lorcbench.config import ConfigError
-from lorcbench.workflow import Workflow
+from lorcbench.common import paths
+from lorcbench.common.artifacts import pull_back_times
+from lorcbench.config.compose import ConfigError
+from lorcbench.pipeline.rules import Workflow
 
 # Two of Snakemake's lines for every job say nothing that the stages do not say better.
 logger.addFilter(

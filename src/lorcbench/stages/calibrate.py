@@ -6,13 +6,15 @@ from pathlib import Path
 
 import torch
 
-from lorcbench import config, inputs, paths
-from lorcbench.artifacts import finished_shard, write_shard
-from lorcbench.blocks import BlockWalk
-from lorcbench.checkpoint import Checkpoint
-from lorcbench.job import Job, input_digest, run, shard_identity
-from lorcbench.observe import observed
-from lorcbench.statistics import to_triangle
+from lorcbench.common import paths
+from lorcbench.common.artifacts import finished_shard, write_shard
+from lorcbench.config import compose
+from lorcbench.core.moments import to_triangle
+from lorcbench.jobs import inputs
+from lorcbench.jobs.job import Job, input_digest, run, shard_identity
+from lorcbench.models.blocks import BlockWalk
+from lorcbench.models.checkpoint import Checkpoint
+from lorcbench.models.observe import observed
 
 
 def main(job: Job) -> None:
@@ -23,7 +25,7 @@ def main(job: Job) -> None:
     tokens, tokens_digest = inputs.tokens(Path(paths.CALIBRATION_TOKENS.format(**job.names)))
     checkpoint = Path(paths.CHECKPOINT.format(**job.names))
     sources = {"checkpoint": input_digest(checkpoint, "checkpoint"), "tokens": tokens_digest}
-    identity = job.identity(config.plain(settings), sources)
+    identity = job.identity(compose.plain(settings), sources)
     mark = shard_identity(identity)
     walk = BlockWalk.of(job, Checkpoint(inputs.checkpoint_folder(job.names)), settings.dtype)
     windows = tokens["calibration"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from lorcbench import paths
-from lorcbench.artifacts import read_json
-from lorcbench.job import Job, run
-from lorcbench.variants import bring_up_to_date, split
+from lorcbench.common import paths
+from lorcbench.common.artifacts import read_json
+from lorcbench.jobs.job import Job, run
+from lorcbench.jobs.variants import bring_up_to_date, split
 
 
 def main(job: Job) -> None:
@@ -22,10 +22,10 @@ def main(job: Job) -> None:
 def _opened(job: Job) -> Callable[[str], dict]:
     import torch
 
-    from lorcbench import inputs
-    from lorcbench.blocks import BlockWalk
-    from lorcbench.checkpoint import Checkpoint
-    from lorcbench.perplexity import window_losses
+    from lorcbench.jobs import inputs
+    from lorcbench.models.blocks import BlockWalk
+    from lorcbench.models.checkpoint import Checkpoint
+    from lorcbench.models.perplexity import window_losses
 
     torch.set_num_threads(job.threads)
     windows, _ = inputs.tokens(Path(paths.TOKENS.format(**job.names)))

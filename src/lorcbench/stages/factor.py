@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 
-from lorcbench import hessians, paths
-from lorcbench.artifacts import Shards, finished_shard, write_shard
-from lorcbench.job import Job, input_digest, run, shard_identity
-from lorcbench.methods import gptq
-from lorcbench.process import give_back_memory
-from lorcbench.statistics import from_triangle
+from lorcbench.common import paths
+from lorcbench.common.artifacts import Shards, finished_shard, write_shard
+from lorcbench.common.process import give_back_memory
+from lorcbench.core import gptq
+from lorcbench.core.moments import from_triangle
+from lorcbench.jobs import hessians
+from lorcbench.jobs.job import Job, input_digest, run, shard_identity
 
 
 def main(job: Job) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorcbench import paths, published
-from lorcbench.artifacts import read_json
-from lorcbench.intervals import perplexity
-from lorcbench.job import Job, run
+from lorcbench.common import paths
+from lorcbench.common.artifacts import read_json
+from lorcbench.jobs.job import Job, run
+from lorcbench.report.intervals import perplexity
+from lorcbench.study import published
 
 TOLERANCE = 0.005  # of a perplexity: half precision and other kernels move one by less, another text by more
 

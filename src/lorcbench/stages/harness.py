@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from lorcbench import config, paths
-from lorcbench.artifacts import verified
-from lorcbench.job import Job, input_digest, run
-from lorcbench.variants import bring_up_to_date, split
+from lorcbench.common import paths
+from lorcbench.common.artifacts import verified
+from lorcbench.config import compose
+from lorcbench.jobs.job import Job, input_digest, run
+from lorcbench.jobs.variants import bring_up_to_date, split
 
 
 def main(job: Job) -> None:
@@ -23,7 +24,7 @@ def _staged(job: Job) -> dict[str, tuple[Path, str]]:
     """Folder and kind of what each task is staged with."""
     staged = {}
     for name in job.eval.tasks:
-        text = config.load("task", name).text
+        text = compose.load("task", name).text
         staged[name] = (Path(paths.task_folder(name, text)), "text" if text else "task")
     return staged
 
@@ -33,12 +34,12 @@ def _opened(job: Job) -> Callable[[str], dict]:
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
-    from lorcbench import inputs
-    from lorcbench.checkpoint import Checkpoint
-    from lorcbench.corpora import load_tokenizer
-    from lorcbench.formats import ActivationFormat
-    from lorcbench.harness import measure
-    from lorcbench.surgery import install_weights, round_inputs
+    from lorcbench.core.formats import ActivationFormat
+    from lorcbench.data.corpora import load_tokenizer
+    from lorcbench.jobs import inputs
+    from lorcbench.models.checkpoint import Checkpoint
+    from lorcbench.models.harness import measure
+    from lorcbench.models.surgery import install_weights, round_inputs
 
     disable_progress_bar()
     torch.set_num_threads(job.threads)
@@ -64,13 +65,13 @@ def _opened(job: Job) -> Callable[[str], dict]:
 
 def _definition(name: str, folder: Path, kind: str) -> dict:
     """The content of a task's YAML file, its documents being as they were staged."""
-    from lorcbench.harness import local_task, stdlib_task
+    from lorcbench.models.harness import local_task, stdlib_task
 
     file = f"tasks/{name}.jsonl" if kind == "text" else "documents.parquet"
     verified(folder, kind, file)
     if kind == "text":
         return stdlib_task(name, folder / file)
-    return local_task(name, config.load("task", name).definition, folder / file)
+    return local_task(name, compose.load("task", name).definition, folder / file)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import torch
 
-from lorcbench import config, inputs, lorc, paths
-from lorcbench.artifacts import finished_shard, write_shard
-from lorcbench.checkpoint import Checkpoint
-from lorcbench.formats import ActivationFormat
-from lorcbench.job import Job, input_digest, run, shard_identity
-from lorcbench.process import give_back_memory
+from lorcbench.common import paths
+from lorcbench.common.artifacts import finished_shard, write_shard
+from lorcbench.common.process import give_back_memory
+from lorcbench.config import compose
+from lorcbench.core import lorc
+from lorcbench.core.formats import ActivationFormat
+from lorcbench.jobs import inputs
+from lorcbench.jobs.job import Job, input_digest, run, shard_identity
+from lorcbench.models.checkpoint import Checkpoint
 
 # Factors as they are stored, by matrix and part, and what is said of a block: ‖E‖ / ‖W‖ of each linear; ‖E‖ and singular
 # values of every matrix decomposed; of distilled factors, how training went.
@@ -37,7 +40,7 @@ def main(job: Job) -> None:
     }
     about = {"lorc": vars(settings), "cap": components}
     if settings.kind == "distilled":
-        about["calibration"] = config.plain(job.calibration)
+        about["calibration"] = compose.plain(job.calibration)
         sources["tokens"] = input_digest(Path(paths.CALIBRATION_TOKENS.format(**job.names)), "tokens")
     identity = job.identity(about, sources)
     mark, shards, notes = shard_identity(identity), [], []
@@ -90,9 +93,9 @@ def _distilled(job: Job, checkpoint: Checkpoint, quantized, components: int, fin
 
     Inputs of the linears are rounded in the format that the weights were made under.
     """
-    from lorcbench.blocks import calibration_walk
-    from lorcbench.methods.zeroquant import DistillSettings, distill
-    from lorcbench.surgery import install_weights, rounded_inputs
+    from lorcbench.core.zeroquant import DistillSettings, distill
+    from lorcbench.models.blocks import calibration_walk
+    from lorcbench.models.surgery import install_weights, rounded_inputs
 
     settings, activation = job.lorc, ActivationFormat.parse(job.names["trained"])
     walk, given = calibration_walk(job, checkpoint)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from lorcbench import plan, study
-from lorcbench.job import Job, run
+from lorcbench.jobs.job import Job, run
+from lorcbench.pipeline import plan
+from lorcbench.study.cells import study_from_arguments
 
 
 def main(job: Job) -> None:
     """Print the plan; exit with 1, and a line each, if something cannot fit."""
-    expanded = study.from_arguments(job.overrides)
+    expanded = study_from_arguments(job.overrides)
     text, misfits = plan.report(expanded, job.runtime, plan.this_machine(job.runtime))
     print(text)
     if misfits:

@@ -8,14 +8,14 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from lorcbench import paths
-from lorcbench.artifacts import file_digest, replacing, verified
-from lorcbench.blocks import BlockWalk
-from lorcbench.checkpoint import Checkpoint, CheckpointError
-from lorcbench.convert import to_safetensors
-from lorcbench.corpora import load_tokenizer
-from lorcbench.hub import downloading
-from lorcbench.job import Job, input_digest, run
+from lorcbench.common import paths
+from lorcbench.common.artifacts import file_digest, replacing, verified
+from lorcbench.data.corpora import load_tokenizer
+from lorcbench.data.hub import downloading
+from lorcbench.jobs.job import Job, input_digest, run
+from lorcbench.models.blocks import BlockWalk
+from lorcbench.models.checkpoint import Checkpoint, CheckpointError
+from lorcbench.models.convert import to_safetensors
 
 
 def main(job: Job) -> None:
@@ -61,7 +61,8 @@ def _train(job: Job, model, folder: Path) -> tuple[dict, dict]:
     from transformers import PreTrainedTokenizerFast
     from transformers.utils.logging import disable_progress_bar
 
-    from lorcbench import corpora, standin
+    from lorcbench.data import corpora
+    from lorcbench.models import standin
 
     disable_progress_bar()
     torch.set_num_threads(job.threads)

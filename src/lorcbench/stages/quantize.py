@@ -15,15 +15,16 @@ from typing import NamedTuple
 import torch
 from torch.func import functional_call
 
-from lorcbench import inputs, paths
-from lorcbench.artifacts import finished_shard, read_shard, write_shard
-from lorcbench.checkpoint import Checkpoint
-from lorcbench.config import GptqMethod, ZeroQuantMethod, plain
-from lorcbench.formats import ActivationFormat, WeightFormat
-from lorcbench.inputs import TRAINED, parts_of, trained_of
-from lorcbench.job import Job, input_digest, run, shard_identity
-from lorcbench.process import give_back_memory
-from lorcbench.quantizer import Quantized, dequantize, fake_quantize_activations, from_stored, quantize, to_stored
+from lorcbench.common import paths
+from lorcbench.common.artifacts import finished_shard, read_shard, write_shard
+from lorcbench.common.process import give_back_memory
+from lorcbench.config.compose import GptqMethod, ZeroQuantMethod, plain
+from lorcbench.core.formats import ActivationFormat, WeightFormat
+from lorcbench.core.quantizer import Quantized, dequantize, fake_quantize_activations, from_stored, quantize, to_stored
+from lorcbench.jobs import inputs
+from lorcbench.jobs.inputs import TRAINED, parts_of, trained_of
+from lorcbench.jobs.job import Job, input_digest, run, shard_identity
+from lorcbench.models.checkpoint import Checkpoint
 
 
 class BlockResult(NamedTuple):
@@ -123,7 +124,7 @@ def _rtn(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlier: Earlier) 
 
 
 def _gptq_cached(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlier: Earlier) -> Iterator[BlockResult]:
-    from lorcbench.hessians import HessianFactors
+    from lorcbench.jobs.hessians import HessianFactors
 
     factors = HessianFactors(job.names)
     for index in range(checkpoint.depth):
@@ -138,7 +139,7 @@ def _solve(weights, prepared: dict, checkpoint: Checkpoint, fmt: WeightFormat, m
 
     Linears that share an input are swept as one stack of rows.
     """
-    from lorcbench.methods import gptq
+    from lorcbench.core import gptq
 
     settings = gptq.GptqSettings(**method.settings)
     quantized, notes = {}, {}
@@ -154,10 +155,10 @@ def _solve(weights, prepared: dict, checkpoint: Checkpoint, fmt: WeightFormat, m
 
 def _gptq_propagated(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlier: Earlier) -> Iterator[BlockResult]:
     """The published order: Hessians of a block from the outputs of the quantized blocks before it, all its linears at once."""
-    from lorcbench.blocks import calibration_walk
-    from lorcbench.methods import gptq
-    from lorcbench.observe import observed
-    from lorcbench.surgery import install_weights, rounded_inputs
+    from lorcbench.core import gptq
+    from lorcbench.models.blocks import calibration_walk
+    from lorcbench.models.observe import observed
+    from lorcbench.models.surgery import install_weights, rounded_inputs
 
     activation, settings = ActivationFormat.parse(job.names["trained"]), gptq.GptqSettings(**job.method.settings)
     walk, hidden = calibration_walk(job, checkpoint)
@@ -178,7 +179,7 @@ def _gptq_propagated(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlie
 
 
 def _prepared(moments: dict, name: str, settings):
-    from lorcbench.methods import gptq
+    from lorcbench.core import gptq
 
     return gptq.prepare(moments.pop(name).mean(), settings)
 
@@ -189,8 +190,8 @@ def _zeroquant(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlier: Ear
     By default teacher and student both get what unquantized blocks made, as in the layer-by-layer distillation of DeepSpeed's
     examples (`run_glue_lkd.py`), by the paper's authors, who leave it open in the paper.
     """
-    from lorcbench.blocks import calibration_walk
-    from lorcbench.surgery import install_weights, rounded_inputs
+    from lorcbench.models.blocks import calibration_walk
+    from lorcbench.models.surgery import install_weights, rounded_inputs
 
     method, activation = job.method, ActivationFormat.parse(job.names["trained"])
     distill = _distill_linears if method.unit == "linear" else _distill_block
@@ -218,8 +219,8 @@ def _zeroquant(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlier: Ear
 
 def _distill_block(walk, block, given, wanted, fmt, activation, method: ZeroQuantMethod) -> BlockResult:
     """ZQ-Global of one block, given its inputs and the outputs wanted of it (sequences, length, hidden)."""
-    from lorcbench.methods.zeroquant import DistillSettings, distill
-    from lorcbench.surgery import rounded_inputs
+    from lorcbench.core.zeroquant import DistillSettings, distill
+    from lorcbench.models.surgery import rounded_inputs
 
     linears = {f"{name}.weight": name for name in walk.architecture.linear_names}
     trained = {name: weight for name, weight in block.named_parameters() if name in linears or method.trainable == "all"}
@@ -235,8 +236,8 @@ def _distill_block(walk, block, given, wanted, fmt, activation, method: ZeroQuan
 
 def _distill_linears(walk, block, given, wanted, fmt, activation, method: ZeroQuantMethod) -> BlockResult:
     """ZQ-Local of one block: each linear by itself, on the inputs that the unquantized block makes of `given`."""
-    from lorcbench.methods.zeroquant import DistillSettings, distill
-    from lorcbench.observe import recorded
+    from lorcbench.core.zeroquant import DistillSettings, distill
+    from lorcbench.models.observe import recorded
 
     made = BlockResult({}, {}, {})
     for group in walk.architecture.linears:

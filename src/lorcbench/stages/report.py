@@ -9,11 +9,13 @@ import shutil
 import sys
 from pathlib import Path
 
-from lorcbench import claims, derived, figures, fingerprint, paths, results, scorecard, study
-from lorcbench.artifacts import read_json, write_text
-from lorcbench.job import Job, run
-from lorcbench.mlflow_ui import local_folder
-from lorcbench.page.render import render
+from lorcbench.common import paths
+from lorcbench.common.artifacts import read_json, write_text
+from lorcbench.jobs.job import Job, run
+from lorcbench.report import claims, conventions, derived, figures, results, scorecard
+from lorcbench.report.page.render import render
+from lorcbench.report.tracking.view import local_folder
+from lorcbench.study.cells import Study, study_from_arguments
 
 ATTACHED = (
     "report.html",
@@ -27,7 +29,7 @@ ATTACHED = (
 
 def main(job: Job) -> None:
     """Write everything that a reader of the study opens."""
-    expanded = study.from_arguments(job.overrides)
+    expanded = study_from_arguments(job.overrides)
     job.names["study"] = expanded.name
     job.at(paths.STUDY + "/report")
     folder = Path(paths.STUDY.format(study=expanded.name))
@@ -38,9 +40,9 @@ def main(job: Job) -> None:
     write_text(folder / "tasks.csv", _csv(results.HARNESS_COLUMNS, results.harness_rows(expanded, found)))
     verdicts = claims.judge(with_derived, job.runtime.bootstrap)
     compared = scorecard.compare(expanded, with_derived, job.runtime.bootstrap)
-    ranked = fingerprint.rank(compared)
+    ranked = conventions.rank(compared)
     write_text(folder / "scorecard.csv", _csv(scorecard.COLUMNS, [vars(row) for row in compared]))
-    write_text(folder / "fingerprint.csv", _csv(fingerprint.COLUMNS, [vars(candidate) for candidate in ranked]))
+    write_text(folder / "fingerprint.csv", _csv(conventions.COLUMNS, [vars(candidate) for candidate in ranked]))
     write_text(folder / "claims.json", json.dumps([vars(verdict) for verdict in verdicts], indent=1) + "\n")
     drawn = figures.draw(with_derived, folder / "figures", compared)
     ordered, imported = scorecard.orderings(compared), _imported(folder)
@@ -50,7 +52,7 @@ def main(job: Job) -> None:
         _attach(job, imported, [folder / name for name in ATTACHED])
     job.finish("report", {"stage": "report"}, {"cells": len(found)})
     lines = claims.counts(verdicts) + scorecard.summary(compared, ordered)
-    print(_summary(expanded, found, [*lines, *fingerprint.summary(ranked)], folder))
+    print(_summary(expanded, found, [*lines, *conventions.summary(ranked)], folder))
 
 
 def _imported(folder: Path) -> dict | None:
@@ -66,7 +68,7 @@ def _attach(job: Job, imported: dict, files: list[Path]) -> None:
         for file in files:
             shutil.copyfile(file, folder / file.name)
         return
-    from lorcbench.tracking import TrackingError, attach
+    from lorcbench.report.tracking.store import TrackingError, attach
 
     try:
         attach(imported["uri"], imported["parent_run_id"], files)
@@ -100,7 +102,7 @@ def _stages(found: list[results.CellResult]) -> list[dict]:
     ]
 
 
-def _summary(expanded: study.Study, found: list[results.CellResult], said: list[str], folder: Path) -> str:
+def _summary(expanded: Study, found: list[results.CellResult], said: list[str], folder: Path) -> str:
     """Best cell per bit width, what `said` says of claims and published numbers, and where everything is."""
     count = {status: sum(result.status == status for result in found) for status in ("ok", "failed", "not run")}
     lines = [f"\n{expanded.name}: {count['ok']} cells measured, {count['failed']} failed, {count['not run']} not run"]

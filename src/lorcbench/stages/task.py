@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from lorcbench import config, harness, paths, texts
-from lorcbench.artifacts import file_digest, replacing
-from lorcbench.hub import downloading
-from lorcbench.job import Job, run
+from lorcbench.common import paths
+from lorcbench.common.artifacts import file_digest, replacing
+from lorcbench.config import compose
+from lorcbench.data import texts
+from lorcbench.data.hub import downloading
+from lorcbench.jobs.job import Job, run
+from lorcbench.models import harness
 
 
 def main(job: Job) -> None:
@@ -34,7 +37,7 @@ def main(job: Job) -> None:
         "split": split,
         "origin": origin,
     }
-    job.finish("task", job.identity(config.plain(task), {}), payload)
+    job.finish("task", job.identity(compose.plain(task), {}), payload)
 
 
 def _download(name: str, task, definition: dict, split: str):

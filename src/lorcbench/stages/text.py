@@ -13,10 +13,12 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import ByteLevelBPETokenizer
 
-from lorcbench import config, paths, texts
-from lorcbench.artifacts import file_digest, replacing, write_text
-from lorcbench.job import Job, run
-from lorcbench.stdlib_text import CORPORA, SPLITS, documents, harness_tasks
+from lorcbench.common import paths
+from lorcbench.common.artifacts import file_digest, replacing, write_text
+from lorcbench.config import compose
+from lorcbench.data import texts
+from lorcbench.data.stdlib_text import CORPORA, SPLITS, documents, harness_tasks
+from lorcbench.jobs.job import Job, run
 
 VOCABULARY = 1024
 
@@ -45,7 +47,7 @@ def _stage_file(job: Job) -> None:
             raise texts.TextError(f"{said}; is {text.repo} {text.file} the right file?")
         job.log(said)
     origin = {"file": path.name, "sha256": file_digest(path), "repo": text.repo if revision else None, "revision": revision}
-    identity = job.identity(config.plain(text), {"file": origin["sha256"]})
+    identity = job.identity(compose.plain(text), {"file": origin["sha256"]})
     payload = {"files": {"corpora/documents.jsonl": digest}, "documents": count, "published": published, "origin": origin}
     job.finish("text", identity, payload)
 

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import torch
 
-from lorcbench import config, corpora, inputs, paths
-from lorcbench.artifacts import read_json, verified, write_shard
-from lorcbench.corpora import CorpusError, Documents
-from lorcbench.job import Job, input_digest, run, shard_identity
-from lorcbench.protocols import CalibrationConfig, EvalConfig, SourceConfig
+from lorcbench.common import paths
+from lorcbench.common.artifacts import read_json, verified, write_shard
+from lorcbench.config import compose
+from lorcbench.config.protocols import CalibrationConfig, EvalConfig, SourceConfig
+from lorcbench.data import corpora
+from lorcbench.data.corpora import CorpusError, Documents
+from lorcbench.jobs import inputs
+from lorcbench.jobs.job import Job, input_digest, run, shard_identity
 
 
 def main(job: Job) -> None:
@@ -24,7 +27,7 @@ def main(job: Job) -> None:
     texts = {text: Path(paths.TEXT.format(text=text)) for text in settings.texts()}
     digests = {f"text {text}": input_digest(where, "text") for text, where in texts.items()}
     sources = {"checkpoint": input_digest(checkpoint, "checkpoint"), **digests}
-    identity = job.identity(config.plain(settings) if calibration else settings.protocol(), sources)
+    identity = job.identity(compose.plain(settings) if calibration else settings.protocol(), sources)
     tokenizer = corpora.open_tokenizer(inputs.tokenizer_file(job.names))
     found, described = (_calibration if calibration else _windows)(tokenizer, settings)
     digest = write_shard(folder / "tokens.safetensors", found, shard_identity(identity))

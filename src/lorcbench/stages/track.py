@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from lorcbench import paths, results, study
-from lorcbench.artifacts import write_json, write_text
-from lorcbench.job import Job, run
-from lorcbench.tracking import TrackingError, track, without_password
+from lorcbench.common import paths
+from lorcbench.common.artifacts import write_json, write_text
+from lorcbench.jobs.job import Job, run
+from lorcbench.report import results
+from lorcbench.report.tracking.store import TrackingError, track, without_password
+from lorcbench.study.cells import study_from_arguments
 
 
 def main(job: Job) -> None:
     """Import every cell of the study."""
-    expanded = study.from_arguments(job.overrides)
+    expanded = study_from_arguments(job.overrides)
     job.names["study"] = expanded.name
     folder = job.at(paths.STUDY + "/track")
     uri = job.tracking.uri or f"sqlite:///{Path(paths.MLFLOW).resolve()}"

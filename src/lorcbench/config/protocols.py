@@ -1,0 +1,199 @@
+"""Schemas of what is read: texts, the corpora that are cut from them, calibrations, perplexity protocols, lm-eval tasks.
+
+A *text* is a list of documents, staged once. A *corpus* says how documents of a text become tokens. A *calibration* and a
+*protocol* are corpora with a window length.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, field
+
+from omegaconf import MISSING
+
+from lorcbench.config.checks import MOST, ConfigError, one_of, positive, seed
+
+DTYPES = ("float32", "float16", "bfloat16")
+_CORPUS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+@dataclass
+class TextConfig:
+    """Documents that corpora are cut from.
+
+    Attributes:
+        source: ``stdlib`` (what Python carries), ``hub`` (`repo`, `revision`, `file`) or ``file`` (`path`).
+        repo, revision, file: a data file of a dataset repository by its path there: dataset scripts no longer load, and names
+            of configurations come and go.
+        path: a file of your own.
+        local: for a hub text, patterns under ``runtime.data_dir``; a file that matches is read instead of the hub's. The first
+            pattern with a match counts.
+        column: that holds the text; not used for plain text.
+        lines: how a line of a plain text file is a document: ``kept`` with its line break, a blank line being the empty
+            document (as WikiText's rows are); ``stripped`` (as PTB's are).
+        documents: number of documents of the published file; None if nothing is known.
+        sha256: of the published documents as `lorcbench.data.texts.stage` writes them; None if unknown.
+    """
+
+    source: str = MISSING
+    repo: str | None = None
+    revision: str = "main"
+    file: str | None = None
+    path: str | None = None
+    local: list[str] = field(default_factory=list)
+    column: str = "text"
+    lines: str = "kept"
+    documents: int | None = None
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        one_of("text", "source", self.source, ("stdlib", "hub", "file"))
+        one_of("text", "lines", self.lines, ("kept", "stripped"))
+        for key in {"hub": ("repo", "file"), "file": ("path",), "stdlib": ()}[self.source]:
+            if getattr(self, key) is None:
+                raise ConfigError(f"text.{key}=null: a text of source {self.source} needs it")
+
+
+@dataclass
+class SourceConfig:
+    """How documents become tokens to draw from.
+
+    Attributes:
+        text: name of the text.
+        part: which of the text's files; texts other than ``stdlib`` have one, ``documents``.
+        documents: only the first so many documents.
+        sampling: ``stream``: windows of all documents joined; ``documents``: random windows of random documents that are longer
+            than a window.
+        joiner: what stands between two documents of a stream.
+    """
+
+    text: str = MISSING
+    part: str = "documents"
+    documents: int | None = None
+    sampling: str = "stream"
+    joiner: str = "\n\n"
+
+    def __post_init__(self) -> None:
+        one_of("corpus", "sampling", self.sampling, ("stream", "documents"))
+        positive("corpus", documents=self.documents)
+
+
+@dataclass
+class CorpusConfig(SourceConfig):
+    """A corpus that is measured.
+
+    Attributes:
+        windows: of a stream, the first so many windows (None: all); of random documents, so many draws.
+        seed: of the draws.
+    """
+
+    windows: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive("corpus", windows=self.windows)
+        seed("corpus", self.seed)
+        if self.sampling == "documents" and self.windows is None:
+            raise ConfigError("corpus.windows=null: random documents need a number of windows, such as 256")
+
+
+@dataclass
+class CalibrationConfig:
+    """Which tokens calibration sees, and in which arithmetic.
+
+    Attributes:
+        corpora: drawn from in turn; none for a method that sees no data.
+        n_samples, length: sequences and tokens a sequence.
+        seed: of the random windows.
+        dtype: of the forward passes; second moments are float32.
+    """
+
+    corpora: dict[str, SourceConfig] = field(default_factory=dict)
+    n_samples: int = 128
+    length: int = 2048
+    seed: int = 0
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        one_of("calibration", "dtype", self.dtype, DTYPES)
+        positive("calibration", n_samples=self.n_samples, length=self.length)
+        if self.n_samples * self.length >= MOST:
+            raise ConfigError(f"calibration.n_samples={self.n_samples} of {self.length} tokens: expected below {MOST:,} in all")
+        seed("calibration", self.seed)
+        _check_names("calibration", self.corpora)
+
+    def texts(self) -> list[str]:
+        """Names of the texts that it is made of."""
+        return _texts(self.corpora)
+
+
+@dataclass
+class EvalConfig:
+    """A perplexity protocol and the lm-eval tasks that go with it.
+
+    Attributes:
+        corpora: what is measured; their mean is the protocol's one number.
+        window: tokens a window; windows do not overlap.
+        max_windows: at most so many windows a corpus, evenly spaced over those that it has.
+        bos: ``tokenizer``: what the checkpoint's own tokenizer puts around a text (OPT's its BOS in front, BLOOM's nothing), so
+            once a stream, or once a sampled document; ``none``: no such tokens.
+        dtype: of the forward passes; log-probabilities are float32.
+        tasks: names of lm-eval tasks.
+    """
+
+    corpora: dict[str, CorpusConfig] = MISSING
+    window: int = 2048
+    max_windows: int | None = None
+    bos: str = "tokenizer"
+    dtype: str = "float32"
+    tasks: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        one_of("eval", "bos", self.bos, ("tokenizer", "none"))
+        one_of("eval", "dtype", self.dtype, DTYPES)
+        positive("eval", window=self.window, max_windows=self.max_windows)
+        if self.window < 2:
+            raise ConfigError(f"eval.window={self.window}: expected two tokens or more, the first of which is not predicted")
+        if not self.corpora:
+            raise ConfigError("eval.corpora={}: expected at least one corpus")
+        _check_names("eval", self.corpora)
+
+    def texts(self) -> list[str]:
+        """Names of the texts that it is made of."""
+        return _texts(self.corpora)
+
+    def protocol(self) -> dict:
+        """What a perplexity depends on: all but the tasks."""
+        return {key: value for key, value in asdict(self).items() if key != "tasks"}
+
+
+@dataclass
+class TaskConfig:
+    """An lm-eval task.
+
+    Attributes:
+        text: a text that carries the task with it, ``stdlib``; null for a task of lm-eval's own.
+        definition: the task's file in lm-eval's tasks folder, which says where its documents are on the hub.
+        columns: what the definition reads of a document; lm-eval itself takes a missing one for an empty string.
+        local: patterns under ``runtime.data_dir`` for a file of the documents that are scored.
+    """
+
+    text: str | None = None
+    definition: str | None = None
+    columns: list[str] = field(default_factory=list)
+    local: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if (self.text is None) == (self.definition is None):
+            raise ConfigError("task.definition: expected a file of lm-eval's tasks, such as piqa/piqa.yaml, or task.text")
+
+
+def _texts(corpora: dict[str, SourceConfig]) -> list[str]:
+    return list(dict.fromkeys(corpus.text for corpus in corpora.values()))
+
+
+def _check_names(owner: str, corpora: dict[str, SourceConfig]) -> None:
+    for name in corpora:
+        if name == "mean" or not _CORPUS.fullmatch(name):  # a column of the table, and a metric of the tracker
+            raise ConfigError(f"{owner}.corpora.{name}: expected a name of letters, digits, _ and -, other than mean")

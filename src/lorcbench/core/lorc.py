@@ -1,0 +1,81 @@
+"""LoRC: a low-rank correction of the quantization error (ZeroQuant-V2, section 5).
+
+    E = W - Ŵ = U Σ Vᵀ,    B = U_m Σ_m^½ (out, m),    A = Σ_m^½ V_mᵀ (m, in),    W ≈ Ŵ + B A
+
+One decomposition serves every rank: rank r is the first r columns of B and rows of A. INT8 factors carry one symmetric scale
+a component, so a slice is exactly what the smaller rank would have stored. (The paper prints x W and U, V the other way
+round; W here is (out, in), as checkpoints store it.)
+"""
+
+from __future__ import annotations
+
+import torch
+
+from lorcbench.core.linalg import truncated_svd
+
+
+def decompose(error: torch.Tensor, components: int, exact: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+    """B (out, m) and A (m, in), float32, of E (out, in); `components` 0 means all min(out, in) of them.
+
+    Args:
+        exact: by the full SVD, else as `lorcbench.core.linalg.truncated_svd` does it without.
+    """
+    u, s, vh = truncated_svd(error, components or min(error.shape), exact)
+    root = s.sqrt()
+    return u * root, root.unsqueeze(1) * vh
+
+
+def store(b: torch.Tensor, a: torch.Tensor, bits: int) -> dict[str, torch.Tensor]:
+    """The factors as they are stored: 16 bits as they are, 8 bits as codes with one scale a component.
+
+    Raises:
+        ValueError: `bits` is neither 8 nor 16, or a factor does not fit its type.
+    """
+    if bits == 16:
+        stored = {"B": b.to(torch.float16), "A": a.to(torch.float16)}
+        if not all(torch.isfinite(factor).all() for factor in stored.values()):
+            raise ValueError("a LoRC factor overflows float16")
+        return stored
+    if bits != 8:
+        raise ValueError(f"LoRC factors have 8 or 16 bits, not {bits}")
+    b_codes, b_scale = _int8(b.T)
+    a_codes, a_scale = _int8(a)
+    return {"B": b_codes.T.contiguous(), "B_scale": b_scale, "A": a_codes, "A_scale": a_scale}
+
+
+def correction(stored: dict[str, torch.Tensor], rank: int) -> torch.Tensor:
+    """B A (out, in) in float32 of the first `rank` components of what `store` made."""
+    b, a = _decoded(stored, rank)
+    return b @ a
+
+
+def product_as_stored(b: torch.Tensor, a: torch.Tensor, bits: int) -> torch.Tensor:
+    """B A (out, in) of factors as `store` would round them, with gradients as if it did not: straight-through."""
+    with torch.no_grad():
+        rounded_b, rounded_a = _decoded(store(b, a, bits), len(a))
+    return (b + (rounded_b - b).detach()) @ (a + (rounded_a - a).detach())
+
+
+def stored_bits(stored: dict[str, torch.Tensor], rank: int) -> int:
+    """Bits that the first `rank` components take, scales included."""
+    parts = {name: tensor[:, :rank] if name == "B" else tensor[:rank] for name, tensor in stored.items()}
+    return 8 * sum(part.numel() * part.element_size() for part in parts.values())
+
+
+def _decoded(stored: dict[str, torch.Tensor], rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """B (out, rank) and A (rank, in) in float32 of what `store` made."""
+    b, a = stored["B"][:, :rank].float(), stored["A"][:rank].float()
+    if "B_scale" in stored:
+        b = b * stored["B_scale"][:rank].float()
+        a = a * stored["A_scale"][:rank].float().unsqueeze(1)
+    return b, a
+
+
+def _int8(components: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes (m, n) int8 and scales (m,) float16 of m components."""
+    scale = (components.abs().amax(1) / 127).to(torch.float16)
+    if not torch.isfinite(scale).all():
+        raise ValueError("the scale of a LoRC factor overflows float16")
+    scale = torch.where(scale == 0, torch.full_like(scale, 2.0**-24), scale)
+    codes = torch.round(components / scale.float().unsqueeze(1)).clamp(-127, 127)
+    return codes.to(torch.int8), scale

@@ -1,0 +1,224 @@
+"""Scales and zero points, rounding to codes and back, and dense bit packing: the only rounding in the project.
+
+Every convention stores unsigned codes q in [0, 2^b - 1] with one scale s and one integer zero point z a group, and means
+
+    w ≈ s · (q - z)
+
+============  ==========================  =======================  ======================================
+convention    s, asymmetric               s, symmetric             z
+============  ==========================  =======================  ======================================
+minmax        (max - min) / (2^b - 1)     2 max|w| / (2^b - 1)     round(-min / s), in [0, 2^b - 1]
+pow2          (max - min) / 2^b           2 max|w| / 2^b           -round(min / s), any integer
+restricted                                max|w| / (2^(b-1) - 1)   (symmetric only)
+============  ==========================  =======================  ======================================
+
+Symmetric z is 2^(b-1), a constant. `minmax` stretches the range to hold 0, as GPTQ's code does; `pow2` does not, as
+DeepSpeed's code does not, so there z can be any integer. Rounding is to nearest, ties to even. Sources: ZeroQuant-V2 section 4
+leaves divisor and zero rounding open; GPTQ's `quant.py` and DeepSpeed's `compression/utils.py` are the two published codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from lorcbench.core.formats import ActivationFormat, WeightFormat
+
+_SMALLEST_SCALE = {torch.float16: 2.0**-24, torch.float32: 2.0**-126}
+_ROWS_AT_ONCE = 1024  # bounds the int64 workspace of packing
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized matrix.
+
+    Attributes:
+        codes: (out, in) uint8, each in [0, 2^b - 1].
+        scale: (out, groups) in the format's scale type.
+        zero: (out, groups) int32; None for symmetric formats, whose zero point is 2^(b-1).
+    """
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    zero: torch.Tensor | None
+
+
+def quantize(weight: torch.Tensor, fmt: WeightFormat, like: Quantized | None = None) -> Quantized:
+    """Round W (out, in) to nearest in `fmt`: ZeroQuant-V2's RTN.
+
+    Args:
+        like: keep the scales and zero points of this matrix instead of finding W's own.
+
+    Raises:
+        ValueError: W is not a finite matrix, or its width is no multiple of the group.
+    """
+    groups = grouped(weight.float(), fmt.group)
+    if like is None:
+        scale, zero = scale_and_zero(groups, fmt)
+        return Quantized(encode(weight.float(), scale, zero, fmt), scale, None if fmt.symmetric else zero)
+    if not torch.stack(groups.aminmax()).isfinite().all():
+        raise ValueError("cannot quantize NaN or infinite values")
+    zero = torch.full_like(like.scale, 2 ** (fmt.bits - 1), dtype=torch.int32) if like.zero is None else like.zero
+    return Quantized(encode(weight.float(), like.scale, zero, fmt), like.scale, like.zero)
+
+
+def dequantize(quantized: Quantized, fmt: WeightFormat) -> torch.Tensor:
+    """Ŵ (out, in) in float32."""
+    codes = grouped(quantized.codes.float(), fmt.group)
+    zero = 2 ** (fmt.bits - 1) if quantized.zero is None else quantized.zero.float().unsqueeze(-1)
+    return ((codes - zero) * quantized.scale.float().unsqueeze(-1)).flatten(1)
+
+
+def grouped(matrix: torch.Tensor, group: int | None) -> torch.Tensor:
+    """View (rows, width) as (rows, groups, group)."""
+    width = matrix.shape[-1]
+    if group is not None and width % group:
+        raise ValueError(f"groups of {group} do not divide a width of {width}")
+    return matrix.unflatten(-1, (-1, group or width))
+
+
+def scale_and_zero(groups: torch.Tensor, fmt: WeightFormat | ActivationFormat) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and zero point of every group.
+
+    Args:
+        groups: (…, groups, group) float32.
+        fmt: a weight format (scales are rounded to its `scale_dtype`) or an activation format (float32 scales).
+
+    Returns:
+        scale (…, groups) and zero (…, groups) int32. A group of zeros gets scale 1 and decodes to exact zeros; a scale too
+        small for its type becomes the smallest positive number of that type.
+
+    Raises:
+        ValueError: a value is NaN or infinite, or a scale overflows its type.
+    """
+    low, high = groups.amin(-1), groups.amax(-1)
+    if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
+        raise ValueError("cannot quantize NaN or infinite values")
+    dtype = getattr(torch, getattr(fmt, "scale_dtype", "float32"))
+    levels = 2**fmt.bits - (fmt.convention == "minmax")
+    if fmt.symmetric:
+        bound = torch.maximum(-low, high)
+        scale = bound / (2 ** (fmt.bits - 1) - 1) if fmt.convention == "restricted" else 2 * bound / levels
+        scale = _stored(torch.where(bound == 0, torch.ones_like(bound), scale), dtype)
+        return scale, torch.full_like(low, 2 ** (fmt.bits - 1), dtype=torch.int32)
+    if fmt.convention == "minmax":
+        low, high = low.clamp(max=0), high.clamp(min=0)
+    # A constant group has no range: the scale |c| makes c itself a code. A range far below its offset (pow2 only) takes
+    # a scale that keeps |z| within 2^23: inside int32, exact in float32, and as fine as float32 resolves the offset.
+    without_range = torch.where(low == 0, torch.ones_like(low), low.abs())
+    scale = torch.maximum((high - low) / levels, low.abs() * 2.0**-23)
+    scale = _stored(torch.where(low == high, without_range, scale), dtype)
+    return scale, -torch.round(low / scale.float()).to(torch.int32)
+
+
+def _stored(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if dtype == torch.float16:  # below its normal numbers, round up: no value, hence no zero point, falls off the codes
+        scale = torch.where(scale < 2.0**-14, torch.ceil(scale * 2.0**24) * 2.0**-24, scale)
+    scale = scale.to(dtype)
+    if torch.isinf(scale).any():
+        raise ValueError(f"a scale overflows {dtype}: use the -fp32scale variant of the weight format")
+    return scale.clamp(min=_SMALLEST_SCALE[dtype])
+
+
+def offset_first(fmt: WeightFormat | ActivationFormat) -> bool:
+    """Whether values lose their offset -z·s before they are rounded (DeepSpeed, asymmetric), or z is added after.
+
+    The two differ on ties, and where float32 cannot tell a tie: each convention computes as its published code does.
+    """
+    return fmt.convention == "pow2" and not fmt.symmetric
+
+
+def encode(matrix: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, fmt: WeightFormat | ActivationFormat) -> torch.Tensor:
+    """Codes (rows, width) uint8 of float32 values (rows, width), given (rows, groups) scales and zero points."""
+    values, step, offset = grouped(matrix, fmt.group), scale.float().unsqueeze(-1), zero.float().unsqueeze(-1)
+    codes = torch.round((values + offset * step) / step) if offset_first(fmt) else torch.round(values / step) + offset
+    lowest = 1 if fmt.convention == "restricted" else 0
+    return codes.clamp(lowest, 2**fmt.bits - 1).to(torch.uint8).flatten(-2)
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Forward the rounded values, to the bit; backward the gradient as if nothing had been rounded or clamped.
+
+    The estimator of DeepSpeed's `compression/utils.py`, by ZeroQuant's authors; the paper names none.
+    """
+
+    @staticmethod
+    def forward(ctx, values: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
+        return rounded
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradient, None
+
+
+def fake_quantize_weights(weight: torch.Tensor, fmt: WeightFormat, like: Quantized | None = None) -> torch.Tensor:
+    """Ŵ (out, in) of `quantize`, in W's own type, with a straight-through gradient: scales and zero points are constants."""
+    rounded = dequantize(quantize(weight.detach(), fmt, like), fmt)
+    return _StraightThrough.apply(weight, rounded.to(weight.dtype))
+
+
+def fake_quantize_activations(x: torch.Tensor, fmt: ActivationFormat) -> torch.Tensor:
+    """Round activations (…, features) dynamically, token by token, and return them in their own type.
+
+    ZeroQuant-V2 section 4: scales (and zero points) are found at run time, from the token itself, in float32. The gradient is
+    straight-through, as of weights.
+    """
+    if fmt.is_full_precision:
+        return x
+    tokens = x.detach().reshape(-1, x.shape[-1]).float()
+    scale, zero = scale_and_zero(grouped(tokens, fmt.group), fmt)
+    codes = grouped(encode(tokens, scale, zero, fmt).float(), fmt.group)
+    rounded = ((codes - zero.unsqueeze(-1)) * scale.unsqueeze(-1)).flatten(1).to(x.dtype).view(x.shape)
+    return _StraightThrough.apply(x, rounded)
+
+
+def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Codes (rows, width) below 2^bits as dense bytes (rows, ceil(width / 8) · bits): eight codes make `bits` bytes."""
+    rows, width = codes.shape
+    padded = torch.nn.functional.pad(codes, (0, -width % 8))
+    shifts = torch.arange(8, dtype=torch.int64, device=codes.device) * bits
+    packed = torch.empty(rows, padded.shape[1] // 8 * bits, dtype=torch.uint8, device=codes.device)
+    for start in range(0, rows, _ROWS_AT_ONCE):
+        words = (padded[start : start + _ROWS_AT_ONCE].to(torch.int64).unflatten(1, (-1, 8)) << shifts).sum(-1)
+        packed[start : start + _ROWS_AT_ONCE] = words.unsqueeze(-1).view(torch.uint8)[..., :bits].flatten(1)
+    return packed
+
+
+def unpack(packed: torch.Tensor, bits: int, width: int) -> torch.Tensor:
+    """Codes (rows, width) uint8 out of the bytes that `pack` made."""
+    rows = packed.shape[0]
+    shifts = torch.arange(8, dtype=torch.int64, device=packed.device) * bits
+    codes = torch.empty(rows, packed.shape[1] // bits * 8, dtype=torch.uint8, device=packed.device)
+    for start in range(0, rows, _ROWS_AT_ONCE):
+        bytes_ = packed[start : start + _ROWS_AT_ONCE].unflatten(1, (-1, bits))
+        words = torch.nn.functional.pad(bytes_, (0, 8 - bits)).contiguous().view(torch.int64)
+        codes[start : start + _ROWS_AT_ONCE] = ((words >> shifts) & (2**bits - 1)).to(torch.uint8).flatten(1)
+    return codes[:, :width].contiguous()
+
+
+def to_stored(quantized: Quantized, fmt: WeightFormat) -> dict[str, torch.Tensor]:
+    """The tensors that an artifact keeps: packed codes, scales, and zero points in the fewest bytes that hold them."""
+    stored = {"codes": pack(quantized.codes, fmt.bits), "scale": quantized.scale}
+    if quantized.zero is not None:
+        stored["zero"] = _compact(quantized.zero, fmt)
+    return stored
+
+
+def from_stored(stored: dict[str, torch.Tensor], fmt: WeightFormat, width: int) -> Quantized:
+    """What `to_stored` was given, for a matrix of `width` inputs."""
+    zero = stored.get("zero")
+    if zero is not None:
+        if fmt.convention == "minmax":
+            zero = unpack(zero, fmt.bits, stored["scale"].numel()).view(stored["scale"].shape)
+        zero = zero.to(torch.int32)
+    return Quantized(unpack(stored["codes"], fmt.bits, width), stored["scale"], zero)
+
+
+def _compact(zero: torch.Tensor, fmt: WeightFormat) -> torch.Tensor:
+    if fmt.convention == "minmax":  # in [0, 2^b - 1], so as wide as a code
+        return pack(zero.to(torch.uint8).view(1, -1), fmt.bits)
+    for dtype in (torch.int8, torch.int16):
+        if zero.min() >= torch.iinfo(dtype).min and zero.max() <= torch.iinfo(dtype).max:
+            return zero.to(dtype)
+    return zero

@@ -1,0 +1,147 @@
+"""Open what earlier stages left: checkpoints, token windows, quantized weights, factors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from lorcbench.common import paths
+from lorcbench.common.artifacts import ArtifactError, Shards, check_digest, file_digest, read_json, verified
+from lorcbench.config import compose
+from lorcbench.core import lorc
+from lorcbench.core.formats import WeightFormat
+from lorcbench.core.quantizer import dequantize, from_stored
+from lorcbench.models.architectures import Architecture
+from lorcbench.models.checkpoint import Checkpoint
+
+TRAINED = "trained."  # prefix of a trained parameter's name in a shard of quantized weights
+
+
+def checkpoint_folder(names: dict[str, str], *files: str) -> Path:
+    """The folder of a prepared checkpoint, once its files, or only those named, were found to be as they were prepared."""
+    folder = Path(paths.CHECKPOINT.format(**names))
+    return folder / verified(folder, "checkpoint", *files)["folder"]
+
+
+def tokenizer_file(names: dict[str, str]) -> Path:
+    """The tokenizer as it was saved with a prepared checkpoint."""
+    folder = Path(paths.CHECKPOINT.format(**names))
+    saved, prepared = folder / paths.TOKENIZER, read_json(folder / "result.json", "checkpoint")
+    check_digest(saved, file_digest(saved) if saved.is_file() else None, prepared["tokenizer"], folder)
+    return saved
+
+
+def tokens(folder: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """Token windows (n, length) int64 by corpus, and the digest of their result."""
+    shards = Shards(folder / "result.json", "tokens")
+    return {name: windows.long() for name, windows in shards.block(0).items()}, shards.result["digest"]
+
+
+class QuantizedModel:
+    """The quantized weights of one model, read a block at a time."""
+
+    def __init__(self, names: dict[str, str]) -> None:
+        self.shards = Shards(Path(paths.QUANTIZED.format(**names)) / "result.json", "quantized")
+        self.format = WeightFormat.parse(names["weight"])
+        self.digest = self.shards.result["digest"]
+
+    def block(self, index: int) -> dict[str, torch.Tensor]:
+        """Ŵ (out, in) float32 of block `index` by linear, and the parameters trained with them by full name."""
+        tensors = self.shards.block(index)
+        weights = {
+            linear: dequantize(from_stored(parts_of(tensors, linear), self.format, width), self.format)
+            for linear, width in self.shards.result["widths"].items()
+        }
+        return weights | trained_of(tensors)
+
+
+def _made_from(shards: Shards, source: str, digest: str) -> None:
+    if shards.result["identity"]["inputs"][source] != digest:
+        raise ArtifactError(f"{shards.folder}: made from another {source} than the one that is there; delete it and run again")
+
+
+def parts_of(tensors: dict[str, torch.Tensor], linear: str) -> dict[str, torch.Tensor]:
+    """The tensors of one linear in a shard of quantized weights, by part."""
+    names = {part: f"{linear}.{part}" for part in ("codes", "scale", "zero")}
+    return {part: tensors[name] for part, name in names.items() if name in tensors}
+
+
+def trained_of(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The biases and norms that distillation trained, by name in the block, in a shard of quantized weights.
+
+    They replace the checkpoint's own, in its type, so they add nothing to what is stored.
+    """
+    return {name.removeprefix(TRAINED): tensor for name, tensor in tensors.items() if name.startswith(TRAINED)}
+
+
+class Factors:
+    """The LoRC factors of one quantized model, read a block at a time."""
+
+    def __init__(self, names: dict[str, str], lorc_name: str, rank: int) -> None:
+        folder = Path(paths.FACTORS.format(**{**names, "lorc": lorc_name, "cap": compose.components(lorc_name, rank)}))
+        self.shards = Shards(folder / "result.json", "factors")
+        self.rank, self.digest = rank, self.shards.result["digest"]
+
+    def block(self, index: int, architecture: Architecture, checkpoint_config: dict) -> tuple[dict[str, torch.Tensor], int]:
+        """B·A (out, in) float32 of every linear of block `index`, and the bits that their factors take at this rank."""
+        stored: dict[str, dict[str, torch.Tensor]] = {}
+        for name, tensor in self.shards.block(index).items():
+            matrix, _, part = name.rpartition(".")
+            stored.setdefault(matrix, {})[part] = tensor
+        bits = sum(lorc.stored_bits(factors, self.rank) for factors in stored.values())
+        products = {matrix: lorc.correction(factors, self.rank) for matrix, factors in stored.items()}
+        return by_linear(products, architecture, checkpoint_config), bits
+
+
+def by_linear(
+    products: dict[str, torch.Tensor], architecture: Architecture, checkpoint_config: dict
+) -> dict[str, torch.Tensor]:
+    """Corrections (out, in) by linear, of those by matrix: a fused linear may have been corrected part by part."""
+    corrections = {}
+    for linear in architecture.linear_names:
+        if linear in products:
+            corrections[linear] = products[linear]
+            continue
+        rows = architecture.parts(linear, checkpoint_config)
+        whole = products[f"{linear}.q"].new_empty(sum(map(len, rows.values())), products[f"{linear}.q"].shape[1])
+        for part, index in rows.items():
+            whole[index] = products[f"{linear}.{part}"]
+        corrections[linear] = whole
+    return corrections
+
+
+class CellWeights:
+    """What the blocks of one cell hold: Ŵ, or Ŵ + B·A, and trained biases and norms; full precision keeps the checkpoint's.
+
+    The correction is added in float32 before the weight is rounded to the forward's type: x Ŵᵀ + x Aᵀ Bᵀ up to rounding.
+    """
+
+    def __init__(self, names: dict[str, str], lorc_name: str, rank: int) -> None:
+        self.quantized = QuantizedModel(names) if names["method"] != "none" else None
+        self.factors = Factors(names, lorc_name, rank) if rank else None
+        if self.quantized:
+            prepared = read_json(Path(paths.CHECKPOINT.format(**names)) / "result.json", "checkpoint")
+            _made_from(self.quantized.shards, "checkpoint", prepared["digest"])
+        if self.factors:
+            _made_from(self.factors.shards, "quantized", self.quantized.digest)
+        self._factor_bits = 0
+
+    def block(self, index: int, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+        """What to install into block `index`: weights (out, in) float32 by linear, trained parameters by full name."""
+        if self.quantized is None:
+            return {}
+        weights = self.quantized.block(index)
+        if self.factors is None:
+            return weights
+        corrections, bits = self.factors.block(index, checkpoint.architecture, checkpoint.config)
+        self._factor_bits += bits
+        return weights | {name: weights[name] + correction for name, correction in corrections.items()}
+
+    def size(self) -> dict[str, float]:
+        """Bits a weight that are stored for the blocks read so far, factors counted, and the largest damping."""
+        if self.quantized is None:
+            return {}
+        result = self.quantized.shards.result
+        bits = result["bits_per_weight"] + self._factor_bits / result["weights"]
+        return {"bits_per_weight": bits, "max_damp": result["max_damp"]}

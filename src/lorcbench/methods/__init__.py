@@ -1,1 +1,0 @@
-"""Post-training quantization methods: tensors in, tensors out."""

@@ -1,0 +1,31 @@
+"""Per-window losses of a cell by the block walk."""
+
+from __future__ import annotations
+
+import torch
+
+from lorcbench.core.formats import ActivationFormat
+from lorcbench.jobs.inputs import CellWeights
+from lorcbench.models.blocks import BlockWalk
+from lorcbench.models.surgery import install_weights, rounded_inputs
+
+
+def window_losses(
+    walk: BlockWalk, windows: dict[str, torch.Tensor], weights: CellWeights, activation: str
+) -> dict[str, list[float]]:
+    """Mean loss of every test window, in nats a token, by corpus.
+
+    Args:
+        windows: token windows (n, length) of each corpus; all corpora pass through a block while it is loaded.
+        weights: what the block linears hold.
+        activation: the activation format at their inputs.
+    """
+    fmt = ActivationFormat.parse(activation)
+    hidden = {corpus: walk.embed(tokens) for corpus, tokens in windows.items()}
+    for index in range(walk.depth):
+        with walk.block(index) as block:
+            install_weights(block, weights.block(index, walk.checkpoint))
+            with rounded_inputs(block, walk.architecture.linear_names, fmt):
+                for states in hidden.values():
+                    walk.advance(block, states)
+    return {corpus: walk.score(hidden[corpus], tokens).tolist() for corpus, tokens in windows.items()}

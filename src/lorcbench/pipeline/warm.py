@@ -1,0 +1,147 @@
+"""Start stages from a process that has already imported what they need.
+
+Importing torch and transformers takes about five seconds, more than most small jobs' own work. A local run therefore keeps one
+process that has done it. A stage's command finds its socket in the environment, hands over its arguments, working directory,
+environment and standard streams, and waits; the process forks, and the fork runs the stage as ``python -m`` would::
+
+    workflow ── python -m lorcbench.stages.X ──(socket)──┐ waits for the exit code
+         └───── python -m lorcbench.pipeline.warm ── fork: supervisor ── fork: the stage
+
+Without the variable (by hand, on a cluster), or when the process is not ready or gone, a stage runs in its own process: only
+its start differs. Whoever dies takes the others along: the stage goes with its command, the warm process with the workflow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import runpy
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from lorcbench.common.process import PARENT, die_with_parent, let_threads_sleep
+
+VARIABLE = "LORCBENCH_WARM"  # environment variable: the socket of a warm process
+_PREFIX = "lorcbench.stages."
+_REQUEST_BYTES = 1 << 20
+
+
+class WarmProcess:
+    """The warm process of one workflow; stages that are started while it lives find it by themselves."""
+
+    def __init__(self, threads: int) -> None:
+        self._folder = tempfile.mkdtemp(prefix="lorcbench-")  # nobody else's, and short: socket addresses end at 108 bytes
+        address = str(Path(self._folder) / "warm")
+        environment = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))}
+        command = [sys.executable, "-m", "lorcbench.pipeline.warm", address]
+        self._process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+        os.environ[VARIABLE] = address
+
+    def stop(self) -> None:
+        """End it; stages start in processes of their own again."""
+        del os.environ[VARIABLE]
+        self._process.terminate()
+        self._process.wait()
+        shutil.rmtree(self._folder)
+
+
+def hand_over() -> None:
+    """Called when a stage's package is imported: let a warm process run this command, if there is one; else return."""
+    stage = sys.orig_argv[2] if sys.orig_argv[1:2] == ["-m"] else ""
+    address = os.environ.get(VARIABLE)
+    if not address or not stage.startswith(_PREFIX):
+        return
+    die_with_parent(int(os.environ[PARENT]))
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(address)
+    except OSError:  # not ready yet, or gone
+        return
+    environment = {name: value for name, value in os.environ.items() if name not in (VARIABLE, PARENT)}
+    request = {"stage": stage, "arguments": sys.orig_argv[3:], "folder": os.getcwd(), "environment": environment}
+    socket.send_fds(connection, [json.dumps(request).encode()], [0, 1, 2])
+    code = connection.recv(1)
+    os._exit(code[0] if code else 1)
+
+
+def _serve(address: str) -> None:
+    die_with_parent(int(os.environ[PARENT]))
+    let_threads_sleep()
+    listener = socket.socket(socket.AF_UNIX)
+    _import_everything()
+    listener.bind(address)
+    listener.listen(64)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors are reaped by the kernel
+    while True:
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _supervise(connection)
+        connection.close()
+
+
+def _import_everything() -> None:
+    import lm_eval.models.huggingface  # noqa: F401
+    import torch
+    from transformers import BloomForCausalLM, OPTForCausalLM  # noqa: F401
+
+    from lorcbench.common import versions
+    from lorcbench.core import gptq
+    from lorcbench.core.formats import WeightFormat
+    from lorcbench.data import corpora  # noqa: F401
+    from lorcbench.models import blocks, perplexity, standin  # noqa: F401
+
+    versions.code_versions()  # kept for the forks
+    torch.set_num_threads(1)  # no thread of a pool may exist when it forks
+    settings, identity = gptq.GptqSettings(), torch.eye(8)
+    gptq.quantize(identity, gptq.prepare(identity, settings), WeightFormat.parse("w4-asym-row"), settings)  # compiles the sweep
+
+
+def _supervise(connection: socket.socket) -> None:
+    """Run one stage in a fork; send its exit code, or kill it when its command has gone."""
+    data, descriptors, _, _ = socket.recv_fds(connection, _REQUEST_BYTES, 3)
+    supervisor, stage = os.getpid(), os.fork()
+    if stage == 0:
+        die_with_parent(supervisor)
+        connection.close()
+        _run(json.loads(data), descriptors)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    ended = os.pidfd_open(stage)
+    if ended not in select.select([ended, connection], [], [])[0]:
+        os.kill(stage, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(stage, 0)[1])
+    with contextlib.suppress(BrokenPipeError):  # if the command has gone
+        connection.send(bytes([code if code >= 0 else 128 - code]))
+    os._exit(0)
+
+
+def _run(request: dict, descriptors: list[int]) -> None:
+    for target, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, target)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.argv = [request["stage"], *request["arguments"]]
+    code: object = 0
+    try:
+        runpy.run_module(request["stage"], run_name="__main__", alter_sys=True)
+    except SystemExit as ending:
+        code = ending.code
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1])

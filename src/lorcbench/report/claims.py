@@ -1,0 +1,158 @@
+"""What the results say about each claim: supported, contradicted or undecided.
+
+A verdict rests on one 95 % interval of what `lorcbench.report.statements` bounds: `supported` if the whole interval lies within
+the bounds, `contradicted` if none of it does, else `undecided`. Every model is judged by itself; where one cell is said to be
+below another at 3 bits and more, where differences are small, several models are pooled too. The intervals cover the sampling
+of text; a study with several calibration seeds gets a verdict for each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lorcbench.core.formats import WeightFormat
+from lorcbench.report.intervals import Interval, mean_perplexity_contrast, resampled_means
+from lorcbench.report.results import CellResult
+from lorcbench.report.statements import Statement, statements
+from lorcbench.study.cells import Cell
+
+VERDICTS = ("supported", "contradicted", "undecided")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the results say about one claim.
+
+    Attributes:
+        claim: the statement, in one sentence.
+        scope: where it was tested: the model, or the pool of models, and the recipe.
+        verdict: one of `VERDICTS`.
+        evidence: the numbers that decided.
+        source: where ZeroQuant-V2 claims it.
+        standin: whether it was tested on models that the pipeline trained itself.
+    """
+
+    claim: str
+    scope: str
+    verdict: str
+    evidence: str
+    source: str = ""
+    standin: bool = False
+
+
+def judge(results: list[CellResult], resamples: int) -> list[Verdict]:
+    """All verdicts that the finished cells allow; a claim without matching cells gets none.
+
+    Args:
+        results: the cells of a study, derived ones if claims may rest on them; those that are not ``ok`` are ignored.
+        resamples: of the bootstrap.
+    """
+    by_claim: dict[str, list[Statement]] = {}
+    for statement in statements(results):
+        by_claim.setdefault(statement.claim, []).append(statement)
+    verdicts = []
+    for stated in by_claim.values():
+        verdicts += [_one_model(statement, resamples) for statement in stated]
+        pools: dict[Cell, list[Statement]] = {}
+        for statement in stated:
+            cell = statement.subject.cell
+            if statement.is_comparison and WeightFormat.parse(cell.weight).bits >= 3:
+                pool = "all stand-ins" if statement.subject.standin else "all models"
+                pools.setdefault(replace(cell, model=pool), []).append(statement)
+        verdicts += [_pooled(cell, members, resamples) for cell, members in pools.items() if len(members) > 1]
+    return verdicts
+
+
+def full_precision(results: list[CellResult]) -> dict[str, CellResult]:
+    """The finished full-precision cell of each model, by model."""
+    return {
+        result.cell.model: result
+        for result in results
+        if result.status == "ok" and result.cell.method == "none" and result.cell.activation == "a16"
+    }
+
+
+def counts(verdicts: list[Verdict]) -> list[str]:
+    """Lines for the terminal: how many verdicts of each kind every claim has; none if there are no verdicts."""
+    if not verdicts:
+        return []
+    ran = {"stand-ins" if verdict.standin else "published models" for verdict in verdicts}
+    lines = [f"  claims, tested on {' and '.join(sorted(ran))}"]
+    for claim in dict.fromkeys(verdict.claim for verdict in verdicts):
+        found = [verdict.verdict for verdict in verdicts if verdict.claim == claim]
+        told = [f"{found.count(kind)} {kind}" for kind in VERDICTS if kind in found]
+        lines.append(f"    {claim}: {', '.join(told)}")
+    return lines
+
+
+def _scope(cell: Cell) -> str:
+    """The cell's key without the parts that say nothing, the model first."""
+    model, *recipe = cell.key.split("/")
+    return " ".join([f"{model}:", *(part for part in recipe if part not in ("none", "a16", "r0"))])
+
+
+def _one_model(statement: Statement, resamples: int) -> Verdict:
+    change = mean_perplexity_contrast([(coefficient, result.nll) for coefficient, result in statement.terms], resamples)
+    verdict, subject = _decide(change, statement.low, statement.high), statement.subject
+    evidence = _evidence(statement, change)
+    return Verdict(statement.claim, _scope(subject.cell), verdict, evidence, statement.source, subject.standin)
+
+
+def _evidence(statement: Statement, change: Interval) -> str:
+    levels = [result.mean_ppl for _, result in statement.terms]
+    bounds = (change.value, change.low, change.high)
+    if statement.low == -statement.high:  # a share of the first cell
+        value, low, high = (percent(bound / levels[0], 3) for bound in bounds)
+        return f"ΔPPL {value} [{low}, {high}] of {number(levels[0])}"
+    value, low, high = (number(bound, "+") for bound in bounds)
+    if len(levels) > 2 or statement.terms[0][0] != -1.0:
+        parts = [f"{number(coefficient, '+')} · {number(result.mean_ppl)}" for coefficient, result in statement.terms]
+        return f"{' '.join(parts)} = {value} [{low}, {high}]"
+    claimed = f"; claimed {_range(statement.low, statement.high)}" if statement.high or np.isfinite(statement.low) else ""
+    return f"ΔPPL {value} [{low}, {high}]; {number(levels[0])} → {number(levels[1])}{claimed}"
+
+
+def _range(low: float, high: float) -> str:
+    if np.isinf(low):
+        return f"at most {number(high)}"
+    return f"above {number(low)}" if np.isinf(high) else f"{number(low)} to {number(high)}"
+
+
+def _pooled(cell: Cell, pool: list[Statement], resamples: int) -> Verdict:
+    """One verdict over models, by the mean log-ratio of perplexities.
+
+    Every pair is resampled with the same seed, hence with the same runs of windows: what the models share through the
+    text stays in the variance. To add the pairs' variances as if independent would make the interval too narrow.
+    """
+    values, samples = [], []
+    for statement in pool:
+        (_, above), (_, below) = statement.terms
+        for index, corpus in enumerate(sorted(below.nll)):
+            difference = np.asarray(below.nll[corpus]) - np.asarray(above.nll[corpus])
+            values.append(difference.mean())
+            samples.append(resampled_means(difference, resamples, seed=index))
+    low, high = np.quantile(np.mean(samples, axis=0), [0.025, 0.975])
+    change = Interval(float(np.mean(values)), float(low), float(high))
+    ratio, low, high = (percent(np.expm1(bound), 2) for bound in (change.value, change.low, change.high))
+    evidence = f"PPL {ratio} [{low}, {high}], geometric mean of {len(pool)} models"
+    one = pool[0]
+    return Verdict(one.claim, _scope(cell), _decide(change, -np.inf, 0.0), evidence, one.source, one.subject.standin)
+
+
+def _decide(change: Interval, low: float, high: float) -> str:
+    if low <= change.low and change.high < high:
+        return "supported"
+    return "contradicted" if change.low > high or change.high < low else "undecided"
+
+
+def number(value: float, sign: str = "") -> str:
+    """A perplexity or a difference (`sign` "+") for people: about four digits, no exponent, a typographic minus."""
+    digits = 2 if abs(value) < 100 else 1 if abs(value) < 1000 else 0
+    return f"{value:{sign},.{digits}f}".replace("-", "−")
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A signed share in percent, with a typographic minus."""
+    return f"{100 * share:+,.{digits}f} %".replace("-", "−")

@@ -1,0 +1,86 @@
+"""Which of several quantizer conventions, or schemes of LoRC factors, comes closest to the published numbers.
+
+Papers print formats without saying which divisor, zero-point rounding or scale type is behind them, so one published number has
+as many measured counterparts as a study has conventions. `study=fingerprint` measures them all; this ranks them, question by
+question, by the mean of |ln(measured / published)| over the numbers that every candidate has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+
+from lorcbench.core.formats import ActivationFormat, WeightFormat
+from lorcbench.report.scorecard import Row
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One answer to one question.
+
+    Attributes:
+        question: such as ``zeroquant-v2: asymmetric weights under rtn``; each source may have done as it liked.
+        answer: convention and scale type, or the name of the LoRC setting.
+        n: published numbers that all candidates of the question were held against.
+        distance: mean of |ln(measured / published)| over them; small ones are relative errors.
+        farthest: the largest of them.
+    """
+
+    question: str
+    answer: str
+    n: int
+    distance: float
+    farthest: float
+
+
+COLUMNS = tuple(Candidate.__dataclass_fields__)
+
+
+def rank(rows: list[Row]) -> list[Candidate]:
+    """The candidates of every question to which the study has more than one answer, the closest first."""
+    questions: dict[str, dict[str, dict[tuple, float]]] = defaultdict(lambda: defaultdict(dict))
+    for row in rows:
+        if asked := None if row.derived else _question(row):
+            place = (row.model, row.corpus, row.table, row.recipe, row.published)
+            distance = abs(math.log(row.measured / row.published)) if math.isfinite(row.published) else math.nan
+            questions[f"{row.source}: {asked[0]}"][asked[1]].setdefault(place, distance)
+    found = []
+    for question, answers in questions.items():
+        common = set.intersection(*(set(places) for places in answers.values()))
+        common = [place for place in common if all(math.isfinite(places[place]) for places in answers.values())]
+        if len(answers) < 2 or not common:
+            continue
+        candidates = []
+        for answer, places in answers.items():
+            distances = [places[place] for place in common]
+            candidates.append(Candidate(question, answer, len(common), math.fsum(distances) / len(common), max(distances)))
+        found += sorted(candidates, key=lambda candidate: candidate.distance)
+    return found
+
+
+def _question(row: Row) -> tuple[str, str] | None:
+    """What the row bears on, and its answer; None where weights and activations are both rounded, or nothing is."""
+    weight, activation = WeightFormat.parse(row.weight), ActivationFormat.parse(row.activation)
+    if row.rank:
+        return f"factors of LoRC, weights {weight.convention}", row.lorc
+    if weight.bits == 16 and activation.bits != 16:
+        kind = "symmetric" if activation.symmetric else "asymmetric"
+        return f"{kind} activations", activation.convention
+    if weight.bits != 16 and activation.bits == 16:
+        kind = "symmetric" if weight.symmetric else "asymmetric"
+        return f"{kind} weights under {row.method}", f"{weight.convention}, {weight.scale_dtype} scales"
+    return None
+
+
+def summary(candidates: list[Candidate]) -> list[str]:
+    """Lines for the terminal: the ranking of every question; none without candidates."""
+    lines = []
+    for question in dict.fromkeys(candidate.question for candidate in candidates):
+        ranked = [candidate for candidate in candidates if candidate.question == question]
+        lines.append(f"  {question}: distance to {ranked[0].n} published numbers")
+        lines += [
+            f"    {candidate.answer:28} {100 * candidate.distance:7.3f} %, at most {100 * candidate.farthest:.2f} %"
+            for candidate in ranked
+        ]
+    return lines

@@ -1,0 +1,198 @@
+"""What all figures share: palette, strokes, canvas, axes, and how a figure is saved.
+
+The SVG carries its own dark scheme: a style sheet that a browser applies in dark mode and every other program ignores.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib import figure as mpl_figure
+from matplotlib.axis import Axis
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from lorcbench.common.artifacts import replacing, write_text
+from lorcbench.core.formats import WeightFormat
+from lorcbench.report.results import CellResult
+
+INK, GREY, PAPER = "#222222", "#666666", "#ffffff"
+EDGE, GRID = "#999999", "#e8e8e8"
+COLOURS = {"rtn": "#d55e00", "gptq": "#0072b2", "gptq-cached": "#56b4e9", "zq_local": "#009e73", "zq_global": "#cc79a7"}
+SPARE_COLOURS = ("#e69f00", "#7b5ea7", "#8c8c8c", "#a6761d", "#3b3b3b")
+# What each colour is on a dark page, where it differs; the page's own dark card is the paper.
+DARK = {INK: "#e6e8ea", GREY: "#a3adb7", PAPER: "#1b1f24", EDGE: "#6e7681", GRID: "#30363d"}
+DARK |= {"#d55e00": "#f0803c", "#0072b2": "#4aa3e0", "#56b4e9": "#9ad4f5", "#009e73": "#2cc295"}
+DARK |= {"#7b5ea7": "#ab92d6", "#a6761d": "#cf9d45", "#3b3b3b": "#c8ccd0"}
+STROKES = (("-", "o"), ((0, (5, 2)), "s"), ((0, (1.5, 1.5)), "D"), ((0, (5, 2, 1, 2)), "v"), ((0, (8, 2)), "P"))
+WIDTH, HEADER, FOOTER, LEFT, GAP = 9.0, 1.25, 0.58, 0.78, 0.7  # inches
+STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same
+    "svg.hashsalt": "lorcbench",  # the SVG's element ids are random without it
+    **{"text.color": INK, "figure.facecolor": PAPER, "axes.facecolor": "none"},
+    **{"axes.edgecolor": EDGE, "axes.linewidth": 0.8, "axes.spines.right": False, "axes.spines.top": False},
+    **{"axes.titlelocation": "left", "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlecolor": INK},
+    **{"axes.grid": True, "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.8},
+    **{"xtick.color": GREY, "xtick.labelsize": 9, "xtick.major.size": 0},
+    **{"ytick.color": GREY, "ytick.labelsize": 9, "ytick.major.size": 0},
+    **{"lines.linewidth": 1.3, "lines.markersize": 5, "lines.markeredgecolor": PAPER, "lines.markeredgewidth": 0.6},
+    **{"legend.frameon": False, "legend.fontsize": 9.5, "legend.borderpad": 0, "legend.borderaxespad": 0.2},
+    **{"legend.handlelength": 2.2, "legend.handletextpad": 0.5, "legend.columnspacing": 1.4},
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure on disk: ``<stem>.png`` and ``<stem>.svg``."""
+
+    stem: str
+    title: str
+    caption: str
+
+
+class Looks:
+    """The colour of each method and the stroke of each format in one figure, and their legend entries.
+
+    Args:
+        names: the methods' names in paths, ``none`` among them or not.
+        formats: what strokes tell apart, in their order.
+    """
+
+    def __init__(self, names: Iterable[str], formats: Iterable[str] = ()) -> None:
+        methods = sorted(set(names) - {"none"}, key=lambda name: (name != "rtn", name))
+        stems = Counter(stem(name) for name in methods)
+        # A method with one variant goes by its own name and colour.
+        labels = {name: stem(name) if stems[stem(name)] == 1 else name for name in methods}
+        spare = [name for name in methods if labels[name] not in COLOURS]
+        self.colours = {name: COLOURS[labels[name]] for name in methods if labels[name] in COLOURS}
+        self.colours |= {name: SPARE_COLOURS[index % len(SPARE_COLOURS)] for index, name in enumerate(spare)}
+        self.strokes = {name: STROKES[index % len(STROKES)] for index, name in enumerate(unique(formats))}
+        self.methods = [Line2D([], [], color=colour, lw=4, label=labels[name]) for name, colour in self.colours.items()]
+        strokes = self.strokes.items()
+        self.formats = [Line2D([], [], color=GREY, ls=dash, marker=mark, label=name) for name, (dash, mark) in strokes]
+
+
+def canvas(
+    shape: tuple[int, int],
+    height: float,
+    title: str,
+    results: list[CellResult],
+    handles: list[Line2D],
+    share: str = "all",
+    about: str = "Perplexity (PPL) over the study's corpora",
+) -> tuple[mpl_figure.Figure, np.ndarray]:
+    """An empty figure with question, subtitle and legend, and its panels, each `height` inches high.
+
+    Args:
+        share: which panels have the vertical axis in common: ``all``, ``row`` or ``col``; rows have names in the last two.
+        about: the line below the title, where no model is a stand-in.
+    """
+    lines = _legend_lines([len(handle.get_label()) + 7 for handle in handles])
+    (rows, columns), header = shape, HEADER + 0.21 * (lines - 1) + 0.2 * (share != "all")
+    total = header + rows * height + (rows - 1) * GAP + FOOTER
+    fig = mpl_figure.Figure(figsize=(WIDTH, total))
+    axes = fig.subplots(rows, columns, sharex=True, sharey=True if share == "all" else share, squeeze=False)
+    fig.subplots_adjust(left=LEFT / WIDTH, right=1 - 0.15 / WIDTH, top=1 - header / total, bottom=FOOTER / total)
+    fig.subplots_adjust(hspace=GAP / height, wspace=0.3 if share == "col" else 0.12)
+    x = 0.14 / WIDTH
+    fig.text(x, 1 - 0.14 / total, title, fontsize=14, fontweight="bold", va="top")
+    fig.text(x, 1 - 0.42 / total, _subtitle(results, about), fontsize=9.5, color=GREY, va="top")
+    corner = (x, 1 - 0.66 / total)
+    fig.legend(handles=handles, ncol=-(-len(handles) // lines), loc="upper left", bbox_to_anchor=corner)
+    return fig, axes
+
+
+def _legend_lines(widths: list[int]) -> int:
+    """How many lines a legend needs whose entries are so many characters wide; it is filled column by column."""
+    for lines in range(1, len(widths)):
+        if sum(max(widths[start : start + lines]) for start in range(0, len(widths), lines)) <= 112:
+            return lines
+    return len(widths)
+
+
+def drop_spare(axes: np.ndarray, used: int) -> None:
+    """Remove the panels after the first `used`; those above them show their own ticks."""
+    columns = axes.shape[1]
+    for index in range(used, axes.size):
+        axes.flat[index].remove()
+        if index >= columns:
+            axes.flat[index - columns].xaxis.set_tick_params(labelbottom=True)
+
+
+def _subtitle(results: list[CellResult], about: str) -> str:
+    standins = {result.cell.model for result in results if result.standin}
+    if not standins:
+        return about
+    if len(standins) == len({result.cell.model for result in results}):
+        return "Stand-ins: small models that this pipeline trained itself. Their perplexities are no published model's."
+    return f"Of these models, {', '.join(sorted(standins))} are stand-ins that this pipeline trained itself."
+
+
+def axis_labels(fig: mpl_figure.Figure, x: str, y: str) -> None:
+    """One label for all horizontal axes, below them, and one for all vertical ones."""
+    width, height = fig.get_size_inches()
+    fig.supxlabel(x, x=0.5 + 0.5 * LEFT / width, y=0.1 / height, fontsize=10, color=GREY, va="bottom")
+    fig.supylabel(y, x=0.1 / width, y=0.5 + 0.5 * (FOOTER - HEADER) / height, fontsize=10, color=GREY, ha="left")
+
+
+def row_title(ax, text: str) -> None:
+    """Name a row of panels above its first one."""
+    ax.annotate(text, (0, 1), (0, 20), "axes fraction", "offset points", fontweight="bold")
+
+
+def log_axis(axis: Axis, unit: str = "", narrow: bool = False) -> None:
+    """Round numbers as ticks of a logarithmic axis, however short it is; fewer on a narrow panel."""
+    low, high = axis.get_view_interval()
+    short = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
+    axis.set_major_locator(
+        short if high < 6 * low else LogLocator(subs=(1, 2, 5) if high < (20 if narrow else 500) * low else (1,))
+    )
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}{unit}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def span(values: Iterable[float], before: float, after: float) -> tuple[float, float]:
+    """Limits of a logarithmic axis: those of the values and a share of their span on either side."""
+    low, high = np.log(min(values)), np.log(max(values))
+    width = max(high - low, 0.1)
+    return float(np.exp(low - before * width)), float(np.exp(high + after * width))
+
+
+def weight_of(result: CellResult) -> WeightFormat:
+    """The cell's weight format."""
+    return WeightFormat.parse(result.cell.weight)
+
+
+def format_of(result: CellResult) -> str:
+    """A cell's formats without the bits of the weights, such as ``asym-g32``."""
+    weight = result.cell.weight.partition("-")[2]
+    return weight if result.cell.activation == "a16" else f"{weight} {result.cell.activation}"
+
+
+def stem(method: str) -> str:
+    """A method's name without its settings."""
+    return method.partition("+")[0]
+
+
+def unique(names: Iterable[str]) -> list[str]:
+    """Each name once, in its order."""
+    return list(dict.fromkeys(names))
+
+
+def save(fig: mpl_figure.Figure, folder: Path, figure: Figure) -> Figure:
+    """Write the PNG, and the SVG with its dark scheme."""
+    with replacing(folder / f"{figure.stem}.png") as temporary:
+        fig.savefig(temporary, format="png", dpi=150)
+    file = io.StringIO()
+    fig.savefig(file, format="svg", metadata={"Date": None})
+    text = file.getvalue()
+    paints = [(f"{part}: {light}", part, dark) for light, dark in DARK.items() for part in ("fill", "stroke")]
+    rules = "".join(f'[style*="{paint}"]{{{part}:{dark} !important}}' for paint, part, dark in paints if paint in text)
+    sheet = f"<style>@media (prefers-color-scheme: dark){{{rules}}}</style>\n"
+    write_text(folder / f"{figure.stem}.svg", text.replace("<defs>", f"{sheet} <defs>", 1))
+    return figure

@@ -1,0 +1,130 @@
+"""The table of all cells, and behind every row the jobs that it rests on: settings, digests, records and logs."""
+
+from __future__ import annotations
+
+import json
+import os
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+from lorcbench.config import compose
+from lorcbench.report.claims import number, percent
+from lorcbench.report.intervals import Interval, perplexity
+from lorcbench.report.page.parts import MISSING, chip, css_class, method_cell, sortable, value
+from lorcbench.report.results import CellResult, jobs
+from lorcbench.study.cells import Cell
+
+SETTINGS = {"calibration": "calibration", "LoRC": "lorc"}  # named in the table only where a study has several
+KEPT = ("result.json", "run.json", "log.txt", "failed.json")
+
+
+def all_cells(results: list[CellResult], changes: dict[Cell, Interval]) -> str:
+    """One row a cell, derived ones marked as such."""
+    corpora = list(dict.fromkeys(corpus for result in results for corpus in result.nll))
+    heads = ["model", "method", "weight", "activation", "LoRC", "status"]
+    numbers = [*corpora, "mean PPL", "ΔPPL in %", "bits a weight", "seconds", "peak MiB"]
+    several = [attribute for attribute in SETTINGS.values() if len(settings(results, attribute)) > 1]
+    rows = "".join(
+        f'<tr class="{css_class("derived" if result.derived else result.status)}">{_names(index, result, several)}'
+        + (_numbers(result, corpora, changes) if result.status == "ok" else _reason(result, len(numbers)))
+        + "</tr>"
+        for index, result in enumerate(results)
+    )
+    note = "ΔPPL is the change of the mean PPL to full precision with its 95 % interval. Click a heading to sort."
+    if any(result.folders for result in results):
+        note += " “Jobs” opens settings, digests and logs of all that a cell rests on."
+    if any(result.derived for result in results):
+        note += (
+            " A derived row is chosen from measured ones by its own perplexity, as the paper chose; it is too good by a little."
+        )
+    columns = sortable("cell-table", [*heads, *numbers], rows, numbers, "opt w2 gptq")
+    return f'<p class="note">{escape(note)}</p>{columns}'
+
+
+def provenance(results: list[CellResult], folder: Path) -> str:
+    """What the page knows of the jobs, as JSON: ``{"jobs": [{…}], "cells": [[job, …], …]}``, cells in the order of the table.
+
+    Args:
+        folder: of the page; links are relative to it.
+    """
+    left = jobs(results)
+    index = {path: position for position, path in enumerate(left)}
+    found = []
+    for path, records in left.items():
+        result, run = records["result"] or {}, records["run"] or {}
+        identity = result.get("identity", {})
+        job = {
+            "stage": run.get("stage") or identity.get("stage") or path.name,
+            "folder": str(path),
+            "files": {name: quote(os.path.relpath(path / name, folder)) for name in KEPT if (path / name).is_file()},
+            "digest": result.get("digest"),
+            "code": identity.get("code"),
+            "settings": identity.get("settings"),
+            "versions": identity.get("versions"),
+            **{name: run[name] for name in ("seconds", "peak_rss_mib", "host", "commit") if name in run},
+        }
+        found.append({name: about for name, about in job.items() if about is not None})
+    cells = [[index[path] for path in result.folders.values()] for result in results]
+    # "</script>" must not end the element that holds this.
+    return json.dumps({"jobs": found, "cells": cells}, ensure_ascii=False).replace("</", "<\\/")
+
+
+def degraded(result: CellResult) -> str:
+    """How far a GPTQ cell's damping was raised above the configured one, or "" if that was enough."""
+    if result.max_damp is None or result.derived:
+        return ""
+    configured = compose.load("method", result.cell.method).damp
+    return f"damp {result.max_damp:g} > {configured:g}" if result.max_damp > configured else ""
+
+
+def settings(results: list[CellResult], attribute: str) -> list[str]:
+    """The names that the cells have for a setting, in their order."""
+    return [name for name in dict.fromkeys(getattr(result.cell, attribute) for result in results) if name != "none"]
+
+
+def _opener(index: int, result: CellResult) -> str:
+    if not result.folders:
+        return ""
+    return (
+        f' <button type="button" class="jobs" data-cell="{index}" aria-label="Jobs of {escape(result.cell.key)}">Jobs</button>'
+    )
+
+
+def _names(index: int, result: CellResult, several: list[str]) -> str:
+    """The cells of a row that say which cell it is and how it went."""
+    cell, status = result.cell, chip(result.status)
+    names = {name: getattr(cell, name) for name in several}
+    small = {name: f"<small>{escape(text)}</small>" for name, text in names.items() if text != "none"}
+    if reason := degraded(result):
+        status = f"{chip('degraded')}<small>{escape(reason)}</small>"
+    if result.derived:
+        status = f"{chip('derived')}<small>{escape(result.derived)}</small>"
+    return (
+        f"<td>{escape(cell.model)}</td>{method_cell(cell.method, small.get('calibration', ''))}"
+        f"<td>{escape(cell.weight)}</td><td>{escape(cell.activation)}</td><td>r{cell.rank}{small.get('lorc', '')}</td>"
+        f"<td>{status}{_opener(index, result)}</td>"
+    )
+
+
+def _numbers(result: CellResult, corpora: list[str], changes: dict[Cell, Interval]) -> str:
+    ppls = (perplexity(result.nll[corpus]) if corpus in result.nll else None for corpus in corpora)
+    return (
+        "".join(value(ppl, number) for ppl in ppls)
+        + value(result.mean_ppl, number)
+        + _change(changes.get(result.cell))
+        + value(result.bits_per_weight, "{:.2f}".format)
+        + value(result.seconds, "{:,.1f}".format)
+        + value(result.peak_rss_mib, "{:,.0f}".format)
+    )
+
+
+def _reason(result: CellResult, columns: int) -> str:
+    return f'<td class="wrap" colspan="{columns}">{escape(result.reason)}</td>'
+
+
+def _change(change: Interval | None) -> str:
+    if change is None:
+        return MISSING
+    shown, low, high = (percent(share, 2).removesuffix(" %") for share in (change.value, change.low, change.high))
+    return f'<td class="num" data-v="{change.value!r}">{shown} <span class="interval">[{low}, {high}]</span></td>'

@@ -1,0 +1,86 @@
+"""Which study reaches which published number, or why none does: ``python -m lorcbench.report.reach``.
+
+Every study of published models is expanded without its limit of size, every cell taken for measured, and joined with the
+published numbers just as a finished study is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from lorcbench.config import compose
+from lorcbench.core.formats import ActivationFormat, WeightFormat
+from lorcbench.report import scorecard
+from lorcbench.report.derived import BEST, derive
+from lorcbench.report.results import CellResult
+from lorcbench.study import published
+from lorcbench.study.cells import Cell, load_study
+from lorcbench.study.published import CORPORA, PROTOCOLS, Published
+
+
+def studies() -> dict[Published, list[str]]:
+    """For every published number the studies that have a cell, or a derived row, to hold against it."""
+    found: dict[Published, list[str]] = {row: [] for row in published.load()}
+    for name in compose.names("study"):
+        asked = load_study(name, ["study.max_params=null"])
+        if asked.eval not in PROTOCOLS.values():
+            continue
+        results = [_measured(cell) for cell in asked.cells]
+        for result in [*results, *derive(results)]:
+            for row in scorecard.counterparts(result, asked.eval):
+                if name not in found[row]:
+                    found[row].append(name)
+    return found
+
+
+def _measured(cell: Cell) -> CellResult:
+    """The cell as if it had been measured."""
+    seed = None if cell.calibration == "none" else compose.load("calibration", cell.calibration).seed
+    return CellResult(cell, status="ok", seed=seed, nll={corpus: np.zeros(1) for corpus in CORPORA})
+
+
+def kind(row: Published) -> str:
+    """What a published number is held against."""
+    if row.method == BEST:
+        return "derived: the best of the methods"
+    if row.method.startswith("zq_") and row.lr is None:
+        return "measured, and derived: the best learning rate"
+    return "measured: the mean of three corpora" if row.corpus == "mean" else "measured: one corpus"
+
+
+def reason(row: Published) -> str:
+    """Why no cell can be held against a number, or "" if one could."""
+    if row.model not in compose.names("model"):
+        return "the model's weights were never public for download"
+    if row.misprinted:
+        return "misprint: another row's number, or a slip of a digit"
+    try:
+        formats = WeightFormat.parse(row.weight), ActivationFormat.parse(row.activation)
+    except ValueError:
+        return "the paper states neither groups nor symmetry"
+    model = compose.load("model", row.model)
+    if any(width % fmt.group for fmt in formats if fmt.group for width in (model.hidden, model.ffn)):
+        return "groups do not divide the model's width"
+    return ""
+
+
+def main() -> None:
+    """Print the number of published rows by what reaches them, by study, and by reason."""
+    found = studies()
+    reached = [row for row, names in found.items() if names]
+    missed = [row for row, names in found.items() if not names]
+    print(f"{len(found)} published perplexities, {len(reached)} reached by some study, {len(missed)} by none")
+    for title, counts in (
+        ("reached, by what they are held against", Counter(map(kind, reached))),
+        ("reached, by study (a number can be in several)", Counter(name for names in found.values() for name in names)),
+        ("not reached", Counter(reason(row) or "no study asks for it" for row in missed)),
+    ):
+        print(f"\n{title}")
+        for name, number in counts.most_common():
+            print(f"  {number:5}  {name}")
+
+
+if __name__ == "__main__":
+    main()

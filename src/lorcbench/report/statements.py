@@ -1,0 +1,276 @@
+"""What ZeroQuant-V2 and its LoRC claim, as inequalities between measured perplexities.
+
+A statement is Σ coefficient · perplexity, said to lie between two bounds, over cells of one model on the same windows. So
+"GPTQ is below RTN" is GPTQ - RTN < 0, "INT8 is free" is a difference inside a small share of full precision, "class 1" is a
+loss of at most 0.1, and "LoRC brings back most of the loss" is LoRC - (RTN + full precision) / 2 < 0. Statements about model
+sizes and classes speak of published models alone; on stand-ins groups are narrower by `rehearsal.SCALE`, as in their studies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from lorcbench.config import compose
+from lorcbench.core.formats import ActivationFormat, WeightFormat
+from lorcbench.report.derived import base_method
+from lorcbench.report.results import CellResult
+from lorcbench.study.cells import Cell
+from lorcbench.study.published import CLASS_BOUNDS, CORPORA
+from lorcbench.study.rehearsal import SCALE
+
+INT8_BOUND = 0.002  # of the full-precision perplexity
+FACTOR_BOUND = 0.003  # INT8 against FP16 factors: table 8's largest difference
+BLOCK_BOUND = 0.01  # A8 in groups against A16, and symmetric against asymmetric: class 1 at a perplexity of 10
+FEW = 4  # bits up to which methods, groups and LoRC are said to help; beyond, there is nothing to help
+_BASES = {"rtn": "RTN", "gptq": "GPTQ", "gptq-cached": "GPTQ", "zq_local": "ZQ-Local", "zq_global": "ZQ-Global"}
+_CLASS_1, _CLASS_2, _CLASS_3 = (-math.inf, CLASS_BOUNDS[0]), CLASS_BOUNDS, (CLASS_BOUNDS[1], math.inf)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One claim about one recipe of one model.
+
+    Attributes:
+        claim: the sentence.
+        source: where the paper makes it.
+        terms: coefficient and cell; the last is the recipe that the claim is about.
+        low, high: between which Σ coefficient · perplexity is said to lie.
+    """
+
+    claim: str
+    source: str
+    terms: tuple[tuple[float, CellResult], ...]
+    low: float = -math.inf
+    high: float = 0.0
+
+    @property
+    def subject(self) -> CellResult:
+        """The cell that the claim is about."""
+        return self.terms[-1][1]
+
+    @property
+    def is_comparison(self) -> bool:
+        """Whether one cell is said to be below another, and no more."""
+        return len(self.terms) == 2 and self.bounds == (-math.inf, 0.0) and {c for c, _ in self.terms} == {-1.0, 1.0}
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Between which the sum is said to lie."""
+        return self.low, self.high
+
+
+class Grid:
+    """The finished cells of a study, and how one is found from another."""
+
+    def __init__(self, results: list[CellResult]) -> None:
+        self.cells = {result.cell: result for result in results if result.status == "ok"}
+
+    def near(self, cell: Cell, **changes) -> CellResult | None:
+        """The cell with these fields instead."""
+        return self.cells.get(replace(cell, **changes))
+
+    def full(self, cell: Cell) -> CellResult | None:
+        """Full precision of its model."""
+        return self.cells.get(Cell(cell.model, "none", "none", "w16", "a16", "a16", "none", 0))
+
+    def chosen(self) -> Iterator[tuple[Cell, CellResult]]:
+        """Cells that claims speak of: not one by one those of a sweep of learning rates, nor the best of methods."""
+        for cell, result in self.cells.items():
+            if cell.method == "none" or (base_method(cell.method) in _BASES and "+lr=" not in cell.method):
+                yield cell, result
+
+
+def statements(results: list[CellResult]) -> Iterator[Statement]:
+    """All that the finished cells allow, claim by claim in the paper's order."""
+    grid = Grid(results)
+    for claims in (_int8, _symmetry, _methods, _groups, _activations, _lorc, _factors, _classes):
+        yield from claims(grid)
+
+
+def base(cell: Cell) -> str:
+    """The method in words, or "" if no claim speaks of it."""
+    return _BASES.get(base_method(cell.method), "")
+
+
+def _below(claim: str, source: str, below: CellResult, above: CellResult | None) -> Iterator[Statement]:
+    if above is not None:
+        yield Statement(claim, source, ((-1.0, above), (1.0, below)))
+
+
+def _alike(claim: str, source: str, share: float, one: CellResult | None, other: CellResult) -> Iterator[Statement]:
+    if one is not None:
+        bound = share * one.mean_ppl
+        yield Statement(claim, source, ((-1.0, one), (1.0, other)), -bound, bound)
+
+
+def _int8(grid: Grid) -> Iterator[Statement]:
+    claim = f"INT8 round-to-nearest with one scale a row stays within {100 * INT8_BOUND:g} % of full precision"
+    for cell, result in grid.chosen():
+        weight = WeightFormat.parse(cell.weight)
+        if _plain(cell) and cell.method == "rtn" and weight.bits == 8 and weight.group is None:
+            yield from _alike(claim, "table 2", INT8_BOUND, grid.full(cell), result)
+
+
+def _symmetry(grid: Grid) -> Iterator[Statement]:
+    """Asymmetric against symmetric: weights by row at 4 bits, activations by token."""
+    for cell, result in grid.chosen():
+        weight, activation = WeightFormat.parse(cell.weight), ActivationFormat.parse(cell.activation)
+        if _plain(cell) and cell.method == "rtn" and weight.bits == 4 and weight.group is None and not weight.symmetric:
+            claim = "At 4 bits, asymmetric weights have a lower perplexity than symmetric ones under RTN"
+            yield from _below(claim, "table 2", result, grid.near(cell, weight=str(replace(weight, symmetric=True))))
+        if activation.bits == 8 and activation.group is None and not activation.symmetric and cell.rank == 0:
+            other = str(replace(activation, symmetric=True))
+            trained = cell.trained if cell.trained == "a16" else other
+            claim = "Asymmetric A8 by token has a lower perplexity than symmetric"
+            yield from _below(claim, "tables 2 and 3", result, grid.near(cell, activation=other, trained=trained))
+
+
+def _methods(grid: Grid) -> Iterator[Statement]:
+    for cell, result in grid.chosen():
+        if base(cell) != "GPTQ" or cell.rank or _bits(cell) > FEW:
+            continue
+        bits, weight = _bits(cell), WeightFormat.parse(cell.weight)
+        if cell.activation == "a16":
+            claim = f"At {bits} bits, GPTQ has a lower perplexity than RTN"
+            yield from _below(claim, "table 3", result, grid.near(cell, method="rtn", calibration="none"))
+        if bits != 4 or weight.group:
+            continue
+        for other in _distilled(grid, cell):
+            rival = base(other.cell)
+            if cell.activation == "a16":
+                yield from _below(f"At W4A16, GPTQ has a lower perplexity than {rival}", "appendix C, table 3", result, other)
+            elif rival == "ZQ-Global" and ActivationFormat.parse(cell.activation).group is None:
+                yield from _below(f"At W4A8, {rival} has a lower perplexity than GPTQ", "appendix C, table 3", other, result)
+
+
+def _distilled(grid: Grid, cell: Cell) -> Iterator[CellResult]:
+    """ZQ-Local and ZQ-Global of the same formats; the best of a sweep of learning rates where there is one, as in the paper."""
+    found: dict[str, CellResult] = {}
+    for other, result in grid.chosen():
+        same = replace(other, method=cell.method, trained=cell.trained) == cell
+        if same and base(other).startswith("ZQ") and (result.derived or base(other) not in found):
+            found[base(other)] = result
+    yield from found.values()
+
+
+def _groups(grid: Grid) -> Iterator[Statement]:
+    """The finest group of each recipe against rows; and most of that gain from groups of 256 alone."""
+    finest: dict[Cell, tuple[int, CellResult]] = {}
+    for cell, result in grid.chosen():
+        weight = WeightFormat.parse(cell.weight)
+        if not _plain(cell) or not base(cell) or weight.group is None or weight.bits > FEW:
+            continue
+        row = replace(cell, weight=str(replace(weight, group=None)))
+        if row in grid.cells and (row not in finest or weight.group < finest[row][0]):
+            finest[row] = weight.group, result
+    for row, (group, result) in finest.items():
+        claim = f"At {_bits(row)} bits, groups instead of rows lower the perplexity of {base(row)}"
+        yield from _below(claim, "table 4", result, grid.cells[row])
+        middle = grid.near(row, weight=str(replace(WeightFormat.parse(row.weight), group=_scaled(256, result))))
+        if middle is not None and group <= _scaled(32, result) and base(row) != "RTN":
+            claim = f"At {_bits(row)} bits, groups of 256 give most of what groups of 32 give to {base(row)}"
+            terms = ((-1.0, grid.cells[row]), (-1.0, result), (2.0, middle))
+            yield Statement(claim, "table 4", terms)
+
+
+def _activations(grid: Grid) -> Iterator[Statement]:
+    """A8 in groups, with weights in groups and optimized."""
+    for cell, result in grid.chosen():
+        activation, source = ActivationFormat.parse(cell.activation), "tables 5 and 6"
+        if activation.bits != 8 or cell.rank or base(cell) in ("", "RTN") or WeightFormat.parse(cell.weight).group is None:
+            continue
+        if activation.group == _scaled(128, result):
+            claim = f"A8 in groups of 128 stays within {100 * BLOCK_BOUND:g} % of A16"
+            yield from _alike(claim, source, BLOCK_BOUND, grid.near(cell, activation="a16", trained="a16"), result)
+            if not activation.symmetric:
+                other = str(replace(activation, symmetric=True))
+                trained = cell.trained if cell.trained == "a16" else other
+                claim = f"Symmetric and asymmetric A8 in groups of 128 are within {100 * BLOCK_BOUND:g} % of each other"
+                yield from _alike(claim, source, BLOCK_BOUND, grid.near(cell, activation=other, trained=trained), result)
+
+
+def _lorc(grid: Grid) -> Iterator[Statement]:
+    for cell, result in grid.chosen():
+        without = grid.near(cell, rank=0, lorc="none")
+        if not cell.rank or not base(cell) or without is None or _bits(cell) > FEW:
+            continue
+        bits, full = _bits(cell), grid.full(cell)
+        claim = f"At {bits} bits, LoRC lowers the perplexity of {base(cell)}"
+        yield from _below(claim, "table 7", result, without)
+        if bits == 2 and cell.activation == "a16" and full is not None and without.mean_ppl > 2 * full.mean_ppl:
+            claim = f"Where 2 bits more than double the perplexity, LoRC takes away more than half of what {base(cell)} loses"
+            yield Statement(claim, "table 7", ((-0.5, without), (-0.5, full), (1.0, result)))
+
+
+def _factors(grid: Grid) -> Iterator[Statement]:
+    """INT8 factors against FP16 ones, and how soon the rank saturates."""
+    for cell, result in grid.chosen():
+        if not cell.rank or not base(cell):
+            continue
+        if cell.lorc == "plain-int8":
+            claim = f"INT8 factors of LoRC stay within {100 * FACTOR_BOUND:g} % of FP16 factors"
+            yield from _alike(claim, "table 8", FACTOR_BOUND, grid.near(cell, lorc="plain-fp16"), result)
+        zero, eight = grid.near(cell, rank=0, lorc="none"), grid.near(cell, rank=8)
+        if cell.rank == 32 and zero is not None and eight is not None:
+            claim = f"At {_bits(cell)} bits, rank 8 gives most of what rank 32 gives"
+            yield Statement(claim, "table 9", ((-1.0, zero), (-1.0, result), (2.0, eight)))
+
+
+def _classes(grid: Grid) -> Iterator[Statement]:
+    """Statements about sizes and sensitivity classes, of published models on the published corpora."""
+    for cell, result in grid.chosen():
+        full, size = grid.full(cell), _size(cell.model)
+        if full is None or full is result or result.standin or size is None or set(result.nll) != set(CORPORA):
+            continue
+        for claim, source, bounds in _class_claims(cell, size):
+            yield Statement(claim, source, ((-1.0, full), (1.0, result)), *bounds)
+        if cell.method == "none" and result.family == "bloom":
+            claim = "A8 by token never breaks BLOOM: less than twice full precision's perplexity"
+            yield Statement(claim, "table 2", ((-2.0, full), (1.0, result)))
+
+
+def _class_claims(cell: Cell, size: int) -> Iterator[tuple[str, str, tuple[float, float]]]:
+    """Claim, source and bounds of the loss, of every class claim that speaks of a cell of a model of `size` weights."""
+    weight, activation = WeightFormat.parse(cell.weight), ActivationFormat.parse(cell.activation)
+    if cell.method == "none" and activation.bits == 8 and not activation.group and not activation.symmetric:
+        if size < 1e9:
+            yield "A8 by token is class 1 below a billion weights", "table 2", _CLASS_1
+        if size > 1e10 or (cell.model.startswith("opt") and size > 6e9):
+            yield "A8 by token is class 3 above 10 billion weights, and for OPT from 6.7b on", "table 2", _CLASS_3
+    if weight.bits != 4 or weight.symmetric or activation.bits != 16:
+        return
+    if not weight.group and cell.rank == 0 and cell.method == "rtn":
+        if size < 1e10:
+            yield "4-bit RTN by row is class 3 below 10 billion weights", "table 2", _CLASS_3
+        if size > 1e11:
+            yield "4-bit RTN by row is class 2 above 100 billion weights", "table 2", _CLASS_2
+    if not weight.group and cell.rank == 0 and base(cell) == "GPTQ":
+        if cell.model == "opt-30b":
+            yield "GPTQ at 4 bits by row is class 1 on OPT-30b", "table 3", _CLASS_1
+        else:
+            bounds = (CLASS_BOUNDS[0], math.inf)
+            yield "GPTQ at 4 bits by row reaches class 1 on no model but OPT-30b", "table 3", bounds
+    if weight.group and weight.group <= 256 and cell.rank == 0 and base(cell) == "GPTQ" and size > 1e10:
+        yield "4 bits in groups of 256 and less are class 1 from 13 billion weights on", "table 4", _CLASS_1
+    if weight.group and weight.group <= 256 and cell.rank == 8 and size > 1e10:
+        yield "LoRC and groups of 256 and less bring 4 bits to class 1 from 13 billion weights on", "table 7", _CLASS_1
+
+
+def _bits(cell: Cell) -> int:
+    return WeightFormat.parse(cell.weight).bits
+
+
+def _plain(cell: Cell) -> bool:
+    """Whether only the weights are quantized, without LoRC."""
+    return cell.rank == 0 and cell.activation == "a16"
+
+
+def _scaled(group: int, result: CellResult) -> int:
+    """The group of the paper, or what stands for it on a stand-in."""
+    return group // SCALE if result.standin else group
+
+
+def _size(model: str) -> int | None:
+    return compose.load("model", model).block_weights if model in compose.names("model") else None

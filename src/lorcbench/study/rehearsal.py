@@ -1,0 +1,83 @@
+"""A study of published models → the same questions on stand-ins: ``study=NAME+standins=true``.
+
+Stand-ins are trained by the pipeline, so a rehearsal needs no download and ends in minutes. Every axis is translated by one
+rule, below; the study's file stays the only place that says what is asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lorcbench.config import compose
+from lorcbench.config.compose import AXES, GridConfig, StudyConfig
+from lorcbench.core.formats import ActivationFormat, WeightFormat
+
+# The wider stand-ins have 128 inputs, the paper's narrower ones 1,024: groups of 128 become groups of 16.
+SCALE = 8
+ITERATIONS = 128  # of distillation, a quarter of the default: stand-ins have a sixteenth of the tokens
+_SMALL = 1.5e9  # published models below it become the small stand-in of their family
+_PROTOCOL = "stdlib"  # of stand-ins, and the name of their calibration
+
+
+def rehearse(study: StudyConfig, kept: list[str], protocol: bool) -> StudyConfig:
+    """The study on stand-ins.
+
+    Args:
+        kept: axes that the command line gave, which stay as they are.
+        protocol: whether the perplexity protocol is replaced too.
+    """
+    changed = _axes(study, kept) | {
+        name: [GridConfig(**_axes(grid, kept)) for grid in getattr(study, name)] for name in ("grids", "harness")
+    }
+    # What is left out for published models by name says nothing of stand-ins.
+    changed["exclude"] = [GridConfig(**_axes(grid, kept)) for grid in study.exclude if not grid.models]
+    changed |= {"title": f"{study.title}, on stand-ins", "indivisible": "skip"}
+    return replace(study, **changed, **({"eval": _PROTOCOL} if protocol else {}))
+
+
+def _axes(grid: StudyConfig | GridConfig, kept: list[str]) -> dict[str, list | None]:
+    return {axis: _values(axis, getattr(grid, axis), kept) for axis in AXES}
+
+
+def _values(axis: str, values: list | None, kept: list[str]) -> list | None:
+    translate = {
+        "models": _model,
+        "methods": _method,
+        "calibrations": _calibration,
+        "weights": _weight,
+        "activations": _activation,
+    }.get(axis)
+    if values is None or translate is None or axis in kept:
+        return values
+    return list(dict.fromkeys(map(translate, values)))
+
+
+def _model(name: str) -> str:
+    model = compose.load("model", name)
+    if model.source == "standin" or model.family not in ("opt", "bloom"):
+        return name
+    return f"{model.family}-standin-{'s' if model.block_weights < _SMALL else 'm'}"
+
+
+def _method(name: str) -> str:
+    """Distillation in fewer steps, unless the name says how many."""
+    distils = compose.load("method", name).kind == "zeroquant" and "+iterations=" not in name
+    return f"{name}+iterations={ITERATIONS}" if distils else name
+
+
+def _calibration(name: str) -> str:
+    """The stand-ins' calibration text, with the seed of the published one."""
+    if name == "none":
+        return name
+    seed = compose.load("calibration", name).seed
+    return f"{_PROTOCOL}+seed={seed}" if seed else _PROTOCOL
+
+
+def _weight(text: str) -> str:
+    fmt = WeightFormat.parse(text)
+    return str(replace(fmt, group=fmt.group // SCALE if fmt.group else None))
+
+
+def _activation(text: str) -> str:
+    fmt = ActivationFormat.parse(text)
+    return str(replace(fmt, group=fmt.group // SCALE if fmt.group else None))

@@ -1,0 +1,330 @@
+"""Texts are staged from files and from the hub's cache; what cannot be had or read is said in one line, and early."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import corpus_files
+import datasets
+import huggingface_hub.constants
+import pytest
+
+from lorcbench.common import paths
+from lorcbench.config import compose
+from lorcbench.config.checks import ConfigError
+from lorcbench.config.protocols import TextConfig
+from lorcbench.data import texts
+from lorcbench.data.corpora import Documents
+from lorcbench.data.hub import HubError
+from lorcbench.data.texts import TextError
+from lorcbench.jobs import job
+from lorcbench.pipeline.rules import Workflow
+from lorcbench.stages import text as text_stage
+from lorcbench.stages import tokens as tokens_stage
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def one_line(work, error) -> str:
+    """The message with which `work` is refused."""
+    with pytest.raises(error) as caught:
+        work()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# Files
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl", "rows.json.gz"])
+def test_rows_are_those_that_datasets_loads(tmp_path, name):
+    path = corpus_files.write(tmp_path / name, corpus_files.c4(200))
+    builder = "parquet" if name.endswith("parquet") else "json"
+    loaded = datasets.load_dataset(builder, data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+    assert list(texts.read(path)) == loaded["text"][:] == corpus_files.c4(200)
+
+
+def test_lines_of_plain_text_are_the_rows_of_the_published_datasets(tmp_path):
+    path = tmp_path / "wiki.raw"
+    path.write_bytes(" \n = A = \n \n two \x85 \u2028 parts <unk> \n last".encode())
+    assert list(texts.read(path)) == ["", " = A = \n", "", " two \x85 \u2028 parts <unk> \n", " last"]
+    assert list(texts.read(path, lines="stripped")) == ["", "= A =", "", "two \x85 \u2028 parts <unk>", "last"]
+
+
+BAD = [
+    ("gone.jsonl", None, "no such file"),
+    ("words.doc", b"x", "one of .parquet, .jsonl, .json, .txt, .raw, .tokens"),
+    ("bad.raw", b"fine\n\xff\xfe\n", "utf-8"),
+    ("bad.jsonl", b'{"text": "fine"}\n{"text": "\xff"}\n', "line 2: 'utf-8'"),
+    ("bad.jsonl", b'{"text": "fine"}\nnot json\n', "line 2: Expecting value"),
+    ("bad.json", b'[{"text": "a"}, {"text": "b"}]\n', "line 1: expected one JSON object a line"),
+    ("bad.json.gz", b"\x1f\x8b\x08 not gzip", "bad.json.gz"),
+    ("bad.parquet", b"PAR1 and no more", "Parquet"),
+    ("bad.jsonl", b'{"title": "a"}\n', "row 1 has no text in column text; its columns are title"),
+    ("bad.jsonl", b'{"text": "a"}\n{"text": null}\n', "row 2 has no text in column text"),
+    ("bad.jsonl", b'{"text": 3}\n', "row 1 has no text in column text"),
+]
+
+
+@pytest.mark.parametrize(("name", "data", "reason"), BAD, ids=[f"{number}-{name}" for number, (name, _, _) in enumerate(BAD)])
+def test_damage_is_said_in_one_line(tmp_path, name, data, reason):
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    said = one_line(lambda: list(texts.read(tmp_path / name)), TextError)
+    assert str(tmp_path / name) in said
+    assert reason in said
+
+
+@pytest.mark.parametrize(
+    ("name", "data"), [("a.jsonl", b""), ("a.txt", b""), ("a.json.gz", gzip.compress(b"")), ("a.json", b"\n")]
+)
+def test_an_empty_text_is_refused_and_leaves_nothing(tmp_path, name, data):
+    (tmp_path / name).write_bytes(data)
+    assert "no documents" in one_line(lambda: texts.stage(tmp_path / "out.jsonl", texts.read(tmp_path / name)), TextError)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_types_are_not_guessed(tmp_path):
+    path = tmp_path / "text.jsonl"
+    path.write_text('{"text": "2019-04-25T12:57:54Z", "id": 1}\n\n{"text": "12", "id": "one"}\n')
+    assert list(texts.read(path)) == ["2019-04-25T12:57:54Z", "12"]
+
+
+def test_documents_are_read_one_at_a_time_in_any_order(tmp_path):
+    written = [*corpus_files.c4(50), "", "\r\n", "\ufeff"]
+    assert texts.stage(tmp_path / "text.jsonl", written) == 53
+    documents = Documents(tmp_path / "text.jsonl")
+    assert [documents[number] for number in (52, 0, 51, -1)] == ["\ufeff", written[0], "\r\n", "\ufeff"]
+    assert list(documents) == written
+    assert len(documents) == 53
+    with pytest.raises(IndexError):
+        documents[53]
+
+
+def test_the_first_pattern_with_a_match_counts(tmp_path):
+    (tmp_path / "c4").mkdir()
+    for name in ("c4-validation.00000-of-00008.json.gz", "c4-validation.00001-of-00008.json.gz"):
+        (tmp_path / "c4" / name).touch()
+    patterns = compose.load("text", "c4-validation").local
+    assert texts.local_file(patterns, str(tmp_path)).name == "c4-validation.00000-of-00008.json.gz"
+    (tmp_path / "c4" / "c4-validation.00000-of-00008.json").touch()
+    said = one_line(lambda: texts.local_file(patterns, str(tmp_path)), ConfigError)
+    assert "c4-validation.00000-of-00008.json, c4-validation.00000-of-00008.json.gz" in said
+    assert texts.local_file(patterns, str(tmp_path / "elsewhere")) is None
+    assert texts.local_file(patterns, None) is None
+
+
+# The hub
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Path:
+    """An empty cache of the hub's client, which is offline."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+def cached(hub: Path, name: str, documents: list[str]) -> None:
+    """Put the file of a text where the hub's client would have downloaded it."""
+    text = compose.load("text", name)
+    folder = hub / f"datasets--{text.repo.replace('/', '--')}"
+    corpus_files.write(folder / "snapshots" / COMMIT / text.file, documents, text.column)
+    if text.revision.startswith("refs/"):
+        (folder / "refs" / text.revision).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "refs" / text.revision).write_text(COMMIT)
+    else:
+        (folder / "snapshots" / COMMIT).rename(folder / "snapshots" / text.revision)
+
+
+def staged(name: str, *overrides: str) -> dict:
+    """Run the text stage in this process; its result."""
+    one = job.Job("text", [f"text={name}", *overrides])
+    text_stage.main(one)
+    return json.loads(Path(paths.result(paths.TEXT.format(text=name))).read_text())
+
+
+def test_what_was_downloaded_is_staged_with_its_commit(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(TextConfig, "__post_init__", lambda self: setattr(self, "documents", len(corpus_files.ptb())))
+    cached(hub, "ptb-validation", corpus_files.ptb())
+    result = staged("ptb-validation")
+    assert list(Documents(Path(paths.DOCUMENTS.format(text="ptb-validation", part="documents")))) == corpus_files.ptb()
+    assert (result["documents"], result["published"]) == (120, True)
+    assert result["origin"]["repo"] == "ptb-text-only/ptb_text_only"
+    assert result["origin"]["revision"] == COMMIT
+
+
+def test_a_download_that_is_not_the_published_text_is_refused(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cached(hub, "c4-validation", corpus_files.c4(10))
+    said = one_line(lambda: staged("c4-validation"), TextError)
+    assert "10 documents" in said and "not the 45576 published ones" in said
+    cached(hub, "wikitext2-test", ["x \n"] * 4358)  # the right number of documents alone does not do
+    assert "are not the 4358 published ones" in one_line(lambda: staged("wikitext2-test"), TextError)
+
+
+def test_an_offline_hub_says_what_to_do(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = one_line(lambda: staged("ptb-test"), HubError)
+    assert "ptb-text-only/ptb_text_only penn_treebank/test/0000.parquet at refs/convert/parquet cannot be downloaded" in said
+    assert "ptb/*test*" in said and "runtime.data_dir" in said
+
+
+# The stages
+
+
+def test_a_file_on_this_machine_is_marked_if_it_is_not_the_published_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = corpus_files.data_folder(tmp_path / "data")
+    result = staged("c4-validation", f"runtime.data_dir={data}")
+    assert (result["documents"], result["published"]) == (1300, False)
+    assert result["origin"] == {
+        **result["origin"],
+        "file": "c4-validation.00000-of-00008.json.gz",
+        "repo": None,
+        "revision": None,
+    }
+    assert str(tmp_path) not in json.dumps(result)
+    assert "not the 45576 published ones" in Path(paths.log(paths.TEXT.format(text="c4-validation"))).read_text()
+
+
+def test_a_text_of_ones_own_is_a_conf_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    conf = tmp_path / "conf"
+    for folder in ("text", "eval"):
+        (conf / folder).mkdir(parents=True)
+    corpus_files.write(tmp_path / "mine.parquet", corpus_files.c4(30), "body")
+    own = "defaults: [/schema/text@_here_: text, _self_]\nsource: file\ncolumn: body\n"
+    (conf / "text" / "mine.yaml").write_text(f"{own}path: {tmp_path}/mine.parquet\n")
+    lost = "defaults: [/schema/text@_here_: text, _self_]\nsource: file\npath: /gone.txt\n"
+    (conf / "text" / "lost.yaml").write_text(lost)
+    for name in ("mine", "lost"):
+        corpus = f"corpora: {{{name}: {{text: {name}}}}}\nwindow: 64\n"
+        (conf / "eval" / f"{name}.yaml").write_text(f"defaults: [/schema/eval@_here_: eval, _self_]\n{corpus}")
+    monkeypatch.setenv(compose.EXTRA_CONF, str(conf))
+    result = staged("mine")
+    assert (result["documents"], result["published"]) == (30, None)
+    for variable in ("PATH", "LORCBENCH_JOB", compose.RUNTIME_VARIABLE):
+        monkeypatch.setenv(variable, "")
+    assert Workflow({"study": "smoke", "overrides": "study.eval=mine"}).study.eval == "mine"
+    said = one_line(lambda: Workflow({"study": "smoke", "overrides": "study.eval=lost"}), ConfigError)
+    assert said == "text.path=/gone.txt of lost: no such file"
+
+
+def test_tokens_say_what_they_are_made_of(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = corpus_files.data_folder(tmp_path / "data")
+    for name in ("wikitext2-test", "ptb-validation", "c4-validation"):
+        staged(name, f"runtime.data_dir={data}")
+    prepared(tmp_path, positions=32)
+    one = job.Job("tokens", ["model=opt-125m", "eval=gptq-old+max_windows=20+window=32"])
+    tokens_stage.main(one)
+    result = json.loads(Path(paths.result(paths.TOKENS.format(**one.names))).read_text())
+    assert result["added"] == ["</s>"]
+    assert result["corpora"]["c4"] == {
+        **{"text": "c4-validation", "documents": 1300, "published": False, "windows": 20, "stream_tokens": 256 * 32},
+        "stream_sha256": result["corpora"]["c4"]["stream_sha256"],
+    }
+    assert all(len(corpus["stream_sha256"]) == 64 for corpus in result["corpora"].values())
+    assert set(result["identity"]["inputs"]) == {
+        "checkpoint",
+        "text wikitext2-test",
+        "text ptb-validation",
+        "text c4-validation",
+    }
+    assert result["identity"]["settings"]["corpora"]["ptb"]["joiner"] == "\n\n"
+    longer = job.Job("tokens", ["model=opt-125m", "eval=gptq-old+window=64"])
+    said = one_line(lambda: tokens_stage.main(longer), Exception)
+    assert said.startswith("windows of 64 tokens, but opt-125m has 32 positions; choose shorter ones")
+
+
+def prepared(folder: Path, positions: int) -> None:
+    """What `prepare` leaves of an OPT checkpoint, without its weights."""
+    checkpoint = Path(paths.CHECKPOINT.format(model="opt-125m"))
+    corpus_files.opt_tokenizer(checkpoint)
+    (checkpoint / "config.json").write_text(json.dumps({"model_type": "opt", "max_position_embeddings": positions}))
+    from lorcbench.common.artifacts import file_digest, write_json
+    from lorcbench.data.corpora import load_tokenizer
+
+    load_tokenizer(checkpoint).backend_tokenizer.save(str(checkpoint / paths.TOKENIZER))
+    files = {"config.json": file_digest(checkpoint / "config.json")}
+    about = {"folder": ".", "files": files, "tokenizer": file_digest(checkpoint / paths.TOKENIZER)}
+    write_json(checkpoint / "result.json", "checkpoint", about)
+
+
+# Before the first job
+
+
+REFUSED = [
+    (
+        "study.eval=gptq-old",
+        "windows of 2048 tokens, but opt-standin-xs has 128 positions; expected study.eval=gptq-old+window=128",
+    ),
+    ("study.calibrations=[c4-128x2048]", "expected study.calibrations=[c4-128x2048+length=128]"),
+    ("eval.tasks=[hellaswog]", "task 'hellaswog' is unknown; conf/task has"),
+    (
+        "study.eval=gptq-old+window=128 runtime.data_dir=/nonexistent",
+        "no file of this study there; expected one of wikitext-2-raw",
+    ),
+    ("study.eval=gptq-old+bos=once+window=128", "eval.bos=once: expected one of tokenizer, none"),
+    ("study.eval=stdlib+corpora=3", "corpora"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "mend"), REFUSED, ids=[str(number) for number in range(len(REFUSED))])
+def test_what_cannot_be_measured_is_refused_before_the_first_job(overrides, mend, monkeypatch):
+    for variable in ("PATH", "LORCBENCH_JOB", compose.RUNTIME_VARIABLE):
+        monkeypatch.setenv(variable, "")
+    assert mend in one_line(lambda: Workflow({"study": "smoke", "overrides": overrides}), ConfigError)
+
+
+def test_the_workflow_reads_from_the_data_folder_what_is_there(tmp_path, monkeypatch):
+    for variable in ("PATH", "LORCBENCH_JOB", compose.RUNTIME_VARIABLE):
+        monkeypatch.setenv(variable, "")
+    data = corpus_files.data_folder(tmp_path)
+    overrides = f"study.eval=gptq-old+window=128 runtime.data_dir={data} eval.tasks=[piqa,stdlib_prose]"
+    workflow = Workflow({"study": "smoke", "overrides": overrides})
+    names = type("Wildcards", (), {"text": "ptb-validation", "task": "piqa", "protocol": "gptq-old+window=128"})
+    assert workflow.text_inputs(names) == [str(data / "ptb" / "ptb.valid.txt")]
+    assert workflow.task_inputs(names) == []
+    assert workflow.harness_tasks(names) == ["results/cache/task/piqa/result.json", "results/cache/text/stdlib/result.json"]
+    assert workflow.protocol_texts(names) == [
+        f"results/cache/text/{name}/result.json" for name in ("wikitext2-test", "ptb-validation", "c4-validation")
+    ]
+
+
+def test_every_corpus_and_calibration_rests_on_a_text_that_there_is():
+    for group in ("eval", "calibration"):
+        for name in compose.names(group):
+            for text in compose.load(group, name).texts():
+                assert compose.load("text", text).source in ("stdlib", "hub")
+
+
+def test_every_task_is_in_the_installed_lm_eval():
+    from lorcbench.models.harness import definition, scored_split
+
+    for name in compose.names("task"):
+        if path := compose.load("task", name).definition:
+            assert scored_split(definition(path)[1]) in ("test", "validation")
+
+
+def test_a_table_of_tasks_names_its_columns(tmp_path):
+    from synthetic import result, study
+
+    from lorcbench.report import results
+    from lorcbench.stages.report import _csv
+
+    both = [result("opt-125m none w16 r0"), result("opt-125m rtn w2-asym-row r0")]
+    for one, value in zip(both, (0.5, 0.25), strict=True):
+        one.harness = {"piqa/acc": value, "piqa/acc_stderr": 0.01, "piqa/acc_norm": value}
+        one.documents = {name: [float(index < 8 * value) for index in range(8)] for name in ("piqa/acc", "piqa/acc_norm")}
+        one.tasks, one.prefix_token = {"piqa": {"version": 1.0, "documents": 1838, "shots": 0}}, "</s>"
+    rows = list(csv.DictReader(_csv(results.HARNESS_COLUMNS, results.harness_rows(study(both), both)).splitlines()))
+    assert [row["metric"] for row in rows] == ["acc", "acc_norm"] * 2
+    assert (rows[2]["value"], rows[2]["stderr"], rows[2]["value_fp"], rows[2]["delta"]) == ("0.25", "0.01", "0.5", "-0.25")
+    assert float(rows[2]["delta_low"]) < -0.25 < float(rows[2]["delta_high"]) < 0.15
+    assert (rows[3]["stderr"], rows[3]["version"], rows[3]["documents"], rows[3]["prefix_token"]) == ("", "1.0", "1838", "</s>")

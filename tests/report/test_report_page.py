@@ -1,0 +1,363 @@
+"""The page from synthetic results: self-contained, escaped, and honest about what failed."""
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from browser import Browser, chromium
+from matplotlib import image
+from synthetic import result, results, study
+
+from lorcbench.common.artifacts import write_json
+from lorcbench.config.compose import StudyConfig
+from lorcbench.report.claims import Verdict, judge
+from lorcbench.report.conventions import Candidate
+from lorcbench.report.figures import draw
+from lorcbench.report.page.cells import degraded
+from lorcbench.report.page.render import render
+from lorcbench.report.scorecard import Ordering, Row
+
+STAGES = [{"stage": "quantize", "jobs": 12, "seconds": 1234.5, "peak_rss_mib": 812.4}]
+VOID = {"meta", "img", "input", "br", "wbr"}
+
+
+class Reader(HTMLParser):
+    """Checks that tags nest, and collects the attributes of every element and the rows of tables as text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.stack, self.elements, self.rows = [], [], []
+        self.feed(text)
+        assert not self.stack
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.stack.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        if "td" in self.stack or "th" in self.stack:
+            self.rows[-1][-1] += data
+
+    def row(self, *words: str) -> list[str]:
+        """The one row of a table whose first cells are `words`."""
+        (row,) = [row for row in self.rows if row[: len(words)] == list(words)]
+        return row
+
+
+def failures() -> list:
+    """Results among which some failed, some were not run, and one needed more damping."""
+    found = results()
+    nothing = {"nll": {}, "bits_per_weight": None, "weights": None, "seconds": None, "peak_rss_mib": None, "max_damp": None}
+    found[3] = dataclasses.replace(found[3], status="failed", reason="quantize: <killed> & gone", **nothing)
+    found[4] = dataclasses.replace(found[4], status="not run", reason="evaluation: not run", **nothing)
+    found[-1].max_damp = 0.1
+    found[-1].harness = {"stdlib_prose/acc": 0.51234}
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the figures of the synthetic study."""
+    path = tmp_path_factory.mktemp("report")
+    draw(results(), path / "figures")
+    return path
+
+
+@pytest.fixture(scope="module")
+def text(folder):
+    """The page of a study with failures."""
+    found = failures()
+    return render(study(found), found, judge(found, 200), draw(results(), folder / "figures"), folder, STAGES)
+
+
+def test_the_page_is_well_formed_and_fetches_nothing(text, folder):
+    reader = Reader(text)
+    assert "http:" not in text and "https:" not in text and "//cdn" not in text
+    sources = [value for _, attributes in reader.elements for name, value in attributes.items() if name in ("src", "href")]
+    assert {re.sub(r"[^:]*$", "", source) for source in sources if ":" in source} == {"data:"}
+    tables = [source for source in sources if not source.startswith(("#", "data:", "figures/"))]
+    assert tables == ["cells.csv", "tasks.csv", "claims.json"]
+    drawings = [source for source in sources if source.startswith("figures/")]
+    assert drawings and all((folder / source).is_file() for source in drawings)
+    assert not {"link", "iframe", "object"} & {tag for tag, _ in reader.elements}
+    assert text.count("data:image/svg+xml;base64,") == 4
+    assert "$" not in re.sub(r"base64,[^\"]*", "", text)
+
+
+def test_anchors_lead_to_sections(text):
+    elements = Reader(text).elements
+    targets = {attributes["id"] for _, attributes in elements if "id" in attributes}
+    links = [attributes["href"][1:] for tag, attributes in elements if tag == "a" and attributes["href"].startswith("#")]
+    assert links == ["best", "claims", "figures", "cells", "tasks", "stages", "files", "reading"]
+    assert set(links) <= targets
+
+
+def test_every_cell_is_a_row_and_counts_add_up(text):
+    rows = [row for row in Reader(text).rows if row and row[0].endswith("-standin-s") and len(row) > 5]
+    assert len(rows) == len(failures()) == 54
+    assert "<b>54</b><span>cells</span>" in text and "<b>52</b><span>ok</span>" in text
+    assert "<b>1</b><span>failed</span>" in text and "<b>1</b><span>not run</span>" in text
+
+
+def test_a_row_carries_the_numbers_of_its_cell(text):
+    found = next(one for one in results() if one.cell.key == "opt-standin-s/rtn/none/w2-asym-row/a16/r0")
+    row = Reader(text).row("opt-standin-s", "rtn", "w2-asym-row", "a16", "r0")
+    assert row[5] == "ok" and row[9] == f"{found.mean_ppl:.2f}"
+    change, low, high = (float(part.replace("−", "-")) for part in re.findall(r"[+−][\d.]+", row[10]))
+    assert change == pytest.approx(100 * (2.71828182846**0.4 - 1), abs=0.2) and low < change < high
+    assert row[11:] == ["2.25", "2.5", "512"]
+
+
+def test_failed_cells_are_shown_with_their_reason(text):
+    failed = failures()[3].cell
+    row = Reader(text).row(failed.model, failed.method, failed.weight, failed.activation, f"r{failed.rank}")
+    assert row[5:] == ["failed", "quantize: <killed> & gone"]
+    assert text.count("quantize: &lt;killed&gt; &amp; gone") == 2  # above the tables and in its row
+    assert f"<code>{failed.key}</code>" in text and "evaluation: not run" in text
+
+
+def test_more_damping_than_configured_is_flagged(text):
+    assert text.count("damp 0.1 &gt; 0.01") == 2
+    assert degraded(result("opt-standin-s gptq w2-asym-row r0")) == ""
+    assert degraded(result("opt-standin-s gptq+damp=0.1 w2-asym-row r0", max_damp=0.1)) == ""
+    assert degraded(result("opt-standin-s gptq+damp=0.1 w2-asym-row r0", max_damp=1.0)) == "damp 1 > 0.1"
+    assert degraded(result("opt-standin-s rtn w2-asym-row r0")) == ""
+
+
+def test_the_best_cell_of_a_bit_width_has_the_lowest_perplexity(text):
+    best = Reader(text).row("W2 a16")
+    for model, cell in zip(("opt-standin-s", "bloom-standin-s"), best[1:], strict=True):
+        members = [one for one in failures() if one.status == "ok" and one.cell.model == model]
+        lowest = min((one for one in members if one.cell.weight.startswith("w2")), key=lambda one: one.mean_ppl)
+        assert cell.startswith(f"{lowest.mean_ppl:.2f}") and f"{lowest.cell.method} {lowest.cell.weight}" in cell
+
+
+def test_claims_harness_and_stages_are_shown(text):
+    reader = Reader(text)
+    assert "✓ 4 supported" in text and "At 2 bits, LoRC lowers the perplexity of GPTQ" in text
+    assert reader.row(failures()[-1].cell.key) == [failures()[-1].cell.key, "0.5123"]
+    assert reader.row("quantize") == ["quantize", "12", "1,234.5", "812"]
+
+
+def test_text_from_outside_is_escaped(folder):
+    found = [result("a<b>&\"'$x none w16 r0")]
+    verdict = Verdict("<i>claim</i>", "<i>scope</i>", "undecided", "<i>evidence</i>")
+    changes = {"title": "<script>alert(1)</script> $title", "not_applicable": (("<i>m</i>", "w4-asym-g3"),)}
+    page = render(study(found, **changes), found, [verdict], [], folder, [STAGES[0] | {"stage": "<i>stage</i>"}])
+    Reader(page)
+    assert "<i>" not in page and page.count("<script") == 2
+    assert "<h1>&lt;script&gt;alert(1)&lt;/script&gt; $title</h1>" in page
+    assert page.count("a&lt;b&gt;&amp;&quot;&#x27;$x") >= 2
+
+
+def test_stand_ins_are_labelled_and_only_they(folder):
+    published = [result("opt-125m none w16 r0")]
+    assert "Stand-ins." not in render(study(published), published, [], [], folder, [])
+    both = [*published, result("opt-standin-s none w16 r0")]
+    assert "opt-standin-s: these are stand-ins" in render(study(both), both, [], [], folder, [])
+
+
+def test_models_that_are_too_large_are_named(folder):
+    found = [result("opt-125m none w16 r0")]
+    limited = study(found, config=StudyConfig(title="Limited", eval="stdlib", max_params=7e9), too_large=("opt-13b", "opt-30b"))
+    page = render(limited, found, [], [], folder, [])
+    assert "study.max_params=7e+09" in page and "opt-13b, opt-30b" in page
+    assert "max_params" not in render(study(found), found, [], [], folder, [])
+
+
+@pytest.mark.parametrize("names", [[], ["opt-125m none w16 r0"], ["opt-125m rtn w4-asym-row r0"]])
+def test_a_small_study_gives_a_page(names, folder):
+    found = [result(name) for name in names]
+    page = render(study(found), found, [], [], folder, [])
+    Reader(page)
+    assert 'id="tasks"' not in page and 'id="stages"' not in page and 'id="claims"' not in page
+
+
+def test_equal_inputs_give_the_same_page(text, folder):
+    found = failures()
+    assert render(study(found), found, judge(found, 200), draw(results(), folder / "figures"), folder, STAGES) == text
+
+
+def test_several_seeds_of_calibration_are_told_apart(folder):
+    found = [result("opt-125m gptq w2-asym-row r0"), result("opt-125m gptq w2-asym-row r0")]
+    found[1].cell = dataclasses.replace(found[1].cell, calibration="stdlib+seed=1")
+    page = render(study(found), found, [], [], folder, [])
+    assert "<small>stdlib</small>" in page and "<small>stdlib+seed=1</small>" in page
+
+
+def job(root, stage: str, **record):
+    """The folder of a job with a result, a record and a log."""
+    folder = root / "results" / "cache" / stage / "a+b=1"
+    result = {"identity": {"stage": stage, "code": "c0de", "settings": {"bits": 2, "note": "</script><i>"}}}
+    write_json(folder / "result.json", stage, result)
+    write_json(folder / "run.json", "run", {"stage": stage, "seconds": 1.5, "host": "node-1", **record})
+    (folder / "log.txt").write_text("done")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A page on disk with jobs behind its cells, a derived row, a scorecard and an import."""
+    root = tmp_path_factory.mktemp("site")
+    folder, found = root / "results" / "synthetic", failures()
+    for one in found:
+        one.folders = {"quantized": job(root, "quantize"), "evaluation": job(root, "evaluate")}
+    best = dataclasses.replace(found[30], cell=dataclasses.replace(found[30].cell, method="best"), derived="gptq; lowest of 3")
+    rows = [
+        in_print(found[0], 41.0, within=True, kind="full precision"),
+        in_print(best, 900.0, within=False, kind="best", derived=True),
+    ]
+    pages = {name: f"/#/experiments/1/{name}" for name in ("table", "charts", "compare")}
+    drawn = draw([*found, best], folder / "figures", rows)
+    imported = {"uri": "sqlite:///x.db", "pages": pages}
+    ordered = [Ordering("7", "opt-standin-s", 3, 0.5, 2, 1)]
+    candidates = [Candidate("weights under rtn", "minmax", 12, 0.0123, 0.05)]
+    html = render(study(found), [*found, best], judge(found, 200), drawn, folder, STAGES, rows, ordered, candidates, imported)
+    (folder / "report.html").write_text(html)
+    for name in ("cells.csv", "tasks.csv", "claims.json", "scorecard.csv", "fingerprint.csv"):
+        (folder / name).write_text("")
+    return folder / "report.html"
+
+
+def in_print(one, published: float, **fields) -> Row:
+    """A row of the scorecard."""
+    axes = {axis: text for axis, text in vars(one.cell).items() if axis != "trained"}
+    numbers = {"measured": one.mean_ppl, "published": published, "difference": one.mean_ppl - published}
+    numbers |= {"relative": one.mean_ppl / published - 1, "tolerance": 0.01, "class_measured": 1, "class_published": 2}
+    return Row(**{**axes, **numbers, "corpus": "mean", "table": "7", "derived": False, **fields})
+
+
+def test_every_link_of_the_page_leads_to_a_file(served):
+    links = [attributes["href"] for tag, attributes in Reader(served.read_text()).elements if tag == "a"]
+    known = json.loads(re.search(r'id="provenance">(.*?)</script>', served.read_text())[1])
+    links += [link for job in known["jobs"] for link in job["files"].values()]
+    local = [link for link in links if not link.startswith(("#", "http"))]
+    assert len(local) > 10 and all((served.parent / unquote(link)).is_file() for link in local)
+    assert [link for link in links if link.startswith("http")] == [
+        f"http://127.0.0.1:5000/#/experiments/1/{name}" for name in ("table", "charts", "compare")
+    ]
+
+
+def test_jobs_tell_settings_and_digests(served):
+    known = json.loads(re.search(r'id="provenance">(.*?)</script>', served.read_text())[1])
+    assert len(known["cells"]) == 55 and {len(jobs) for jobs in known["cells"]} == {2}
+    quantize, evaluate = known["jobs"]
+    assert (quantize["stage"], evaluate["stage"]) == ("quantize", "evaluate")
+    assert quantize["files"]["log.txt"] == "../cache/quantize/a%2Bb%3D1/log.txt" and quantize["host"] == "node-1"
+    assert quantize["settings"] == {"bits": 2, "note": "</script><i>"} and len(quantize["digest"]) == 64
+
+
+def test_derived_rows_are_marked_and_not_counted(served):
+    text = served.read_text()
+    (row,) = [row for row in Reader(text).rows if row[1:2] == ["best"]]
+    assert row[5].startswith("derivedgptq; lowest of 3") and "<b>54</b><span>cells</span>" in text
+    assert "gptq; lowest of 3" not in text[: text.index('id="cells"')]
+
+
+def test_the_scorecard_stands_beside_the_measurements(served, text):
+    reader = Reader(served.read_text())
+    assert reader.row("full precision") == ["full precision", "1", "1", f"{100 * abs(failures()[0].mean_ppl / 41 - 1):.2f} %"]
+    assert reader.row("weights under rtn") == ["weights under rtn", "minmax", "12", "1.23 %", "5.00 %"]
+    assert reader.row("7", "opt-standin-s") == ["7", "opt-standin-s", "3", "0.50", "1 of 2"]
+    assert "<b>1 of 2</b><span>published numbers met</span>" in served.read_text()
+    assert 'id="scorecard"' not in text and "In MLflow" not in text
+
+
+def test_without_a_browser_tests_of_pages_skip_and_in_ci_fail(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.delenv("LORCBENCH_REQUIRE_BROWSER", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no chromium"):
+        chromium()
+    monkeypatch.setenv("LORCBENCH_REQUIRE_BROWSER", "1")
+    with pytest.raises(pytest.fail.Exception, match="no chromium"):
+        chromium()
+
+
+@pytest.fixture(scope="module")
+def browser(served):
+    """The page in a real browser."""
+    page = Browser()
+    page.open(served.as_uri())
+    yield page
+    page.close()
+
+
+def column(browser, table: str, index: int) -> list[str]:
+    """What the visible rows of a table show in a column."""
+    rows = f"Array.from(document.querySelectorAll('#{table} tbody tr:not([hidden])'))"
+    return browser.run(f"{rows}.map(row => row.cells[{index}] ? row.cells[{index}].textContent.trim() : '')")
+
+
+def test_in_a_browser_nothing_is_fetched_and_nothing_goes_wrong(browser, served):
+    fetched = [request for request in browser.requests if not request.startswith("data:")]
+    assert set(fetched) <= {"about:blank", served.as_uri()}
+    assert browser.errors == []
+    assert browser.run("Array.from(document.images).every(image => image.naturalWidth > 500)")
+
+
+def test_in_a_browser_headings_sort_numbers_and_names(browser):
+    click = "document.querySelectorAll('#cell-table th button')[9].click()"
+    browser.run(click)
+    up = [float(text) for text in column(browser, "cell-table", 9) if text]
+    assert up == sorted(up) and len(up) == 53
+    assert column(browser, "cell-table", 9)[-2:] == ["", ""]  # without numbers last, both ways
+    browser.run(click)
+    assert [float(text) for text in column(browser, "cell-table", 9) if text] == up[::-1]
+    assert column(browser, "cell-table", 9)[-2:] == ["", ""]
+    browser.run("document.querySelectorAll('#cell-table th button')[2].click()")
+    weights = column(browser, "cell-table", 2)
+    assert weights[0] == "w2-asym-g32" and weights[-1] == "w16"
+    assert browser.run("document.querySelectorAll('#cell-table th')[2].getAttribute('aria-sort')") == "ascending"
+
+
+def test_in_a_browser_words_and_menus_filter(browser):
+    filtering = "var box = document.querySelector('[data-table=cell-table]'), input = box.querySelector('input'); "
+    browser.run(filtering + "input.value = 'BLOOM w2 gptq'; input.dispatchEvent(new Event('input'))")
+    assert set(column(browser, "cell-table", 0)) == {"bloom-standin-s"} and len(column(browser, "cell-table", 0)) == 4
+    assert browser.run("box.querySelector('output').textContent") == "4 of 55 cells"
+    menu = "var menu = box.querySelector('select[data-column=\"4\"]'); menu.value = 'r8'; "
+    browser.run(menu + "menu.dispatchEvent(new Event('change'))")
+    assert {text[:2] for text in column(browser, "cell-table", 4)} == {"r8"} and len(column(browser, "cell-table", 0)) == 2
+    browser.run("menu.value = ''; input.value = ''; input.dispatchEvent(new Event('input'))")
+    assert len(column(browser, "cell-table", 0)) == 55
+    assert browser.run("Array.from(box.querySelectorAll('select[data-column=\"5\"] option')).map(one => one.value)") == [
+        *("", "degraded", "derived", "failed", "not run", "ok"),
+    ]
+
+
+def test_in_a_browser_a_row_opens_its_jobs(browser):
+    browser.run("document.querySelector('button.jobs').click()")
+    shown = browser.run("document.querySelector('dialog').textContent")
+    assert browser.run("document.querySelector('dialog').open") and "</script><i>" in shown and "node-1" in shown
+    assert browser.run("document.querySelectorAll('dialog a').length") == 6
+    browser.run("document.querySelector('dialog button').click()")
+    assert not browser.run("document.querySelector('dialog').open")
+
+
+def test_in_a_browser_both_schemes_are_readable(browser, tmp_path):
+    brightness = {}
+    browser.run("document.querySelector('figure').scrollIntoView()")
+    for scheme in ("light", "dark"):
+        browser.scheme(scheme)
+        browser.run("new Promise(done => setTimeout(done, 200))")
+        browser.screenshot(tmp_path / f"{scheme}.png")
+        pixels = image.imread(tmp_path / f"{scheme}.png")[..., :3].mean(-1)
+        page = browser.run("getComputedStyle(document.body).backgroundColor")
+        # The figure's own paper and ink, left of its middle.
+        brightness[scheme] = (np.median(pixels), pixels[:400].min(), pixels[:400].max(), page)
+    assert brightness["light"][0] > 0.9 and brightness["light"][1] < 0.25
+    assert brightness["dark"][0] < 0.2 and brightness["dark"][2] > 0.8
+    assert brightness["light"][3] != brightness["dark"][3]

@@ -1,0 +1,135 @@
+"""The published numbers agree with each other, but for the paper's own misprints, which are named one by one."""
+
+import math
+from collections import defaultdict
+
+import pytest
+
+from lorcbench.config import compose
+from lorcbench.core.formats import ActivationFormat, WeightFormat
+from lorcbench.study.published import CORPORA, PROTOCOLS, full_precision, load, without_convention
+
+HALF_A_CENT = 0.0051  # tables print two decimals
+OPTIMIZED = ("gptq", "zq_local", "zq_global")
+TRIPLES = ("E.3/E.6", "E.9/E.12", "E.15/E.16", "E.17/E.18", "E.20/E.21")
+
+
+def rows(**wanted) -> list:
+    """The published numbers whose fields are these; a tuple is a choice."""
+    return [
+        row
+        for row in load()
+        if all(getattr(row, key) in (value if isinstance(value, tuple) else (value,)) for key, value in wanted.items())
+    ]
+
+
+def best_of_triples() -> dict:
+    """The lowest mean of the optimization methods in the appendix, by model and formats."""
+    found = defaultdict(list)
+    for row in rows(table=TRIPLES, method=OPTIMIZED, corpus="mean"):
+        if not row.misprinted:
+            found[row.model, row.weight, row.activation].append(row.ppl)
+    return {key: min(values) for key, values in found.items()}
+
+
+def test_every_number_is_read_and_no_two_stand_in_one_place():
+    assert len(load()) == 5123
+    places = [tuple(vars(row)[name] for name in vars(row) if name not in ("ppl", "note")) for row in load()]
+    assert len(set(places)) == len(places)
+    assert {row.source for row in load()} == set(PROTOCOLS)
+    assert {row.corpus for row in load()} == {*CORPORA, "mean"}
+    assert all(row.ppl > 1 for row in load())
+
+
+def test_formats_are_spelled_as_cells_spell_them_and_only_table_e23_leaves_them_unstated():
+    for row in load():
+        if row.table == "E.23":
+            assert (row.weight[2:], row.activation) == ("-asym", "a8")
+            continue
+        assert without_convention(row.weight) == row.weight == str(WeightFormat.parse(row.weight))
+        assert without_convention(row.activation) == row.activation == str(ActivationFormat.parse(row.activation))
+    assert without_convention("w4-sym-g64-restricted-fp32scale") == "w4-sym-g64"
+    assert without_convention("a8-asym-token-pow2") == "a8-asym-token"
+
+
+def test_all_models_but_one_that_was_never_public_are_known():
+    assert {row.model for row in load()} - set(compose.names("model")) == {"opt-175b"}
+
+
+def test_every_mean_beside_its_triple_is_the_triples_mean():
+    places = defaultdict(dict)
+    for row in load():
+        place = tuple(vars(row)[name] for name in vars(row) if name not in ("ppl", "note", "corpus"))
+        places[place][row.corpus] = row.ppl
+    whole = [found for found in places.values() if len(found) == 4]
+    assert len(whole) > 900
+    for found in whole:
+        assert found["mean"] == pytest.approx(sum(found[corpus] for corpus in CORPORA) / 3, abs=HALF_A_CENT)
+    assert all(set(found) in ({"mean"}, set(CORPORA)) for found in places.values() if len(found) < 4)
+
+
+# What the main tables print as the best of the methods, and the appendix's triples do not bear out.
+PRINTED_OTHERWISE = {
+    ("4 / v2 8-9", "opt-66b", "w4-asym-row", "a16"): (10.52, 10.58),
+    ("5 / v2 11-12", "opt-66b", "w4-asym-row", "a16"): (10.52, 10.58),
+    ("7 (LoRC)", "opt-66b", "w4-asym-row", "a16"): (10.78, 10.58),
+    ("4 / v2 8-9", "opt-6.7b", "w4-asym-g128", "a16"): (12.10, 12.04),
+    ("5 / v2 11-12", "opt-6.7b", "w4-asym-g128", "a16"): (12.10, 12.04),
+    ("4 / v2 8-9", "bloom-1.7b", "w4-asym-g1024", "a16"): (31.03, 21.03),
+    ("4 / v2 8-9", "bloom-3b", "w4-asym-g256", "a16"): (17.97, 17.92),
+    ("5 / v2 11-12", "bloom-1.7b", "w4-asym-g128", "a8-asym-g128"): (21.27, 20.91),
+}
+
+
+def test_the_best_of_the_methods_is_the_best_of_the_appendix_but_for_the_misprints():
+    best, differing, compared = best_of_triples(), {}, 0
+    for row in rows(method="best", corpus="mean", rank=0):
+        found = best.get((row.model, row.weight, row.activation))
+        if found is None:  # formats that only the best-of tables have
+            assert row.table in ("6 / E.22", "E.19", "E.19 / v2 10", "7 (LoRC)")
+            continue
+        compared += 1
+        if abs(row.ppl - found) > 2 * HALF_A_CENT:
+            differing[row.table, row.model, row.weight, row.activation] = (row.ppl, found)
+    assert compared > 280
+    assert differing == PRINTED_OTHERWISE
+
+
+def test_the_best_learning_rate_is_the_lowest_of_its_table_but_for_one_misprint():
+    differing = {}
+    for row in rows(table=("E.3/E.6", "E.9/E.12"), method=("zq_local", "zq_global"), corpus="mean"):
+        swept = rows(table="E.4-E.14 lr", model=row.model, method=row.method, activation=row.activation)
+        lowest = min(other.ppl for other in swept)
+        digits = 2 if lowest < 1000 else -2  # from 1,000 on the sweeps print two digits
+        if round(row.ppl, digits) != pytest.approx(lowest, abs=2 * HALF_A_CENT):
+            differing[row.model, row.method, row.activation] = (row.ppl, lowest)
+    # 66b: the sweep prints 1.7e3 at another learning rate, and 1.5e3 here.
+    assert differing == {
+        ("opt-30b", "zq_local", "a16"): (11.11, 11.05),
+        ("opt-66b", "zq_global", "a8-sym-token"): (1687.28, 1500.0),
+    }
+
+
+def test_numbers_that_belong_to_another_row_are_marked():
+    assert [(row.model, row.method, row.weight, row.corpus) for row in load() if row.misprinted] == [
+        *(("opt-1.3b", "zq_global", "w4-asym-g1024", corpus) for corpus in (*CORPORA, "mean")),
+        ("bloom-1.7b", "best", "w4-asym-g1024", "mean"),
+    ]
+    assert sum(math.isinf(row.ppl) for row in load()) == 5
+
+
+def test_the_activation_groups_of_table_6_are_those_of_symmetric_gptq():
+    found = {row.corpus: row.ppl for row in rows(table="6 / E.22", activation="a8-sym-g128")}
+    symmetric = rows(table="E.20/E.21", model="bloom-176b", method="gptq", weight="w4-asym-g128", activation="a8-sym-g128")
+    assert found == pytest.approx({row.corpus: row.ppl for row in symmetric}, abs=HALF_A_CENT)
+    asymmetric = rows(table="E.20/E.21", model="bloom-176b", method="gptq", weight="w4-asym-g128", activation="a8-asym-g128")
+    assert found != {row.corpus: row.ppl for row in asymmetric}
+
+
+def test_full_precision_is_of_one_protocol():
+    assert full_precision("opt-125m") == {"wikitext2": 27.65, "ptb": 32.55, "c4": 24.61}
+    assert full_precision("opt-125m", "gptq-new") == {"wikitext2": 27.65, "ptb": 38.99, "c4": 26.56}
+    assert full_precision("opt-standin-s") is None
+    old, new = rows(model="opt-125m", method="none", activation="a16", corpus=("wikitext2", "ptb"), source="zeroquant-v2")[:2]
+    assert (old.counts_under("gptq-new"), new.counts_under("gptq-new")) == (True, False)
+    assert not old.counts_under("stdlib") and not old.counts_under("gptq-old+window=1024")

@@ -1,0 +1,112 @@
+"""The plan: every job of a study once, with what it takes; what does not fit is refused before the first job."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from synthetic import Wildcards
+
+from lorcbench.common.artifacts import write_json
+from lorcbench.config import compose
+from lorcbench.config.checks import ConfigError
+from lorcbench.config.compose import ModelConfig, RuntimeConfig
+from lorcbench.pipeline import plan
+from lorcbench.pipeline.estimate import Shape, estimate
+from lorcbench.pipeline.rules import Workflow
+from lorcbench.study.cells import load_study
+
+STAGES = ("prepare", "calibrate", "factor", "quantize", "lorc", "evaluate", "harness")
+NAMES = {"method": "gptq", "calibration": "c4-128x2048", "weight": "w4-asym-g128", "cap": "32", "protocol": "gptq-old"}
+PUBLISHED = [f"opt-{size}" for size in ("125m", "1.3b", "6.7b", "30b", "66b")]
+MACHINE = plan.Machine(2, 8_000, 100_000, 50e9)
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("PATH", "LORCBENCH_JOB", compose.RUNTIME_VARIABLE):
+        monkeypatch.setenv(name, "")
+
+
+def shape(name: str) -> Shape:
+    return Shape.of(compose.load("model", name))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_larger_model_takes_more_of_everything(stage):
+    takes = [estimate(stage, shape(name), NAMES, RuntimeConfig()) for name in PUBLISHED]
+    for smaller, larger in pairwise(takes):
+        assert smaller.memory < larger.memory
+        assert smaller.operations <= larger.operations
+        assert smaller.disk <= larger.disk
+
+
+@pytest.mark.parametrize("stage", ["calibrate", "quantize", "lorc", "evaluate"])
+def test_memory_does_not_grow_with_depth(stage):
+    shallow, deep = (replace(shape("opt-1.3b"), layers=layers) for layers in (6, 24))
+    one, other = (estimate(stage, each, NAMES, RuntimeConfig()) for each in (shallow, deep))
+    assert one.memory == other.memory
+    assert 3.9 * one.operations <= other.operations <= 4 * one.operations or stage == "evaluate"
+
+
+def test_weights_of_a_block_are_those_that_the_paper_counts():
+    for name in PUBLISHED:
+        assert shape(name).block * shape(name).layers == compose.load("model", name).block_weights
+
+
+def test_the_shape_of_a_folder_is_in_its_config(tmp_path):
+    found = {"model_type": "opt", "num_hidden_layers": 12, "hidden_size": 768, "ffn_dim": 3072, "vocab_size": 50272}
+    (tmp_path / "config.json").write_text(json.dumps(found))
+    assert Shape.of(ModelConfig(name="mine", source="folder", path=str(tmp_path))) == shape("opt-125m")
+    (tmp_path / "config.json").write_text("[]")
+    assert Shape.of(ModelConfig(name="mine", source="folder", path=str(tmp_path))) is None
+
+
+def test_every_job_is_planned_once_and_those_with_a_result_are_done():
+    expanded = load_study("smoke")
+    planned = plan.jobs(expanded, RuntimeConfig())
+    stages = [job.stage for job in planned]
+    assert {stage: stages.count(stage) for stage in stages} == {
+        **{"prepare": 2, "tokens": 4, "calibrate": 1, "factor": 1, "quantize": 4, "lorc": 2, "evaluate": 6, "harness": 1}
+    }
+    assert not any(job.done for job in planned)
+    folder = plan.Path("results/cache/checkpoint/opt-standin-xs")
+    write_json(folder / "result.json", "checkpoint", {})
+    assert [job.stage for job in plan.jobs(expanded, RuntimeConfig()) if job.done] == ["prepare"]
+
+
+def test_the_report_names_every_stage_and_nothing_is_amiss_where_all_fits():
+    text, misfits = plan.report(load_study("smoke"), RuntimeConfig(), MACHINE)
+    assert misfits == []
+    assert all(f"\n{stage} " in text for stage in ("prepare", "tokens", *STAGES[1:]))
+    assert "study smoke: 8 cells on 2 models, 21 jobs, 0 of them done" in text
+
+
+def test_models_that_do_not_fit_are_named_with_what_would():
+    expanded = load_study("smoke", ["study.models=[opt-125m,opt-66b]", "study.methods=[rtn]", "study.weights=[w4-asym-row]"])
+    text, misfits = plan.report(expanded, RuntimeConfig(), MACHINE)
+    assert misfits[0].startswith("opt-66b: evaluate needs about 13.8 GiB of memory, here are 7.8")
+    assert f"study.max_params={compose.load('model', 'opt-125m').block_weights:.3g}" in misfits[1]
+    assert misfits[2].startswith("disk: about ")
+    assert "hours here" in text
+
+
+def test_a_local_run_refuses_what_memory_cannot_hold_before_its_first_job():
+    run = Workflow({"study": "smoke", "overrides": "runtime.memory_gib=0.5"})
+    with pytest.raises(ConfigError, match=r"standin-xs: \w+ needs about .* here are 0\.5.*runtime\.memory_gib=…"):
+        run.resources.total_memory()
+    assert Workflow({"study": "smoke", "overrides": "runtime.memory_gib=4"}).resources.total_memory() == 4096
+
+
+def test_jobs_ask_for_more_with_every_attempt():
+    run = Workflow({"study": "smoke"})
+    cell = next(cell for cell in run.study.cells if cell.method == "gptq")
+    wildcards = Wildcards({**cell.paths(), "protocol": run.study.eval})
+    for ask in (run.resources.memory("quantize"), run.resources.minutes("quantize"), run.resources.memory("evaluate")):
+        first, second = ask(wildcards, attempt=1), ask(wildcards, attempt=2)
+        assert 0 < first < math.inf
+        assert second in (2 * first, 2 * first + 1)
