@@ -15,7 +15,7 @@ STAGES = sorted(path.stem for path in (PACKAGE / "stages").glob("*.py") if path.
 
 
 def forget() -> None:
-    for cached in (versions.code_version, versions._tree, versions._digest):
+    for cached in (versions.code_version, versions._read):
         cached.cache_clear()
 
 
@@ -65,8 +65,7 @@ def test_a_copy_of_the_same_code_has_the_same_version(package):
 
 def test_code_that_is_reached_changes_the_version(package):
     seen = [package.version()]
-    files = ("stages/quantize.py", "core/quantizer.py", "core/formats.py", "common/artifacts.py", "jobs/job.py", "__init__.py")
-    for file in files:
+    for file in ("stages/quantize.py", "core/quantizer.py", "core/formats.py", "jobs/inputs.py", "jobs/threads.py"):
         package.append(file, "\n_ADDED = 1\n")
         seen.append(package.version())
     assert len(set(seen)) == len(seen)
@@ -125,12 +124,12 @@ def test_a_module_that_a_stage_begins_to_import_counts(package):
     [
         (
             "text",
-            {"data.stdlib_text", "jobs.job", "common.artifacts"},
+            {"data.stdlib_text", "data.texts"},
             {"models.blocks", "core.quantizer", "models.standin", "report.tracking.store"},
         ),
         (
             "quantize",
-            {"core.quantizer", "core.gptq", "models.blocks", "jobs.job"},
+            {"core.quantizer", "core.gptq", "models.blocks", "jobs.inputs"},
             {"models.standin", "data.stdlib_text", "report.tracking.store", "models.perplexity"},
         ),
         (
@@ -157,3 +156,32 @@ def test_the_template_of_the_page_belongs_to_the_report_alone(package):
     package.append("report/page/render.html", "<!-- changed -->")
     assert package.version("report") != report
     assert package.version("quantize") == quantize
+
+
+def test_the_machinery_does_not(package):
+    before = {stage: package.version(stage) for stage in STAGES}
+    common, config = ("common/paths.py", "common/artifacts.py", "common/process.py"), ("config/schema.py", "config/compose.py")
+    for file in (*common, *config, "jobs/job.py", "pipeline/rules.py", "__init__.py"):
+        package.append(file, "\n_ADDED = 1\n")
+    assert {stage: package.version(stage) for stage in STAGES} == before
+
+
+def test_words_said_to_people_do_not(package):
+    before = {stage: package.version(stage) for stage in STAGES}
+    package.edit("core/lorc.py", "a LoRC factor overflows float16", "a factor is too large")
+    package.edit("stages/calibrate.py", 'walk.depth, "block")', 'walk.depth, "layer")')
+    package.edit("models/checkpoint.py", "raise CheckpointError(", "raise CheckpointError('Sorry: ' + ")
+    assert {stage: package.version(stage) for stage in STAGES} == before
+
+
+def test_an_exception_of_another_class_does(package):
+    before = package.version("lorc")
+    package.edit("core/lorc.py", 'raise ValueError("a LoRC factor overflows', 'raise OverflowError("a LoRC factor overflows')
+    assert package.version("lorc") != before
+
+
+def test_what_only_machinery_imports_does_not(package):
+    """`config` imports settings of `core`; a stage that reaches `core` by no other way does not depend on it."""
+    reached = versions.imported("lorcbench.stages.text")
+    assert "lorcbench.config.compose" in reached
+    assert not any(name.startswith("lorcbench.core.") for name in reached)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from runs import snakemake
 
 from lorcbench.config import compose
-from lorcbench.config.compose import ConfigError
+from lorcbench.config.checks import ConfigError
 from lorcbench.pipeline.rules import Workflow
 
 NAMES = (

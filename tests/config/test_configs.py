@@ -7,7 +7,7 @@ import pytest
 from synthetic import Wildcards
 
 from lorcbench.config import compose
-from lorcbench.config.compose import ConfigError
+from lorcbench.config.checks import ConfigError
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.pipeline.rules import Workflow
 from lorcbench.study.cells import load_study, study_from_arguments

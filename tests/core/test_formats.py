@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 
-from lorcbench.core.formats import CAPS, CONVENTIONS, SCALE_DTYPES, ActivationFormat, WeightFormat, cap
+from lorcbench.config.recipes import CAPS, cap
+from lorcbench.core.formats import CONVENTIONS, SCALE_DTYPES, ActivationFormat, WeightFormat
 
 GROUPS = (None, 1, 32, 128, 1024)
 

@@ -287,10 +287,10 @@ def outputs(
     """What each block makes of the hidden states given for it, with the cell's weights or the checkpoint's."""
     walk, found = BlockWalk(Checkpoint(folder), torch.float32), []
     walk.embed(WINDOWS)
-    weights = inputs.CellWeights(names or {"method": "none"}, lorc, rank)
+    weights = inputs.CellWeights(names or {"method": "none"}, walk.checkpoint, lorc, rank)
     for index in range(walk.depth):
         with walk.block(index) as block:
-            install_weights(block, weights.block(index, walk.checkpoint))
+            install_weights(block, weights.block(index))
             hooks = round_inputs(block, walk.architecture.linear_names, ActivationFormat.parse(activation))
             found.append(walk.forward(block, hidden[index]).clone())
             for hook in hooks:
@@ -395,18 +395,20 @@ def test_trained_biases_and_norms_reach_everything_downstream(made, kind, method
     own = checkpoint.block(1)
     biases = {f"{name}.bias" for name in checkpoint.architecture.linear_names}
     others = {name for name in own if not name.endswith(".weight") or "norm" in name}
-    held = inputs.CellWeights(names, "none", 0).block(1, checkpoint)
+    held = inputs.CellWeights(names, checkpoint, "none", 0).block(1)
     trained = {name: tensor for name, tensor in held.items() if name not in checkpoint.architecture.linear_names}
     assert set(trained) == (biases if method == "zq_local" else others)
     for name, tensor in trained.items():
         assert tensor.dtype == own[name].dtype == torch.float16
         assert not torch.equal(tensor, own[name])
-    losses = window_losses(BlockWalk(checkpoint, torch.float32), {"one": WINDOWS}, inputs.CellWeights(names, "none", 0), "a16")
+    losses = window_losses(
+        BlockWalk(checkpoint, torch.float32), {"one": WINDOWS}, inputs.CellWeights(names, checkpoint, "none", 0).block, "a16"
+    )
     model = tiny.model(kind).half().float()
-    weights = inputs.CellWeights(names, "none", 0)
+    weights = inputs.CellWeights(names, checkpoint, "none", 0)
     for index, block in enumerate(model.get_submodule(tiny.BLOCKS[kind])):
         state = dict(block.named_parameters())
-        for name, tensor in weights.block(index, checkpoint).items():
+        for name, tensor in weights.block(index).items():
             state[name if name in state else f"{name}.weight"].data = tensor.float()
     with torch.no_grad():
         expected = [float(model(input_ids=window[None], labels=window[None]).loss) for window in WINDOWS]
@@ -430,7 +432,7 @@ def test_lorc_corrects_towards_the_weights_of_the_checkpoint(made):
     names = run(stage.main, "zq_global" + QUICK)
     run(lorc_stage.main, "zq_global" + QUICK)
     checkpoint = Checkpoint(folder)
-    corrected = inputs.CellWeights(names, "plain-fp16", tiny.HIDDEN * 100).block(0, checkpoint)  # cap 0: all components
+    corrected = inputs.CellWeights(names, checkpoint, "plain-fp16", tiny.HIDDEN * 100).block(0)  # cap 0: all components
     assert any(name.endswith("norm.weight") for name in corrected)
     for name, weight in checkpoint.linears(0).items():
         assert torch.allclose(corrected[name], weight.float(), atol=2e-3)

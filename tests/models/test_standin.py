@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lorcbench.config.compose import ModelConfig, StandinConfig
+from lorcbench.config.schema import ModelConfig, StandinConfig
 from lorcbench.models.standin import GateError, build, gate, train
 
 VOCABULARY, LENGTH, STEPS = 40, 24, 12

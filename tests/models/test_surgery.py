@@ -22,21 +22,14 @@ A8 = ActivationFormat.parse("a8-asym-token")
 TOKENS = {"one": tiny.windows(3, 12), "two": tiny.windows(2, 12, seed=1)}
 
 
-class Weights:
+def changed(checkpoint: Checkpoint, change=lambda weight: weight):
     """What `window_losses` asks for the weights of a block: the checkpoint's own, changed."""
-
-    def __init__(self, change=lambda weight: weight) -> None:
-        self.change = change
-
-    def block(self, index: int, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-        return {name: self.change(weight.float()) for name, weight in checkpoint.linears(index).items()}
+    return lambda index: {name: change(weight.float()) for name, weight in checkpoint.linears(index).items()}
 
 
-class NoWeights:
+def none(index: int) -> dict[str, torch.Tensor]:
     """Full precision: nothing is installed."""
-
-    def block(self, index: int, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-        return {}
+    return {}
 
 
 def losses(folder, weights, activation: str = "a16") -> dict[str, list[float]]:
@@ -58,32 +51,27 @@ def by_hand(x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_original_weights_put_back_leave_losses_bit_identical(tmp_path, kind, dtype):
     folder = tiny.checkpoint(tmp_path, kind, dtype=dtype)
-    full = losses(folder, NoWeights())
-    assert losses(folder, Weights()) == full
-    changed = losses(folder, Weights(lambda weight: weight + 0.02))
-    assert all(abs(a - b) > 1e-5 for name in full for a, b in zip(full[name], changed[name], strict=True))
+    full, checkpoint = losses(folder, none), Checkpoint(folder)
+    assert losses(folder, changed(checkpoint)) == full
+    moved = losses(folder, changed(checkpoint, lambda weight: weight + 0.02))
+    assert all(abs(a - b) > 1e-5 for name in full for a, b in zip(full[name], moved[name], strict=True))
 
 
 def test_a_cell_leaves_nothing_behind_for_the_next(tmp_path):
     walk = BlockWalk(Checkpoint(tiny.checkpoint(tmp_path, "opt")), torch.float32, batch_tokens=24)
-    full = window_losses(walk, TOKENS, NoWeights(), "a16")
-    rounded = window_losses(walk, TOKENS, Weights(lambda weight: weight + 0.02), str(A8))
+    full = window_losses(walk, TOKENS, none, "a16")
+    rounded = window_losses(walk, TOKENS, changed(walk.checkpoint, lambda weight: weight + 0.02), str(A8))
     assert rounded != full
-    assert window_losses(walk, TOKENS, NoWeights(), "a16") == full
+    assert window_losses(walk, TOKENS, none, "a16") == full
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_every_linear_matters(tmp_path, kind):
     folder = tiny.checkpoint(tmp_path, kind)
-    full = losses(folder, NoWeights())["one"]
-    names = ARCHITECTURES[Checkpoint(folder).architecture.model_type].linear_names
+    full, checkpoint = losses(folder, none)["one"], Checkpoint(folder)
+    names = ARCHITECTURES[checkpoint.architecture.model_type].linear_names
     for name in names:
-
-        class One(Weights):
-            def block(self, index, checkpoint, name=name):
-                return {name: 1.1 * checkpoint.linears(index)[name]}
-
-        assert losses(folder, One())["one"] != full
+        assert losses(folder, lambda index, name=name: {name: 1.1 * checkpoint.linears(index)[name]})["one"] != full
 
 
 def test_install_keeps_type_bias_and_the_other_linears(tmp_path):
@@ -146,7 +134,7 @@ def test_activation_format_rounds_the_inputs_of_all_linears_of_a_cell(tmp_path, 
             block.get_submodule(name).register_forward_pre_hook(lambda module, args: (by_hand(args[0]),))
     with torch.no_grad():
         expected = torch.stack([made(input_ids=window[None], labels=window[None]).loss for window in TOKENS["one"]])
-    found, full = (torch.tensor(losses(folder, NoWeights(), name)["one"]) for name in (str(A8), "a16"))
+    found, full = (torch.tensor(losses(folder, none, name)["one"]) for name in (str(A8), "a16"))
     # Both round the same numbers, up to the last bit of what comes in: a few codes may fall to the neighbour.
     assert (found - expected).abs().max() < 0.2 * (found - full).abs().max()
 

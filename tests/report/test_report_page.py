@@ -13,7 +13,7 @@ from matplotlib import image
 from synthetic import result, results, study
 
 from lorcbench.common.artifacts import write_json
-from lorcbench.config.compose import StudyConfig
+from lorcbench.config.schema import StudyConfig
 from lorcbench.report.claims import Verdict, judge
 from lorcbench.report.conventions import Candidate
 from lorcbench.report.figures import draw

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lorcbench.config import compose
-from lorcbench.config.compose import StudyConfig
+from lorcbench.config.schema import StudyConfig
 from lorcbench.report.results import CellResult
 from lorcbench.study import published
 from lorcbench.study.cells import Cell, Study

@@ -13,7 +13,7 @@ from synthetic import Wildcards
 from lorcbench.common.artifacts import write_json
 from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
-from lorcbench.config.compose import ModelConfig, RuntimeConfig
+from lorcbench.config.schema import ModelConfig, RuntimeConfig
 from lorcbench.pipeline import plan
 from lorcbench.pipeline.estimate import Shape, estimate
 from lorcbench.pipeline.rules import Workflow

@@ -7,7 +7,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 from lorcbench.common import paths
 from lorcbench.common.artifacts import pull_back_times
-from lorcbench.config.compose import ConfigError
+from lorcbench.config.checks import ConfigError
 from lorcbench.pipeline.rules import Workflow
 
 # Two of Snakemake's lines for every job say nothing that the stages do not say better.

@@ -204,3 +204,14 @@ def _check_rates(owner: str, lr: float | str, grid: list[float]) -> None:
 def _check_share(owner: str, held_out: float) -> None:
     if not 0 < held_out < 1:
         raise ConfigError(f"{owner}.held_out={held_out}: expected a share between 0 and 1")
+
+
+CAPS = (32, 128, 512)
+
+
+def cap(rank: int) -> int:
+    """How many LoRC components are decomposed and stored for a cell of rank `rank`: the smallest of 32, 128, 512, all (0).
+
+    It depends on the cell's own rank alone, so a study that adds a rank recomputes none of the others.
+    """
+    return next((limit for limit in CAPS if rank <= limit), 0)

@@ -155,14 +155,3 @@ def _parse_activation(text: str) -> ActivationFormat:
 
 def _group(text: str) -> int | None:
     return int(text[1:]) if text.startswith("g") else None
-
-
-CAPS = (32, 128, 512)
-
-
-def cap(rank: int) -> int:
-    """How many LoRC components are decomposed and stored for a cell of rank `rank`: the smallest of 32, 128, 512, all (0).
-
-    It depends on the cell's own rank alone, so a study that adds a rank recomputes none of the others.
-    """
-    return next((limit for limit in CAPS if rank <= limit), 0)

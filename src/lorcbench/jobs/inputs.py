@@ -117,7 +117,8 @@ class CellWeights:
     The correction is added in float32 before the weight is rounded to the forward's type: x Ŵᵀ + x Aᵀ Bᵀ up to rounding.
     """
 
-    def __init__(self, names: dict[str, str], lorc_name: str, rank: int) -> None:
+    def __init__(self, names: dict[str, str], checkpoint: Checkpoint, lorc_name: str, rank: int) -> None:
+        self.checkpoint = checkpoint
         self.quantized = QuantizedModel(names) if names["method"] != "none" else None
         self.factors = Factors(names, lorc_name, rank) if rank else None
         if self.quantized:
@@ -127,14 +128,14 @@ class CellWeights:
             _made_from(self.factors.shards, "quantized", self.quantized.digest)
         self._factor_bits = 0
 
-    def block(self, index: int, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    def block(self, index: int) -> dict[str, torch.Tensor]:
         """What to install into block `index`: weights (out, in) float32 by linear, trained parameters by full name."""
         if self.quantized is None:
             return {}
         weights = self.quantized.block(index)
         if self.factors is None:
             return weights
-        corrections, bits = self.factors.block(index, checkpoint.architecture, checkpoint.config)
+        corrections, bits = self.factors.block(index, self.checkpoint.architecture, self.checkpoint.config)
         self._factor_bits += bits
         return weights | {name: weights[name] + correction for name, correction in corrections.items()}
 

@@ -20,13 +20,14 @@ from typing import Any
 
 import psutil
 from omegaconf import OmegaConf
-from threadpoolctl import threadpool_limits
 
 from lorcbench.common import paths
 from lorcbench.common.artifacts import fingerprint, read_json, remove_leftovers, write_json, write_text
 from lorcbench.common.process import PARENT, die_with_parent
 from lorcbench.common.versions import code_version
 from lorcbench.config import compose
+from lorcbench.config.checks import ConfigError
+from lorcbench.jobs.threads import kernel_threads
 
 _GROUPS = ("model", "method", "calibration", "lorc", "eval", "text", "task")
 _LIBRARIES = ("torch", "transformers", "tokenizers", "lm_eval", "numpy", "scipy", "numba")
@@ -66,7 +67,7 @@ class Job:
             raise AttributeError(group)
         node = self.cfg.get(group)
         if node is None:
-            raise compose.ConfigError(f"stage {self.stage} needs {group}=NAME; known: {', '.join(compose.names(group))}")
+            raise ConfigError(f"stage {self.stage} needs {group}=NAME; known: {', '.join(compose.names(group))}")
         if group == "model":
             node.name = self.names["model"]
         return OmegaConf.to_object(node)
@@ -188,14 +189,11 @@ def run(stage: str, work: Callable[[Job], None]) -> None:
         die_with_parent(int(parent))  # so that no orphan of a killed workflow goes on writing
     try:
         job = Job(stage, sys.argv[1:])
-        threads = str(job.threads)
-    except compose.ConfigError as error:
+        threads = job.threads
+    except ConfigError as error:
         sys.exit(f"{stage}: {error}")
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[variable] = threads  # for libraries that are loaded later
     try:
-        # For those that are there already: sums change their last bits with the number of threads.
-        with threadpool_limits(job.threads, user_api="blas"):
+        with kernel_threads(threads):
             work(job)
     except KeyboardInterrupt:
         sys.exit(130)

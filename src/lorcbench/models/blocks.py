@@ -29,10 +29,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from lorcbench.common import paths
 from lorcbench.common.process import give_back_memory
 from lorcbench.core.linalg import product
-from lorcbench.jobs import inputs
 from lorcbench.models.checkpoint import Checkpoint, CheckpointError
 
 _SCORED_AT_ONCE = 512  # tokens whose logits exist together: a vocabulary of 250,880 makes 0.5 GB of them
@@ -113,13 +111,6 @@ class BlockWalk:
         self._empty_blocks = self.model.get_submodule(self.architecture.blocks)
         self._load_outside()
         self._arguments: dict[torch.Size, dict] = {}
-
-    @classmethod
-    def of(cls, job, checkpoint: Checkpoint, dtype: str) -> BlockWalk:
-        """The walk of a job (`lorcbench.jobs.job.Job`) over its checkpoint, in its runtime."""
-        runtime = job.runtime
-        hidden_bytes = runtime.hidden_gib * 2**30
-        return cls(checkpoint, getattr(torch, dtype), runtime.device, runtime.batch_tokens, hidden_bytes, job.folder)
 
     @property
     def depth(self) -> int:
@@ -279,11 +270,3 @@ class BlockWalk:
                 ]
             losses[batch] = torch.cat(loss).view(len(ids), -1).mean(1).cpu()
         return losses
-
-
-def calibration_walk(job, checkpoint: Checkpoint) -> tuple[BlockWalk, torch.Tensor]:
-    """A block walk over a job's checkpoint, and its calibration sequences (n, length, hidden) where they enter block 0."""
-    windows, _ = inputs.tokens(Path(paths.CALIBRATION_TOKENS.format(**job.names)))
-    walk = BlockWalk.of(job, checkpoint, job.calibration.dtype)
-    walk.embed(windows["calibration"][:1])  # so that it knows the arguments of a single sequence too
-    return walk, walk.embed(windows["calibration"])

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from lorcbench.core.formats import ActivationFormat
-from lorcbench.jobs.inputs import CellWeights
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.surgery import install_weights, rounded_inputs
 
 
 def window_losses(
-    walk: BlockWalk, windows: dict[str, torch.Tensor], weights: CellWeights, activation: str
+    walk: BlockWalk,
+    windows: dict[str, torch.Tensor],
+    weights_of_block: Callable[[int], dict[str, torch.Tensor]],
+    activation: str,
 ) -> dict[str, list[float]]:
     """Mean loss of every test window, in nats a token, by corpus.
 
     Args:
         windows: token windows (n, length) of each corpus; all corpora pass through a block while it is loaded.
-        weights: what the block linears hold.
+        weights_of_block: index of a block → what to install into it: weights (out, in) by linear, others by full name.
         activation: the activation format at their inputs.
     """
     fmt = ActivationFormat.parse(activation)
     hidden = {corpus: walk.embed(tokens) for corpus, tokens in windows.items()}
     for index in range(walk.depth):
         with walk.block(index) as block:
-            install_weights(block, weights.block(index, walk.checkpoint))
+            install_weights(block, weights_of_block(index))
             with rounded_inputs(block, walk.architecture.linear_names, fmt):
                 for states in hidden.values():
                     walk.advance(block, states)

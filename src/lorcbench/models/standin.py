@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import BloomConfig, BloomForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedModel
 
-from lorcbench.config.compose import ModelConfig
+from lorcbench.config.schema import ModelConfig
 
 END_OF_TEXT = "</s>"
 _WARM_UP = 0.05  # share of the steps

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorcbench.config import compose
-from lorcbench.config.compose import ModelConfig, RuntimeConfig
 from lorcbench.config.protocols import CalibrationConfig, EvalConfig
 from lorcbench.config.recipes import GptqMethod, ZeroQuantMethod
+from lorcbench.config.schema import ModelConfig, RuntimeConfig
 from lorcbench.core.formats import WeightFormat
 
 MIB = 2**20

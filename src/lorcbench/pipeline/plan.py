@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from lorcbench.common import paths
-from lorcbench.config.compose import RuntimeConfig
+from lorcbench.config.schema import RuntimeConfig
 from lorcbench.pipeline.estimate import Estimate, Shape, estimate
 from lorcbench.study.cells import Cell, Study
 

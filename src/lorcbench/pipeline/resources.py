@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lorcbench.config.checks import ConfigError
-from lorcbench.config.compose import RuntimeConfig
+from lorcbench.config.schema import RuntimeConfig
 from lorcbench.pipeline import plan
 from lorcbench.pipeline.estimate import Estimate, Shape, estimate
 from lorcbench.study.cells import Study

@@ -20,7 +20,8 @@ from lorcbench.common.artifacts import canonical
 from lorcbench.common.process import PARENT
 from lorcbench.common.versions import code_version
 from lorcbench.config import compose
-from lorcbench.config.compose import RUNTIME_VARIABLE, ConfigError
+from lorcbench.config.checks import ConfigError
+from lorcbench.config.compose import RUNTIME_VARIABLE
 from lorcbench.data import texts
 from lorcbench.pipeline import warm
 from lorcbench.pipeline.resources import Resources

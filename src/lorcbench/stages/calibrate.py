@@ -12,7 +12,7 @@ from lorcbench.config import compose
 from lorcbench.core.moments import to_triangle
 from lorcbench.jobs import inputs
 from lorcbench.jobs.job import Job, input_digest, run, shard_identity
-from lorcbench.models.blocks import BlockWalk
+from lorcbench.jobs.walks import block_walk
 from lorcbench.models.checkpoint import Checkpoint
 from lorcbench.models.observe import observed
 
@@ -27,7 +27,7 @@ def main(job: Job) -> None:
     sources = {"checkpoint": input_digest(checkpoint, "checkpoint"), "tokens": tokens_digest}
     identity = job.identity(compose.plain(settings), sources)
     mark = shard_identity(identity)
-    walk = BlockWalk.of(job, Checkpoint(inputs.checkpoint_folder(job.names)), settings.dtype)
+    walk = block_walk(job, Checkpoint(inputs.checkpoint_folder(job.names)), settings.dtype)
     windows = tokens["calibration"]
     hidden, shards = walk.embed(windows), []
     for index in range(walk.depth):

@@ -23,17 +23,18 @@ def _opened(job: Job) -> Callable[[str], dict]:
     import torch
 
     from lorcbench.jobs import inputs
-    from lorcbench.models.blocks import BlockWalk
+    from lorcbench.jobs.walks import block_walk
     from lorcbench.models.checkpoint import Checkpoint
     from lorcbench.models.perplexity import window_losses
 
     torch.set_num_threads(job.threads)
     windows, _ = inputs.tokens(Path(paths.TOKENS.format(**job.names)))
-    walk = BlockWalk.of(job, Checkpoint(inputs.checkpoint_folder(job.names)), job.eval.dtype)
+    checkpoint = Checkpoint(inputs.checkpoint_folder(job.names))
+    walk = block_walk(job, checkpoint, job.eval.dtype)
 
     def measure(variant: str) -> dict:
-        weights = inputs.CellWeights(job.names, *split(variant))
-        losses = window_losses(walk, windows, weights, job.names["activation"])
+        weights = inputs.CellWeights(job.names, checkpoint, *split(variant))
+        losses = window_losses(walk, windows, weights.block, job.names["activation"])
         return {"nll": losses, "weights": walk.linear_weights, **weights.size(), "attention": walk.attention}
 
     return measure

@@ -54,9 +54,9 @@ def _opened(job: Job) -> Callable[[str], dict]:
     batch = max(1, job.runtime.batch_tokens // job.eval.window)
 
     def measured(variant: str) -> dict:
-        weights = inputs.CellWeights(job.names, *split(variant))
+        weights = inputs.CellWeights(job.names, checkpoint, *split(variant))
         for index, block in enumerate(blocks):
-            install_weights(block, weights.block(index, checkpoint))
+            install_weights(block, weights.block(index))
         names = list(job.eval.tasks)
         return measure(model, tokenizer, names, own, batch, job.eval.window, job.log_file)
 

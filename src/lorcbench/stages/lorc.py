@@ -94,7 +94,7 @@ def _distilled(job: Job, checkpoint: Checkpoint, quantized, components: int, fin
     Inputs of the linears are rounded in the format that the weights were made under.
     """
     from lorcbench.core.zeroquant import DistillSettings, distill
-    from lorcbench.models.blocks import calibration_walk
+    from lorcbench.jobs.walks import calibration_walk
     from lorcbench.models.surgery import install_weights, rounded_inputs
 
     settings, activation = job.lorc, ActivationFormat.parse(job.names["trained"])

@@ -18,7 +18,8 @@ from torch.func import functional_call
 from lorcbench.common import paths
 from lorcbench.common.artifacts import finished_shard, read_shard, write_shard
 from lorcbench.common.process import give_back_memory
-from lorcbench.config.compose import GptqMethod, ZeroQuantMethod, plain
+from lorcbench.config.compose import plain
+from lorcbench.config.recipes import GptqMethod, ZeroQuantMethod
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.core.quantizer import Quantized, dequantize, fake_quantize_activations, from_stored, quantize, to_stored
 from lorcbench.jobs import inputs
@@ -156,7 +157,7 @@ def _solve(weights, prepared: dict, checkpoint: Checkpoint, fmt: WeightFormat, m
 def _gptq_propagated(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlier: Earlier) -> Iterator[BlockResult]:
     """The published order: Hessians of a block from the outputs of the quantized blocks before it, all its linears at once."""
     from lorcbench.core import gptq
-    from lorcbench.models.blocks import calibration_walk
+    from lorcbench.jobs.walks import calibration_walk
     from lorcbench.models.observe import observed
     from lorcbench.models.surgery import install_weights, rounded_inputs
 
@@ -190,7 +191,7 @@ def _zeroquant(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, earlier: Ear
     By default teacher and student both get what unquantized blocks made, as in the layer-by-layer distillation of DeepSpeed's
     examples (`run_glue_lkd.py`), by the paper's authors, who leave it open in the paper.
     """
-    from lorcbench.models.blocks import calibration_walk
+    from lorcbench.jobs.walks import calibration_walk
     from lorcbench.models.surgery import install_weights, rounded_inputs
 
     method, activation = job.method, ActivationFormat.parse(job.names["trained"])

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from lorcbench.common import paths
 from lorcbench.config import compose
-from lorcbench.config.checks import MOST
-from lorcbench.config.compose import AXES, ConfigError, GridConfig, ModelConfig, StudyConfig
+from lorcbench.config.checks import MOST, ConfigError
+from lorcbench.config.schema import AXES, GridConfig, ModelConfig, StudyConfig
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.study import published, rehearsal
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lorcbench.config import compose
-from lorcbench.config.compose import AXES, GridConfig, StudyConfig
+from lorcbench.config.schema import AXES, GridConfig, StudyConfig
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 
 # The wider stand-ins have 128 inputs, the paper's narrower ones 1,024: groups of 128 become groups of 16.

@@ -1,0 +1,215 @@
+"""The one schema: the dataclasses that Hydra validates conf/ and the command line against, and the table of all of them.
+
+What is read (texts, protocols, calibrations, tasks) is in `protocols`, methods and LoRC in `recipes`; here are the model, the
+runtime, tracking and the study.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, fields
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from lorcbench.config.checks import ConfigError
+from lorcbench.config.checks import one_of as _one_of
+from lorcbench.config.checks import positive as _positive
+from lorcbench.config.checks import seed as _seed
+from lorcbench.config.protocols import CalibrationConfig, EvalConfig, TaskConfig, TextConfig
+from lorcbench.config.recipes import DistilledLorc, GptqMethod, LorcConfig, NoneMethod, RtnMethod, ZeroQuantMethod
+
+FAMILIES = ("opt", "bloom", "llama")
+_TRACKING = re.compile(r"(https?://|(sqlite|postgresql|mysql|mssql)(\+\w+)?:/)[^@]+|databricks|environment")
+
+
+@dataclass
+class StandinConfig:
+    """How a stand-in is trained; its shape is the model's.
+
+    Attributes:
+        text: the text that it is trained and measured on (conf-independent: ``stdlib``).
+        vocabulary: tokens of the byte-level BPE that all stand-ins share.
+        positions: the longest sequence.
+        steps, batch, length: optimizer steps of `batch` sequences of `length` tokens.
+        lr: peak learning rate of AdamW (embeddings, norms, biases), cosine decay.
+        matrix_lr: peak learning rate of Muon (weight matrices of the blocks).
+        seed: of initialization and batches.
+    """
+
+    text: str = "stdlib"
+    vocabulary: int = 1024
+    positions: int = 128
+    steps: int = 400
+    batch: int = 8
+    length: int = 128
+    lr: float = 6e-3
+    matrix_lr: float = 2e-2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        sizes = {key: value for key, value in vars(self).items() if key not in ("text", "seed")}
+        _positive("model.standin", **sizes)
+        _seed("model.standin", self.seed)
+
+
+@dataclass
+class ModelConfig:
+    """One checkpoint. Shapes are facts of the published models (or the stand-in's own), used for checks before a job starts.
+
+    Attributes:
+        name: the name in paths; the conf file's own unless a folder was given on the command line.
+        family: ``opt`` or ``bloom``.
+        source: ``standin`` (trained by the pipeline), ``hub`` (`repo`, `revision`) or ``folder`` (`path`).
+        layers, hidden, heads, ffn: the shape; None if only the checkpoint knows.
+    """
+
+    name: str = MISSING
+    family: str | None = None
+    source: str = MISSING
+    repo: str | None = None
+    revision: str = "main"
+    path: str | None = None
+    layers: int | None = None
+    hidden: int | None = None
+    heads: int | None = None
+    ffn: int | None = None
+    standin: StandinConfig | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("model", "source", self.source, ("standin", "hub", "folder"))
+        needed = {"hub": "repo", "folder": "path", "standin": "standin"}[self.source]
+        if getattr(self, needed) is None:
+            raise ConfigError(f"model.{needed}=null: a model of source {self.source} needs it")
+        if foreign := [key for key in ("repo", "path", "standin") if key != needed and getattr(self, key) is not None]:
+            raise ConfigError(f"model.{foreign[0]}={getattr(self, foreign[0])}: a model of source {self.source} has none")
+        if self.family is not None:
+            _one_of("model", "family", self.family, FAMILIES)
+        _positive("model", layers=self.layers, hidden=self.hidden, heads=self.heads, ffn=self.ffn)
+        if self.hidden and self.heads and self.hidden % self.heads:
+            raise ConfigError(f"model.heads={self.heads}: expected a number that divides the width {self.hidden}")
+        if self.standin and not 0 < (self.block_weights or 0) < 10**9:
+            raise ConfigError(f"model.layers={self.layers} of width {self.hidden}: a stand-in has fewer than 10^9 weights")
+
+    @property
+    def block_weights(self) -> int | None:
+        """Weights of the linears of all decoder blocks, as ZeroQuant-V2 counts sizes; None if the shape is unknown."""
+        if not (self.layers and self.hidden and self.ffn):
+            return None
+        return self.layers * (4 * self.hidden**2 + 2 * self.hidden * self.ffn)
+
+
+@dataclass
+class RuntimeConfig:
+    """Machine facts.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        threads: kernel threads. A fixed number, not the host's: sums change their last bits with it, so it is recorded.
+        batch_tokens: tokens in one forward pass.
+        hidden_gib: hidden states up to this size stay in memory, or in the GPU's; larger ones go to a file, or to the host.
+        memory_gib: memory that the jobs of a local run may take together; null is nine tenths of the machine's.
+        bootstrap: resamples of a confidence interval.
+        data_dir: a folder with copies of public data sets; a text or task with a file there is read from it, not from the hub.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    batch_tokens: int = 2048
+    hidden_gib: float = 8.0
+    memory_gib: float | None = None
+    bootstrap: int = 2000
+    data_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("runtime", "device", self.device, ("cpu", "cuda"))
+        _positive("runtime", threads=self.threads, batch_tokens=self.batch_tokens, bootstrap=self.bootstrap)
+        _positive("runtime", hidden_gib=self.hidden_gib, memory_gib=self.memory_gib)
+
+
+@dataclass
+class TrackingConfig:
+    """Where runs are tracked: an MLflow tracking URI; ``environment`` is MLFLOW_TRACKING_URI; null a store under results/."""
+
+    uri: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.uri is not None and not _TRACKING.fullmatch(self.uri):
+            raise ConfigError("tracking.uri: expected an address without a password, or environment for MLFLOW_TRACKING_URI")
+
+
+@dataclass
+class GridConfig:
+    """One product of axes; an axis left out takes the study's."""
+
+    models: list[str] | None = None
+    methods: list[str] | None = None
+    calibrations: list[str] | None = None
+    weights: list[str] | None = None
+    activations: list[str] | None = None
+    lorc: list[str] | None = None
+    ranks: list[int] | None = None
+
+
+@dataclass
+class StudyConfig:
+    """A named set of cells: concatenated grids, without the excluded.
+
+    Attributes:
+        title: one line for the report.
+        models … ranks: an axis for every grid that does not name its own.
+        eval: the perplexity protocol.
+        grids: products of axes, concatenated.
+        exclude: cells matching every axis that an entry names are left out.
+        harness: cells that lm-eval measures too, chosen like `exclude`.
+        max_cells: a grid of more is refused before it eats the machine.
+        indivisible: what to do about groups that do not divide a model's widths: ``refuse``, or ``skip`` and list them.
+        gate: ``check``: a model whose full-precision perplexity is published must measure it, within 0.5 % on every corpus,
+            before anything of it is quantized (the stage gate); ``off``: it need not.
+        max_params: of the study's own models, those with more weights in their blocks are not run but listed; models that the
+            command line names are run whatever their size. None is no limit.
+        standins: ask the same of stand-ins instead (`lorcbench.study.rehearsal`).
+    """
+
+    title: str = MISSING
+    models: list[str] | None = None
+    methods: list[str] | None = None
+    calibrations: list[str] | None = None
+    weights: list[str] | None = None
+    activations: list[str] | None = None
+    lorc: list[str] | None = None
+    ranks: list[int] | None = None
+    eval: str = MISSING
+    grids: list[GridConfig] = field(default_factory=list)
+    exclude: list[GridConfig] = field(default_factory=list)
+    harness: list[GridConfig] = field(default_factory=list)
+    max_cells: int = 20_000
+    indivisible: str = "refuse"
+    gate: str = "check"
+    max_params: float | None = None
+    standins: bool = False
+
+    def __post_init__(self) -> None:
+        _positive("study", max_cells=self.max_cells)
+        _one_of("study", "indivisible", self.indivisible, ("refuse", "skip"))
+        _one_of("study", "gate", self.gate, ("check", "off"))
+        _positive("study", max_params=self.max_params)
+
+
+AXES = tuple(field.name for field in fields(GridConfig))
+
+SCHEMAS = {
+    "model": {"model": ModelConfig},
+    "method": {"none": NoneMethod, "rtn": RtnMethod, "gptq": GptqMethod, "zeroquant": ZeroQuantMethod},
+    "calibration": {"calibration": CalibrationConfig},
+    "lorc": {"lorc": LorcConfig, "distilled": DistilledLorc},
+    "text": {"text": TextConfig},
+    "task": {"task": TaskConfig},
+    "eval": {"eval": EvalConfig},
+    "runtime": {"runtime": RuntimeConfig},
+    "tracking": {"tracking": TrackingConfig},
+    "study": {"study": StudyConfig},
+}
+for _group, _nodes in SCHEMAS.items():
+    for _name, _node in _nodes.items():
+        ConfigStore.instance().store(group=f"schema/{_group}", name=_name, node=_node)

@@ -1,0 +1,28 @@
+"""The block walk of a job: over its checkpoint, in its runtime, and with its calibration sequences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from lorcbench.common import paths
+from lorcbench.jobs import inputs
+from lorcbench.jobs.job import Job
+from lorcbench.models.blocks import BlockWalk
+from lorcbench.models.checkpoint import Checkpoint
+
+
+def block_walk(job: Job, checkpoint: Checkpoint, dtype: str) -> BlockWalk:
+    """A walk with forward passes in `dtype`; hidden states beyond the runtime's budget go to a file in the job's folder."""
+    runtime = job.runtime
+    hidden_bytes = runtime.hidden_gib * 2**30
+    return BlockWalk(checkpoint, getattr(torch, dtype), runtime.device, runtime.batch_tokens, hidden_bytes, job.folder)
+
+
+def calibration_walk(job: Job, checkpoint: Checkpoint) -> tuple[BlockWalk, torch.Tensor]:
+    """A walk over a job's checkpoint, and its calibration sequences (n, length, hidden) where they enter block 0."""
+    windows, _ = inputs.tokens(Path(paths.CALIBRATION_TOKENS.format(**job.names)))
+    walk = block_walk(job, checkpoint, job.calibration.dtype)
+    walk.embed(windows["calibration"][:1])  # so that it knows the arguments of a single sequence too
+    return walk, walk.embed(windows["calibration"])
