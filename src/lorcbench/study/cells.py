@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -16,6 +17,11 @@ from lorcbench.config.checks import MOST, ConfigError
 from lorcbench.config.schema import AXES, GridConfig, ModelConfig, StudyConfig
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.study import published, rehearsal
+
+# Thousands of cells share a few formats: each spelling is parsed once. A cached property would be an entry of `vars(cell)`,
+# which tables and tags are made of.
+weight_format = cache(WeightFormat.parse)
+activation_format = cache(ActivationFormat.parse)
 
 
 @dataclass(frozen=True, order=True)
@@ -47,6 +53,21 @@ class Cell:
     def variant(self) -> str:
         """The cell within its evaluation: ``r0`` or ``plain-int8/r8``."""
         return "r0" if self.rank == 0 else f"{self.lorc}/r{self.rank}"
+
+    @property
+    def is_full_precision(self) -> bool:
+        """Whether nothing is rounded, neither weights nor activations."""
+        return self.method == "none" and self.activation == "a16"
+
+    @property
+    def weight_format(self) -> WeightFormat:
+        """`weight` as a value."""
+        return weight_format(self.weight)
+
+    @property
+    def activation_format(self) -> ActivationFormat:
+        """`activation` as a value."""
+        return activation_format(self.activation)
 
     def paths(self) -> dict[str, str]:
         """The wildcards of every path pattern in `lorcbench.common.paths` that a cell fills."""
