@@ -50,15 +50,6 @@ def cluster():
         shutil.rmtree(base, ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
-def local(tmp_path_factory):
-    """The smoke study as one machine makes it."""
-    folder = tmp_path_factory.mktemp("local")
-    done = snakemake(folder, "--config", "study=smoke")
-    assert done.returncode == 0, done.stdout
-    return folder
-
-
 class Runs:
     """Runs on the cluster side by side, each in a folder of its own with trained models and nothing made from them."""
 
@@ -77,8 +68,8 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(cluster, local, tmp_path_factory):
-    started = Runs(local, tmp_path_factory.mktemp("cluster"))
+def runs(cluster, smoke, tmp_path_factory):
+    started = Runs(smoke, tmp_path_factory.mktemp("cluster"))
     yield started
     started.pool.shutdown()
 

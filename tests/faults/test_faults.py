@@ -26,21 +26,6 @@ KILLS = int(os.environ.get("LORCBENCH_KILLS", "30"))
 MADE = ("quantize", "lorc", "evaluate", "harness", "calibration", "tokens")  # all but texts and trained stand-ins
 
 
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """A finished smoke study; tests work on copies."""
-    folder = tmp_path_factory.mktemp("smoke")
-    done = snakemake(folder, *SMOKE)
-    assert done.returncode == 0, done.stdout
-    return folder
-
-
-@pytest.fixture
-def copy(smoke, tmp_path):
-    shutil.copytree(smoke, tmp_path / "copy", symlinks=True)
-    return tmp_path / "copy"
-
-
 def forget(folder: Path, *parts: str) -> None:
     """Remove parts of the cache, and all that a study shows."""
     for part in parts:

@@ -2,56 +2,16 @@
 
 import csv
 import fcntl
-import hashlib
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
-import pytest
+from runs import ROOT, SNAKEMAKE, command, digests, snakemake, stage, stages_in
 
 from lorcbench.report.results import COLUMNS
-
-ROOT = Path(__file__).resolve().parents[2]
-SNAKEMAKE = Path(sys.executable).parent / "snakemake"
-# Time, memory, host and logs differ from run to run; so do MLflow's identifiers, the page and the table, which show them.
-RUN_RECORDS = {"run.json", "log.txt", "failed.json"}
-
-
-def command(*arguments: str) -> list[str]:
-    return [str(SNAKEMAKE), "--snakefile", str(ROOT / "Snakefile"), "--cores", "2", *arguments]
-
-
-def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, check=False)
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """Every deterministic file of the cache, by path."""
-    cache = folder / "results" / "cache"
-    files = [path for path in sorted(cache.rglob("*")) if path.is_file() and path.name not in RUN_RECORDS]
-    return {str(path.relative_to(cache)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """A finished smoke study; tests that change it work on a copy."""
-    folder = tmp_path_factory.mktemp("smoke")
-    done = snakemake(folder, "--config", "study=smoke")
-    assert done.returncode == 0, done.stdout + done.stderr
-    (folder / "summary.txt").write_text(done.stdout + done.stderr)
-    return folder
-
-
-@pytest.fixture
-def copy(smoke, tmp_path):
-    shutil.copytree(smoke, tmp_path / "copy", symlinks=True)  # with its modification times
-    return tmp_path / "copy"
 
 
 def test_the_table_is_tidy_and_complete(smoke):
@@ -86,7 +46,7 @@ def test_the_page_stands_alone_and_the_summary_says_where_it_is(smoke):
 
 def test_snakemakes_own_report_shows_page_table_and_figures(smoke):
     done = snakemake(smoke, "--config", "study=smoke", "--report", "snakemake-report.html")
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout
     text = (smoke / "snakemake-report.html").read_text()
     assert all(label in text for label in ("the whole study", "every perplexity", "published numbers beside ours"))
     # Captions, rendered, and one entry a figure.
@@ -117,7 +77,7 @@ def test_factors_keep_the_spectrum_of_the_error(smoke):
 def test_nothing_changed_runs_no_job(smoke):
     again = snakemake(smoke, "--config", "study=smoke")
     assert again.returncode == 0
-    assert "Nothing to be done" in again.stdout + again.stderr
+    assert "Nothing to be done" in again.stdout
 
 
 def test_a_rank_more_computes_that_rank_alone(copy):
@@ -125,7 +85,7 @@ def test_a_rank_more_computes_that_rank_alone(copy):
     before, factors = json.loads(measured.read_text())["variants"], digests(copy)
     axes = "study.models=[bloom-standin-xs] study.methods=[rtn] study.weights=[w2-asym-row]"
     more = snakemake(copy, "--config", "study=smoke", f"overrides={axes} study.ranks=[0,4,6]")
-    assert more.returncode == 0, more.stdout + more.stderr
+    assert more.returncode == 0, more.stdout
     after = json.loads(measured.read_text())["variants"]
     assert set(after) - set(before) == {"plain-int8/r6"}
     assert {name: after[name] for name in before} == before
@@ -146,19 +106,10 @@ def test_a_killed_run_is_finished_by_the_same_command_with_the_same_bytes(copy):
     run.send_signal(signal.SIGKILL)
     run.wait()
     time.sleep(0.5)
-    orphans = [pid for pid in os.listdir("/proc") if pid.isdigit() and ours(pid, copy)]
-    assert orphans == []
+    assert stages_in(copy) == [], "no orphans"
     again = snakemake(copy, "--config", "study=smoke")
-    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.returncode == 0, again.stdout
     assert digests(copy) == expected
-
-
-def ours(pid: str, folder: Path) -> bool:
-    """Whether the process is a stage, or the warm process, of a run in `folder`."""
-    try:
-        return b"lorcbench." in Path(f"/proc/{pid}/cmdline").read_bytes() and os.readlink(f"/proc/{pid}/cwd") == str(folder)
-    except OSError:
-        return False
 
 
 def test_another_study_of_the_same_cells_has_nothing_to_compute(copy, tmp_path, monkeypatch):
@@ -167,7 +118,7 @@ def test_another_study_of_the_same_cells_has_nothing_to_compute(copy, tmp_path, 
     (tmp_path / "conf/study/another.yaml").write_text(own)
     monkeypatch.setenv("LORCBENCH_CONF", str(tmp_path / "conf"))
     planned = snakemake(copy, "--dry-run", "--config", "study=another")
-    assert planned.returncode == 0, planned.stdout + planned.stderr
+    assert planned.returncode == 0, planned.stdout
     jobs = dict(line.split() for line in planned.stdout.splitlines() if re.fullmatch(r"\w+ +\d+", line))
     assert set(jobs) == {"track", "report", "all", "total"}
 
@@ -177,14 +128,13 @@ def test_a_stage_by_hand_makes_the_bytes_of_the_workflow(copy):
     expected = digests(copy)
     shutil.rmtree(copy / "results/cache/quantize/opt-standin-xs/gptq")
     arguments = ["model=opt-standin-xs", "method=gptq", "calibration=stdlib", "weight=w2-asym-g32"]
-    stage = [sys.executable, "-m", "lorcbench.stages.quantize", *arguments]
-    subprocess.run(stage, cwd=copy, check=True, capture_output=True)
+    done = stage(copy, "quantize", *arguments)
+    assert done.returncode == 0, done.stderr
     assert digests(copy) == expected
 
 
 def test_a_stage_says_in_one_line_what_is_wrong_with_its_arguments(tmp_path):
-    stage = [sys.executable, "-m", "lorcbench.stages.quantize", "model=opt-standin-xs", "method=gptq+dump=1"]
-    refused = subprocess.run(stage, cwd=tmp_path, capture_output=True, text=True, check=False)
+    refused = stage(tmp_path, "quantize", "model=opt-standin-xs", "method=gptq+dump=1")
     assert refused.returncode != 0
     assert refused.stderr.splitlines() == [
         "quantize: unknown key method.dump; known keys of method: "
@@ -202,7 +152,7 @@ def test_a_failed_cell_stops_no_other_shows_as_failed_and_is_tried_again(copy):
     shutil.rmtree(copy / "results/smoke")
     failing = snakemake(copy, "--config", "study=smoke")
     assert failing.returncode != 0
-    said = failing.stdout + failing.stderr
+    said = failing.stdout
     assert "damaged or foreign" in said
     assert "Traceback" not in said
     with open(copy / "results/smoke/cells.csv", newline="") as file:
@@ -212,7 +162,7 @@ def test_a_failed_cell_stops_no_other_shows_as_failed_and_is_tried_again(copy):
     assert "damaged or foreign" in (copy / "results/smoke/report.html").read_text()
     shard.write_bytes(intact)
     healed = snakemake(copy, "--config", "study=smoke")
-    assert healed.returncode == 0, healed.stdout + healed.stderr
+    assert healed.returncode == 0, healed.stdout
     assert digests(copy) == expected
 
 
@@ -222,13 +172,13 @@ def test_a_second_run_on_the_same_results_is_refused_in_one_line(copy):
         fcntl.flock(held, fcntl.LOCK_EX)
         refused = snakemake(copy, "--config", "study=smoke")
     assert refused.returncode != 0
-    assert "another run is using this results folder" in refused.stdout + refused.stderr
+    assert "another run is using this results folder" in refused.stdout
 
 
 def test_nonsense_is_refused_before_the_first_job(tmp_path):
     for arguments in (["study=nope"], ["overrides=study.weights=[w9-asym-row]"]):
         refused = snakemake(tmp_path, "--dry-run", "--config", *arguments)
-        said = (refused.stdout + refused.stderr).strip().splitlines()
+        said = refused.stdout.strip().splitlines()
         assert refused.returncode != 0
         assert said[-1].startswith("error: ")
         assert not any("Traceback" in line for line in said)
