@@ -1,4 +1,4 @@
-"""Open what earlier stages left: checkpoints, token windows, quantized weights, factors."""
+"""Open what earlier stages left: checkpoints, token windows, LoRC factors, and the weights of a whole cell."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from pathlib import Path
 import torch
 
 from lorcbench.common import paths
-from lorcbench.common.artifacts import ArtifactError, Shards, check_digest, file_digest, read_json, verified
+from lorcbench.common.artifacts import ArtifactError, check_digest, file_digest, read_json, read_shard, verified
 from lorcbench.config import compose
 from lorcbench.core import lorc
-from lorcbench.core.formats import WeightFormat
-from lorcbench.core.quantizer import dequantize, from_stored
+from lorcbench.jobs.quantized import QuantizedModel
+from lorcbench.jobs.shards import Shards
 from lorcbench.models.architectures import Architecture
 from lorcbench.models.checkpoint import Checkpoint
-
-TRAINED = "trained."  # prefix of a trained parameter's name in a shard of quantized weights
 
 
 def checkpoint_folder(names: dict[str, str], *files: str) -> Path:
@@ -32,47 +30,21 @@ def tokenizer_file(names: dict[str, str]) -> Path:
     return saved
 
 
-def tokens(folder: Path) -> tuple[dict[str, torch.Tensor], str]:
-    """Token windows (n, length) int64 by corpus, and the digest of their result."""
-    shards = Shards(folder / "result.json", "tokens")
-    return {name: windows.long() for name, windows in shards.block(0).items()}, shards.result["digest"]
+def read_windows(folder: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """Token windows (n, length) int64 by corpus, and the digest of their result.
 
-
-class QuantizedModel:
-    """The quantized weights of one model, read a block at a time."""
-
-    def __init__(self, names: dict[str, str]) -> None:
-        self.shards = Shards(Path(paths.QUANTIZED.format(**names)) / "result.json", "quantized")
-        self.format = WeightFormat.parse(names["weight"])
-        self.digest = self.shards.result["digest"]
-
-    def block(self, index: int) -> dict[str, torch.Tensor]:
-        """Ŵ (out, in) float32 of block `index` by linear, and the parameters trained with them by full name."""
-        tensors = self.shards.block(index)
-        weights = {
-            linear: dequantize(from_stored(parts_of(tensors, linear), self.format, width), self.format)
-            for linear, width in self.shards.result["widths"].items()
-        }
-        return weights | trained_of(tensors)
+    Raises:
+        ArtifactError: as `read_json` and `read_shard`.
+    """
+    result = read_json(folder / "result.json", "tokens")
+    (file,) = result["shards"]
+    windows = read_shard(folder / file["file"], file["sha256"])
+    return {corpus: tokens.long() for corpus, tokens in windows.items()}, result["digest"]
 
 
 def _made_from(shards: Shards, source: str, digest: str) -> None:
     if shards.result["identity"]["inputs"][source] != digest:
         raise ArtifactError(f"{shards.folder}: made from another {source} than the one that is there; delete it and run again")
-
-
-def parts_of(tensors: dict[str, torch.Tensor], linear: str) -> dict[str, torch.Tensor]:
-    """The tensors of one linear in a shard of quantized weights, by part."""
-    names = {part: f"{linear}.{part}" for part in ("codes", "scale", "zero")}
-    return {part: tensors[name] for part, name in names.items() if name in tensors}
-
-
-def trained_of(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The biases and norms that distillation trained, by name in the block, in a shard of quantized weights.
-
-    They replace the checkpoint's own, in its type, so they add nothing to what is stored.
-    """
-    return {name.removeprefix(TRAINED): tensor for name, tensor in tensors.items() if name.startswith(TRAINED)}
 
 
 class Factors:
