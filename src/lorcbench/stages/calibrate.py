@@ -33,7 +33,7 @@ def main(job: Job) -> None:
     shards = ShardWriter(job, identity, walk.depth)
     for index in range(walk.depth):
         with walk.block(index) as block:
-            if shards.kept(index):
+            if shards.kept(index) is not None:
                 walk.advance(block, hidden)
                 continue
             # Nobody needs what the last block makes of its inputs.

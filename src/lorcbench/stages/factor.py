@@ -26,15 +26,13 @@ def main(job: Job) -> None:
     statistics = Shards(source / "result.json", "statistics")
     shards = ShardWriter(job, identity, statistics.depth)
     for index in range(statistics.depth):
-        if not shards.kept(index):
+        if shards.kept(index) is None:
             shards.write(index, *_factored(statistics.block(index), settings))
     job.finish("hessians", identity, shards.payload() | {"damps": shards.notes})
 
 
-def _factored(
-    triangles: dict[str, torch.Tensor], settings: gptq.GptqSettings
-) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """What is stored of the factor of every Hessian of a block, by input and part; and the damping that each needed."""
+def _factored(triangles: dict[str, torch.Tensor], settings: gptq.GptqSettings) -> tuple[dict, dict[str, float]]:
+    """The stored tensors of the factors of a block's Hessians, by input and part; and the damping that each input needed."""
     tensors, damps = {}, {}
     for name, triangle in triangles.items():
         prepared = gptq.prepare(from_triangle(triangle), settings)
