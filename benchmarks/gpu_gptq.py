@@ -131,7 +131,7 @@ def quantize(folder: Path, fmt: WeightFormat, windows: int, batch_tokens: int) -
                 weights = [block.get_submodule(name).weight for name in group]
                 matrices = gptq.quantize_stacked(weights, prepared, fmt, settings)
             with part("install"):
-                install_weights(block, {name: dequantize(m, fmt) for name, m in zip(group, matrices, strict=True)})
+                install_weights(block, {name: dequantize(m) for name, m in zip(group, matrices, strict=True)})
         moments.clear()
         with part("forward of the quantized block"):
             walk.advance(block, hidden)

@@ -63,10 +63,10 @@ def errors(bench: Path, scale: int, given: dict[str, torch.Tensor]) -> dict[str,
             prepared = gptq.prepare(given[f"H.{group}"], SETTINGS)
             for name in names:
                 weight = matrix(generator, given[name].shape)
-                made[f"normal-rtn4.{name}"] = weight - dequantize(quantize(weight, FORMAT), FORMAT)
+                made[f"normal-rtn4.{name}"] = weight - dequantize(quantize(weight, FORMAT))
                 for bits in (4, 3):
                     fmt = WeightFormat(bits, group=128 // scale)
-                    found = dequantize(gptq.quantize(given[name], prepared, fmt, SETTINGS), fmt)
+                    found = dequantize(gptq.quantize(given[name], prepared, fmt, SETTINGS))
                     made[f"heavy-gptq{bits}.{name}"] = given[name] - found
         save_file(made, file)
     return load_file(file)
@@ -82,7 +82,7 @@ def solve_ours(given: dict[str, torch.Tensor]) -> tuple[dict, dict[str, torch.Te
         for group, names in GROUPS.items():
             prepared = gptq.prepare(given[f"H.{group}"], SETTINGS)
             matrices = gptq.quantize_stacked([given[name] for name in names], prepared, FORMAT, SETTINGS)
-            found.update({name: dequantize(made, FORMAT) for name, made in zip(names, matrices, strict=True)})
+            found.update({name: dequantize(made) for name, made in zip(names, matrices, strict=True)})
 
     return timed(work), found
 

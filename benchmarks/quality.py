@@ -29,11 +29,11 @@ from peers import LABELS, available, checkout, run
 from safetensors.torch import load_file, save_file
 
 from lorcbench.common import paths
-from lorcbench.common.artifacts import Shards
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.moments import from_triangle
-from lorcbench.core.quantizer import from_stored
 from lorcbench.jobs import inputs
+from lorcbench.jobs.quantized import stored_matrix
+from lorcbench.jobs.shards import Shards
 from lorcbench.models.checkpoint import Checkpoint
 
 MODEL, NAMED = "opt-standin-m", ["model=opt-standin-m"]
@@ -67,7 +67,7 @@ def ours(given, work: Path, method: str, fmt: WeightFormat) -> tuple[Matrices, f
         for index in range(len(opened.shards.result["shards"])):
             tensors, weights = opened.shards.block(index), opened.block(index)
             for linear, width in opened.shards.result["widths"].items():
-                scale = from_stored(inputs.parts_of(tensors, linear), fmt, width).scale.float()
+                scale = stored_matrix(tensors, linear, fmt, width).scale.float()
                 found[f"model.decoder.layers.{index}.{linear}"] = {"weight": weights[linear], "scale": scale}
     return found, perplexity(work, given.threads, *NAMED, *cell, "eval=stdlib")
 

@@ -13,7 +13,6 @@ import torch
 
 from lorcbench.common.artifacts import (
     ArtifactError,
-    Shards,
     canonical,
     file_digest,
     fingerprint,
@@ -27,6 +26,7 @@ from lorcbench.common.artifacts import (
     write_shard,
     write_text,
 )
+from lorcbench.jobs.shards import Shards
 
 PAYLOAD = {"nll": [2.5, 1e-300, -0.0], "name": "größe", "nested": {"b": None, "a": [True, 12345678901234567890]}}
 

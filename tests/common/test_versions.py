@@ -96,7 +96,8 @@ def test_comments_blank_lines_and_docstrings_do_not(package):
 
 def test_a_docstring_where_there_was_none_does_not(package):
     before = package.version()
-    package.edit("stages/quantize.py", "def _file(index: int) -> str:\n", 'def _file(index: int) -> str:\n    """A name."""\n')
+    definition = "def forward(ctx, values: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:\n"
+    package.edit("core/quantizer.py", definition, f'{definition}        """Not the values."""\n')
     assert package.version() == before
 
 
@@ -169,7 +170,7 @@ def test_the_machinery_does_not(package):
 def test_words_said_to_people_do_not(package):
     before = {stage: package.version(stage) for stage in STAGES}
     package.edit("core/lorc.py", "a LoRC factor overflows float16", "a factor is too large")
-    package.edit("stages/calibrate.py", 'walk.depth, "block")', 'walk.depth, "layer")')
+    package.edit("jobs/shards.py", 'self._depth, "block")', 'self._depth, "layer")')
     package.edit("models/checkpoint.py", "raise CheckpointError(", "raise CheckpointError('Sorry: ' + ")
     assert {stage: package.version(stage) for stage in STAGES} == before
 

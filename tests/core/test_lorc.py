@@ -22,7 +22,7 @@ def error_matrix(shape: tuple[int, int], seed: int = 0) -> torch.Tensor:
     weight = torch.randn(*shape, generator=generator) * 0.05
     weight += torch.randn(shape[0], 3, generator=generator) @ torch.randn(3, shape[1], generator=generator) * 0.1
     fmt = WeightFormat(3)
-    return weight - quantizer.dequantize(quantizer.quantize(weight, fmt), fmt)
+    return weight - quantizer.dequantize(quantizer.quantize(weight, fmt))
 
 
 def left_over(error: torch.Tensor, corrected: torch.Tensor) -> float:

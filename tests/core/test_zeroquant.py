@@ -18,7 +18,7 @@ from lorcbench.config import compose
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.core.quantizer import dequantize, fake_quantize_activations, fake_quantize_weights, quantize
 from lorcbench.core.zeroquant import Distilled, DistillSettings, Diverged, distill
-from lorcbench.jobs import inputs
+from lorcbench.jobs import distillation, inputs
 from lorcbench.jobs.job import Job
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.checkpoint import Checkpoint
@@ -82,7 +82,7 @@ def same(one: Distilled, other: Distilled) -> bool:
 def test_fake_quantized_weights_are_rtn_to_the_bit_and_their_gradient_passes_straight_through(fmt):
     weight = torch.randn(3, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
     rounded = fake_quantize_weights(weight, fmt)
-    assert torch.equal(rounded, dequantize(quantize(weight.detach(), fmt), fmt))
+    assert torch.equal(rounded, dequantize(quantize(weight.detach(), fmt)))
     assert not torch.equal(rounded, weight)
     pull = torch.arange(24.0).view(3, 8) - 11
     (rounded * pull).sum().backward()
@@ -94,18 +94,18 @@ def test_fake_quantized_weights_are_rtn_to_the_bit_and_their_gradient_passes_str
 def test_scales_of_another_matrix_are_kept_and_clamped_weights_still_learn(fmt):
     weight = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     start = quantize(weight, fmt)
-    again = quantize(weight, fmt, start)
+    again = quantize(weight, start)
     assert torch.equal(again.codes, start.codes)
     wide = (5 * weight).requires_grad_()
-    kept = quantize(wide.detach(), fmt, start)
+    kept = quantize(wide.detach(), start)
     assert torch.equal(kept.scale, start.scale)
     assert (kept.zero is None) == fmt.symmetric
     assert int(kept.codes.max()) == 2**fmt.bits - 1
     assert not torch.equal(quantize(wide.detach(), fmt).scale, start.scale)
-    fake_quantize_weights(wide, fmt, start).sum().backward()
+    fake_quantize_weights(wide, start).sum().backward()
     assert torch.equal(wide.grad, torch.ones(3, 8))
     with pytest.raises(ValueError, match="NaN"):
-        quantize(weight * torch.inf, fmt, start)
+        quantize(weight * torch.inf, start)
 
 
 def test_rounded_activations_hand_their_gradient_on():
@@ -124,7 +124,7 @@ def test_training_equals_adam_by_hand_with_a_rate_that_falls_linearly():
     first = {name: torch.zeros_like(tensor) for name, tensor in values.items()}
     second = {name: torch.zeros_like(tensor) for name, tensor in values.items()}
     for step, index in enumerate(unit.trained, 1):
-        error = linear(unit.x[index], dequantize(quantize(values["w"], W3), W3), values["b"]) - unit.targets[index]
+        error = linear(unit.x[index], dequantize(quantize(values["w"], W3)), values["b"]) - unit.targets[index]
         gradients = {"w": 2 * error.T @ unit.x[index] / error.numel(), "b": 2 * error.sum(0) / error.numel()}
         for name, gradient in gradients.items():
             first[name] = 0.9 * first[name] + 0.1 * gradient
@@ -156,8 +156,8 @@ def test_every_sequence_is_seen_once_before_any_is_seen_again_and_the_last_ones_
 def test_loss_falls_from_rtns_and_what_was_kept_is_what_is_reported():
     unit = Unit()
     found = unit.distill(lr=0.03, iterations=48)
-    rtn = dequantize(quantize(unit.parameters["w"], W3), W3)
-    weight = dequantize(found.quantized["w"], W3)
+    rtn = dequantize(quantize(unit.parameters["w"], W3))
+    weight = dequantize(found.quantized["w"])
     assert found.notes["loss_rtn"] == pytest.approx(unit.loss(rtn, unit.parameters["b"], HELD_OUT), rel=1e-5)
     assert found.notes["loss"] == pytest.approx(unit.loss(weight, found.others["b"], HELD_OUT), rel=1e-5)
     assert found.notes["loss"] < 0.7 * found.notes["loss_rtn"]
@@ -169,7 +169,7 @@ def test_loss_falls_from_rtns_and_what_was_kept_is_what_is_reported():
 def test_best_keeps_the_start_where_training_only_hurts_and_last_does_not(keep):
     unit = Unit()
     unit.targets[:6] += 1.0  # what is trained on
-    unit.targets[6:] = linear(unit.x[6:], dequantize(quantize(unit.parameters["w"], W3), W3), unit.parameters["b"])
+    unit.targets[6:] = linear(unit.x[6:], dequantize(quantize(unit.parameters["w"], W3)), unit.parameters["b"])
     found = unit.distill(keep=keep)
     rtn = quantize(unit.parameters["w"], W3)
     assert found.notes["loss_rtn"] == 0
@@ -455,9 +455,9 @@ def test_a_resumed_run_ends_with_the_same_bytes_and_repeats_no_finished_block(ma
     for name in ("result.json", "block002.safetensors"):
         (folder / name).unlink()
     distilled = []
-    for function in ("_distill_block", "_distill_linears"):
-        original = getattr(stage, function)
-        monkeypatch.setattr(stage, function, lambda *args, original=original: distilled.append(1) or original(*args))
+    for function in ("distill_block", "distill_linears"):
+        original = getattr(distillation, function)
+        monkeypatch.setattr(distillation, function, lambda *args, original=original: distilled.append(1) or original(*args))
     run(stage.main, method, "a8-asym-token")
     assert digests(names) == expected
     assert len(distilled) == 1

@@ -174,8 +174,9 @@ def test_a_full_disk_leaves_no_half_of_a_page_a_table_or_a_figure(small_disk):
 
 def read_everything(folder: Path) -> None:
     """Read every artifact of the study as stages and the report do."""
-    from lorcbench.common.artifacts import Shards, read_json, verified
+    from lorcbench.common.artifacts import read_json, verified
     from lorcbench.jobs import inputs
+    from lorcbench.jobs.shards import Shards
     from lorcbench.report import results
     from lorcbench.study.cells import load_study
 

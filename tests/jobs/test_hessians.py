@@ -32,10 +32,11 @@ def test_a_stored_factor_gives_the_codes_of_the_hessian_itself(tmp_path, monkeyp
     digest = write_shard(folder / "block000.safetensors", tensors, "identity")
     shards = [{"file": "block000.safetensors", "sha256": digest}]
     write_json(folder / "result.json", "hessians", {"shards": shards, "damps": [{name: 0.01 for name in prepared}]})
-    read = hessians.HessianFactors(NAMES).block(0)
-    assert read.keys() == prepared.keys()
+    factors = hessians.HessianFactors(NAMES)
+    assert factors.shards.result["damps"][0].keys() == prepared.keys()
+    hessian_of = factors.block(0)
     for name, one in prepared.items():
-        unfolded = read[name]()
+        unfolded = hessian_of(name)
         assert torch.equal(unfolded.factor.upper, one.factor.upper)
         assert torch.equal(unfolded.factor.dead, one.factor.dead)
         weight = torch.randn(8, len(one.factor.dead), generator=torch.Generator().manual_seed(2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.checkpoint import Checkpoint, CheckpointError
-from lorcbench.models.observe import observed
+from lorcbench.models.observe import last_linear_skipped, observed
 
 LENGTH = 12
 BATCH = 2 * LENGTH  # tokens of two windows: of five windows the last batch has one
@@ -92,7 +93,8 @@ def test_what_linears_see_is_observed_without_computing_the_last_of_them(tmp_pat
     hidden, seen = walk.embed(tokens), []
     with walk.block(0) as block:
         for outputs in (True, False):
-            with observed(block, walk.architecture, outputs) as moments:
+            skipped = nullcontext() if outputs else last_linear_skipped(block, walk.architecture)
+            with skipped, observed(block, walk.architecture) as moments:
                 made = [walk.forward(block, states) for _, states in walk.fetched(hidden)]
             seen.append(({name: moment.mean() for name, moment in moments.items()}, torch.cat(made)))
         after = torch.cat([walk.forward(block, states) for _, states in walk.fetched(hidden)])
@@ -108,7 +110,7 @@ def test_a_second_thread_sums_to_the_same_bits_though_hidden_states_are_overwrit
     seen = []
     for beside in (False, True):
         hidden = walk.embed(tokens)
-        with walk.block(0) as block, observed(block, walk.architecture, beside=beside) as moments:
+        with walk.block(0) as block, observed(block, walk.architecture, second_thread=beside) as moments:
             walk.advance(block, hidden)
         seen.append((moments, hidden))
     assert all(torch.equal(seen[0][0][name].mean(), seen[1][0][name].mean()) for name in seen[0][0])

@@ -207,16 +207,3 @@ def finished_shard(path: Path, identity: str) -> tuple[str, dict] | None:
     except (OSError, SafetensorError, ValueError, KeyError, AttributeError):
         return None
     return (file_digest(path), found["notes"]) if whole else None
-
-
-class Shards:
-    """The shards of one result, read one block at a time."""
-
-    def __init__(self, result_path: Path, kind: str) -> None:
-        self.folder = result_path.parent
-        self.result = read_json(result_path, kind)
-
-    def block(self, index: int) -> dict:
-        """All tensors of decoder block `index`, by linear and part: ``fc1.weight`` → ``fc1.codes`` and so on."""
-        shard = self.result["shards"][index]
-        return read_shard(self.folder / shard["file"], shard["sha256"])

@@ -93,7 +93,7 @@ def quantize(weight: torch.Tensor, hessian: PreparedHessian, fmt: WeightFormat, 
     codes = _sweep(w, hessian.factor.upper, fmt, settings, group_of, scale, zero, static)
     if order is not None:
         codes = torch.empty_like(codes).index_copy_(1, order, codes)
-    return Quantized(codes, scale, None if fmt.symmetric else zero)
+    return Quantized(codes, scale, None if fmt.symmetric else zero, fmt)
 
 
 def quantize_stacked(
@@ -104,7 +104,7 @@ def quantize_stacked(
     stacked = quantize(torch.cat([weight.float() for weight in weights]), hessian, fmt, settings)
     zeros = stacked.zero.split(rows) if stacked.zero is not None else [None] * len(rows)
     parts = zip(stacked.codes.split(rows), stacked.scale.split(rows), zeros, strict=True)
-    return [Quantized(codes, scale, zero) for codes, scale, zero in parts]
+    return [Quantized(codes, scale, zero, fmt) for codes, scale, zero in parts]
 
 
 def _sweep(w, upper, fmt, settings, group_of, scale, zero, static) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Scales and zero points, rounding to codes and back, and dense bit packing: the only rounding in the project.
 
-Every convention stores unsigned codes q in [0, 2^b - 1] with one scale s and one integer zero point z a group, and means
+Every convention stores unsigned codes q in [0, 2^b - 1], one scale s and one integer zero point z per group, and means
 
     w ≈ s · (q - z)
 
@@ -19,14 +19,14 @@ leaves divisor and zero rounding open; GPTQ's `quant.py` and DeepSpeed's `compre
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 
 _SMALLEST_SCALE = {torch.float16: 2.0**-24, torch.float32: 2.0**-126}
-_ROWS_AT_ONCE = 1024  # bounds the int64 workspace of packing
+_ROWS_AT_ONCE = 1024  # rows that are packed together: bounds the workspace, eight bytes per code
 
 
 @dataclass(frozen=True)
@@ -37,41 +37,57 @@ class Quantized:
         codes: (out, in) uint8, each in [0, 2^b - 1].
         scale: (out, groups) in the format's scale type.
         zero: (out, groups) int32; None for symmetric formats, whose zero point is 2^(b-1).
+        format: what the codes, scales and zero points mean.
     """
 
     codes: torch.Tensor
     scale: torch.Tensor
     zero: torch.Tensor | None
+    format: WeightFormat
 
 
-def quantize(weight: torch.Tensor, fmt: WeightFormat, like: Quantized | None = None) -> Quantized:
-    """Round W (out, in) to nearest in `fmt`: ZeroQuant-V2's RTN.
+def quantize(weight: torch.Tensor, grid: WeightFormat | Quantized) -> Quantized:
+    """Round W (out, in) to nearest: ZeroQuant-V2's RTN.
 
     Args:
-        like: keep the scales and zero points of this matrix instead of finding W's own.
+        grid: a format, whose scales and zero points are found from W; or a quantized matrix, whose format, scales and zero
+            points are kept.
 
     Raises:
         ValueError: W is not a finite matrix, or its width is no multiple of the group.
     """
-    groups = grouped(weight.float(), fmt.group)
-    if like is None:
-        scale, zero = scale_and_zero(groups, fmt)
-        return Quantized(encode(weight.float(), scale, zero, fmt), scale, None if fmt.symmetric else zero)
+    if isinstance(grid, Quantized):
+        return _quantize_like(weight, grid)
+    scale, zero = scale_and_zero(grouped(weight.float(), grid.group), grid)
+    return Quantized(encode(weight.float(), scale, zero, grid), scale, None if grid.symmetric else zero, grid)
+
+
+def _quantize_like(weight: torch.Tensor, like: Quantized) -> Quantized:
+    """Round W (out, in) to nearest on the scales and zero points of another matrix; errors as `quantize`."""
+    groups = grouped(weight.float(), like.format.group)
+    # The extremes are NaN or infinite if any value is.
     if not torch.stack(groups.aminmax()).isfinite().all():
         raise ValueError("cannot quantize NaN or infinite values")
-    zero = torch.full_like(like.scale, 2 ** (fmt.bits - 1), dtype=torch.int32) if like.zero is None else like.zero
-    return Quantized(encode(weight.float(), like.scale, zero, fmt), like.scale, like.zero)
+    symmetric_zero = 2 ** (like.format.bits - 1)
+    zero = torch.full_like(like.scale, symmetric_zero, dtype=torch.int32) if like.zero is None else like.zero
+    return replace(like, codes=encode(weight.float(), like.scale, zero, like.format))
 
 
-def dequantize(quantized: Quantized, fmt: WeightFormat) -> torch.Tensor:
+def dequantize(quantized: Quantized) -> torch.Tensor:
     """Ŵ (out, in) in float32."""
+    fmt = quantized.format
     codes = grouped(quantized.codes.float(), fmt.group)
+    # One zero point and one scale per group: (out, groups, 1), for codes (out, groups, group).
     zero = 2 ** (fmt.bits - 1) if quantized.zero is None else quantized.zero.float().unsqueeze(-1)
     return ((codes - zero) * quantized.scale.float().unsqueeze(-1)).flatten(1)
 
 
 def grouped(matrix: torch.Tensor, group: int | None) -> torch.Tensor:
-    """View (rows, width) as (rows, groups, group)."""
+    """View (…, width) as (…, groups, group); without a group size each row is one group.
+
+    Raises:
+        ValueError: the groups do not divide the width.
+    """
     width = matrix.shape[-1]
     if group is not None and width % group:
         raise ValueError(f"groups of {group} do not divide a width of {width}")
@@ -113,7 +129,14 @@ def scale_and_zero(groups: torch.Tensor, fmt: WeightFormat | ActivationFormat) -
 
 
 def _stored(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    if dtype == torch.float16:  # below its normal numbers, round up: no value, hence no zero point, falls off the codes
+    """Scales as they are stored: in `dtype`, and never zero.
+
+    Raises:
+        ValueError: a scale is too large for `dtype`.
+    """
+    if dtype == torch.float16:
+        # Below the normal numbers of float16 (2^-14) neighbours are 2^-24 apart, which is coarse: a scale that was rounded down
+        # there would push values and zero points beyond the b bits. So it is rounded up.
         scale = torch.where(scale < 2.0**-14, torch.ceil(scale * 2.0**24) * 2.0**-24, scale)
     scale = scale.to(dtype)
     if torch.isinf(scale).any():
@@ -122,7 +145,7 @@ def _stored(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def offset_first(fmt: WeightFormat | ActivationFormat) -> bool:
-    """Whether values lose their offset -z·s before they are rounded (DeepSpeed, asymmetric), or z is added after.
+    """Whether values lose their offset -z·s before they are rounded (DeepSpeed, asymmetric), or z is added after rounding.
 
     The two differ on ties, and where float32 cannot tell a tie: each convention computes as its published code does.
     """
@@ -131,9 +154,11 @@ def offset_first(fmt: WeightFormat | ActivationFormat) -> bool:
 
 def encode(matrix: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, fmt: WeightFormat | ActivationFormat) -> torch.Tensor:
     """Codes (rows, width) uint8 of float32 values (rows, width), given (rows, groups) scales and zero points."""
-    values, step, offset = grouped(matrix, fmt.group), scale.float().unsqueeze(-1), zero.float().unsqueeze(-1)
+    values = grouped(matrix, fmt.group)  # (rows, groups, group)
+    step = scale.float().unsqueeze(-1)  # (rows, groups, 1): one per group
+    offset = zero.float().unsqueeze(-1)
     codes = torch.round((values + offset * step) / step) if offset_first(fmt) else torch.round(values / step) + offset
-    lowest = 1 if fmt.convention == "restricted" else 0
+    lowest = 1 if fmt.convention == "restricted" else 0  # as many codes below the zero point as above it
     return codes.clamp(lowest, 2**fmt.bits - 1).to(torch.uint8).flatten(-2)
 
 
@@ -152,9 +177,9 @@ class _StraightThrough(torch.autograd.Function):
         return gradient, None
 
 
-def fake_quantize_weights(weight: torch.Tensor, fmt: WeightFormat, like: Quantized | None = None) -> torch.Tensor:
+def fake_quantize_weights(weight: torch.Tensor, grid: WeightFormat | Quantized) -> torch.Tensor:
     """Ŵ (out, in) of `quantize`, in W's own type, with a straight-through gradient: scales and zero points are constants."""
-    rounded = dequantize(quantize(weight.detach(), fmt, like), fmt)
+    rounded = dequantize(quantize(weight.detach(), grid))
     return _StraightThrough.apply(weight, rounded.to(weight.dtype))
 
 
@@ -166,9 +191,10 @@ def fake_quantize_activations(x: torch.Tensor, fmt: ActivationFormat) -> torch.T
     """
     if fmt.is_full_precision:
         return x
-    tokens = x.detach().reshape(-1, x.shape[-1]).float()
+    tokens = x.detach().reshape(-1, x.shape[-1]).float()  # (tokens, features), whatever the batch looked like
     scale, zero = scale_and_zero(grouped(tokens, fmt.group), fmt)
     codes = grouped(encode(tokens, scale, zero, fmt).float(), fmt.group)
+    # As `dequantize`, then back to the shape of x.
     rounded = ((codes - zero.unsqueeze(-1)) * scale.unsqueeze(-1)).flatten(1).to(x.dtype).view(x.shape)
     return _StraightThrough.apply(x, rounded)
 
@@ -176,11 +202,13 @@ def fake_quantize_activations(x: torch.Tensor, fmt: ActivationFormat) -> torch.T
 def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
     """Codes (rows, width) below 2^bits as dense bytes (rows, ceil(width / 8) · bits): eight codes make `bits` bytes."""
     rows, width = codes.shape
-    padded = torch.nn.functional.pad(codes, (0, -width % 8))
+    padded = torch.nn.functional.pad(codes, (0, -width % 8))  # to a multiple of eight codes
     shifts = torch.arange(8, dtype=torch.int64, device=codes.device) * bits
     packed = torch.empty(rows, padded.shape[1] // 8 * bits, dtype=torch.uint8, device=codes.device)
     for start in range(0, rows, _ROWS_AT_ONCE):
+        # Eight codes, each shifted to its own bits, add up to one 64-bit word.
         words = (padded[start : start + _ROWS_AT_ONCE].to(torch.int64).unflatten(1, (-1, 8)) << shifts).sum(-1)
+        # Seen as bytes, lowest first, only the first `bits` of the word's eight hold anything.
         packed[start : start + _ROWS_AT_ONCE] = words.unsqueeze(-1).view(torch.uint8)[..., :bits].flatten(1)
     return packed
 
@@ -192,13 +220,15 @@ def unpack(packed: torch.Tensor, bits: int, width: int) -> torch.Tensor:
     codes = torch.empty(rows, packed.shape[1] // bits * 8, dtype=torch.uint8, device=packed.device)
     for start in range(0, rows, _ROWS_AT_ONCE):
         bytes_ = packed[start : start + _ROWS_AT_ONCE].unflatten(1, (-1, bits))
+        # Filled up to eight bytes, they are a 64-bit word again, out of which each code is shifted down.
         words = torch.nn.functional.pad(bytes_, (0, 8 - bits)).contiguous().view(torch.int64)
         codes[start : start + _ROWS_AT_ONCE] = ((words >> shifts) & (2**bits - 1)).to(torch.uint8).flatten(1)
-    return codes[:, :width].contiguous()
+    return codes[:, :width].contiguous()  # without what `pack` has added
 
 
-def to_stored(quantized: Quantized, fmt: WeightFormat) -> dict[str, torch.Tensor]:
+def to_stored(quantized: Quantized) -> dict[str, torch.Tensor]:
     """The tensors that an artifact keeps: packed codes, scales, and zero points in the fewest bytes that hold them."""
+    fmt = quantized.format
     stored = {"codes": pack(quantized.codes, fmt.bits), "scale": quantized.scale}
     if quantized.zero is not None:
         stored["zero"] = _compact(quantized.zero, fmt)
@@ -206,16 +236,17 @@ def to_stored(quantized: Quantized, fmt: WeightFormat) -> dict[str, torch.Tensor
 
 
 def from_stored(stored: dict[str, torch.Tensor], fmt: WeightFormat, width: int) -> Quantized:
-    """What `to_stored` was given, for a matrix of `width` inputs."""
+    """The matrix that `to_stored` stored, given its format and its number of inputs."""
     zero = stored.get("zero")
     if zero is not None:
-        if fmt.convention == "minmax":
+        if fmt.convention == "minmax":  # packed as one row of codes
             zero = unpack(zero, fmt.bits, stored["scale"].numel()).view(stored["scale"].shape)
         zero = zero.to(torch.int32)
-    return Quantized(unpack(stored["codes"], fmt.bits, width), stored["scale"], zero)
+    return Quantized(unpack(stored["codes"], fmt.bits, width), stored["scale"], zero, fmt)
 
 
 def _compact(zero: torch.Tensor, fmt: WeightFormat) -> torch.Tensor:
+    """Zero points (out, groups) int32 in the fewest bytes: packed as codes, or in the smallest integers that hold them."""
     if fmt.convention == "minmax":  # in [0, 2^b - 1], so as wide as a code
         return pack(zero.to(torch.uint8).view(1, -1), fmt.bits)
     for dtype in (torch.int8, torch.int16):

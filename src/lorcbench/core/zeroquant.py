@@ -106,11 +106,12 @@ def distill(
     if any(tensor.dtype != torch.float32 for tensor in parameters.values()):
         raise ValueError("distillation trains in float32: set calibration.dtype=float32")
     train, held_out = _split(len(inputs), settings.held_out)
-    scales = {name: quantize(parameters[name], fmt) for name in rounded} if settings.scales == "fixed" else {}
+    # What each weight is rounded on: a format finds scales anew in every step, a quantized matrix keeps those of the start.
+    grids = {name: quantize(parameters[name], fmt) if settings.scales == "fixed" else fmt for name in rounded}
     device = next(iter(parameters.values())).device  # large inputs and targets may lie on the host
 
     def loss(values: Parameters, index: int) -> torch.Tensor:
-        shown = values | {name: fake_quantize_weights(values[name], fmt, scales.get(name)) for name in rounded}
+        shown = values | {name: fake_quantize_weights(values[name], grids[name]) for name in rounded}
         x, y = (states[index : index + 1].to(device) for states in (inputs, targets))
         return mse_loss(forward(shown, x), y)
 
@@ -139,7 +140,7 @@ def distill(
     notes = {"lr": lr, "step": run.step, "loss_rtn": start, "loss": run.loss, "loss_constant": constant}
     if settings.lr == "auto":
         notes["tried"] = tried
-    quantized = {name: quantize(run.parameters[name], fmt, scales.get(name)) for name in rounded}
+    quantized = {name: quantize(run.parameters[name], grids[name]) for name in rounded}
     return Distilled(quantized, {name: run.parameters[name] for name in parameters if name not in rounded}, notes)
 
 

@@ -1,38 +1,62 @@
-"""Prepared Hessians of the unquantized model, stored: factored once, and swept with by every weight format of every study."""
+"""The prepared Hessians of a block, as GPTQ sweeps with them: from its inputs as they are now, or from the cache.
+
+Both come as a function: the first linear of those that share an input → the prepared Hessian of that input. It is called once
+per input, when GPTQ needs the Hessian, and frees what it was made from: the largest Hessian is as large as the whole block.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from lorcbench.common import paths
-from lorcbench.common.artifacts import Shards
-from lorcbench.core.gptq import PreparedHessian
+from lorcbench.core import gptq
+from lorcbench.core.gptq import GptqSettings, PreparedHessian
 from lorcbench.core.linalg import HessianFactor
-from lorcbench.core.moments import lower_from_triangle, to_triangle
+from lorcbench.core.moments import SecondMoment, lower_from_triangle, to_triangle
+from lorcbench.jobs.shards import Shards
+
+HessianOf = Callable[[str], PreparedHessian]
+
+
+def from_moments(moments: dict[str, SecondMoment], settings: GptqSettings) -> HessianOf:
+    """The Hessians of observed inputs, each factored at its call.
+
+    Args:
+        moments: second moment of each input, by its first linear; emptied by the calls.
+    """
+
+    def hessian_of(linear: str) -> PreparedHessian:
+        return gptq.prepare(moments.pop(linear).mean(), settings)
+
+    return hessian_of
 
 
 def to_stored(prepared: PreparedHessian) -> dict[str, torch.Tensor]:
     """The tensors that a shard keeps of the Hessian of one input, by part."""
+    # Rᵀ is lower triangular: its rows, cut at the diagonal, are what is kept.
     stored = {"factor": to_triangle(prepared.factor.upper.T), "dead": prepared.factor.dead}
     return stored if prepared.order is None else {**stored, "order": prepared.order.to(torch.int32)}
 
 
 class HessianFactors:
-    """The prepared Hessians of one model, read a block at a time."""
+    """The prepared Hessians of one unquantized model, factored once, and swept with by every weight format of every study."""
 
     def __init__(self, names: dict[str, str]) -> None:
         self.shards = Shards(Path(paths.HESSIAN_FACTORS.format(**names)) / "result.json", "hessians")
 
-    def block(self, index: int) -> dict[str, Callable[[], PreparedHessian]]:
-        """For each input of block `index`, by its first linear, what unfolds its Hessian when it is needed, once."""
+    def block(self, index: int) -> HessianOf:
+        """The Hessians of block `index`, each unfolded at its call."""
         tensors = self.shards.block(index)
-        return {name: partial(self._prepared, tensors, name, damp) for name, damp in self.shards.result["damps"][index].items()}
+        damps = self.shards.result["damps"][index]
 
-    def _prepared(self, tensors: dict[str, torch.Tensor], name: str, damp: float) -> PreparedHessian:
-        dead, order = tensors.pop(f"{name}.dead"), tensors.pop(f"{name}.order", None)
-        upper = lower_from_triangle(tensors.pop(f"{name}.factor")).T
-        return PreparedHessian(HessianFactor(upper, damp, dead), None if order is None else order.long())
+        def hessian_of(linear: str) -> PreparedHessian:
+            dead = tensors.pop(f"{linear}.dead")
+            order = tensors.pop(f"{linear}.order", None)
+            upper = lower_from_triangle(tensors.pop(f"{linear}.factor")).T
+            factor = HessianFactor(upper, damps[linear], dead)
+            return PreparedHessian(factor, None if order is None else order.long())
+
+        return hessian_of

@@ -1,4 +1,4 @@
-"""Open what earlier stages left: checkpoints, token windows, quantized weights, factors."""
+"""Open what earlier stages left: checkpoints, token windows, LoRC factors, and the weights of a whole cell."""
 
 from __future__ import annotations
 
@@ -7,84 +7,68 @@ from pathlib import Path
 import torch
 
 from lorcbench.common import paths
-from lorcbench.common.artifacts import ArtifactError, Shards, check_digest, file_digest, read_json, verified
+from lorcbench.common.artifacts import ArtifactError, check_digest, file_digest, read_json, read_shard, verified
 from lorcbench.config import compose
 from lorcbench.core import lorc
-from lorcbench.core.formats import WeightFormat
-from lorcbench.core.quantizer import dequantize, from_stored
+from lorcbench.jobs.quantized import QuantizedModel
+from lorcbench.jobs.shards import Shards
 from lorcbench.models.architectures import Architecture
 from lorcbench.models.checkpoint import Checkpoint
 
-TRAINED = "trained."  # prefix of a trained parameter's name in a shard of quantized weights
-
 
 def checkpoint_folder(names: dict[str, str], *files: str) -> Path:
-    """The folder of a prepared checkpoint, once its files, or only those named, were found to be as they were prepared."""
+    """The folder of a prepared checkpoint, after a check that its files, or only those named, are as they were prepared.
+
+    Raises:
+        ArtifactError: as `verified`.
+    """
     folder = Path(paths.CHECKPOINT.format(**names))
     return folder / verified(folder, "checkpoint", *files)["folder"]
 
 
 def tokenizer_file(names: dict[str, str]) -> Path:
-    """The tokenizer as it was saved with a prepared checkpoint."""
+    """The tokenizer as it was saved with a prepared checkpoint.
+
+    Raises:
+        ArtifactError: it is missing, damaged or foreign.
+    """
     folder = Path(paths.CHECKPOINT.format(**names))
-    saved, prepared = folder / paths.TOKENIZER, read_json(folder / "result.json", "checkpoint")
+    prepared = read_json(folder / "result.json", "checkpoint")
+    saved = folder / paths.TOKENIZER
     check_digest(saved, file_digest(saved) if saved.is_file() else None, prepared["tokenizer"], folder)
     return saved
 
 
-def tokens(folder: Path) -> tuple[dict[str, torch.Tensor], str]:
-    """Token windows (n, length) int64 by corpus, and the digest of their result."""
-    shards = Shards(folder / "result.json", "tokens")
-    return {name: windows.long() for name, windows in shards.block(0).items()}, shards.result["digest"]
+def read_windows(folder: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """Token windows (n, length) int64 by corpus, and the digest of their result.
+
+    Raises:
+        ArtifactError: as `read_json` and `read_shard`.
+    """
+    result = read_json(folder / "result.json", "tokens")
+    (file,) = result["shards"]
+    windows = read_shard(folder / file["file"], file["sha256"])
+    return {corpus: tokens.long() for corpus, tokens in windows.items()}, result["digest"]
 
 
-class QuantizedModel:
-    """The quantized weights of one model, read a block at a time."""
-
-    def __init__(self, names: dict[str, str]) -> None:
-        self.shards = Shards(Path(paths.QUANTIZED.format(**names)) / "result.json", "quantized")
-        self.format = WeightFormat.parse(names["weight"])
-        self.digest = self.shards.result["digest"]
-
-    def block(self, index: int) -> dict[str, torch.Tensor]:
-        """Ŵ (out, in) float32 of block `index` by linear, and the parameters trained with them by full name."""
-        tensors = self.shards.block(index)
-        weights = {
-            linear: dequantize(from_stored(parts_of(tensors, linear), self.format, width), self.format)
-            for linear, width in self.shards.result["widths"].items()
-        }
-        return weights | trained_of(tensors)
-
-
-def _made_from(shards: Shards, source: str, digest: str) -> None:
+def _check_made_from(shards: Shards, source: str, digest: str) -> None:
+    """Refuse shards whose input `source` was not the one with this digest."""
     if shards.result["identity"]["inputs"][source] != digest:
         raise ArtifactError(f"{shards.folder}: made from another {source} than the one that is there; delete it and run again")
 
 
-def parts_of(tensors: dict[str, torch.Tensor], linear: str) -> dict[str, torch.Tensor]:
-    """The tensors of one linear in a shard of quantized weights, by part."""
-    names = {part: f"{linear}.{part}" for part in ("codes", "scale", "zero")}
-    return {part: tensors[name] for part, name in names.items() if name in tensors}
-
-
-def trained_of(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The biases and norms that distillation trained, by name in the block, in a shard of quantized weights.
-
-    They replace the checkpoint's own, in its type, so they add nothing to what is stored.
-    """
-    return {name.removeprefix(TRAINED): tensor for name, tensor in tensors.items() if name.startswith(TRAINED)}
-
-
 class Factors:
-    """The LoRC factors of one quantized model, read a block at a time."""
+    """The LoRC factors of one quantized model, read one block at a time."""
 
     def __init__(self, names: dict[str, str], lorc_name: str, rank: int) -> None:
         folder = Path(paths.FACTORS.format(**{**names, "lorc": lorc_name, "cap": compose.components(lorc_name, rank)}))
         self.shards = Shards(folder / "result.json", "factors")
-        self.rank, self.digest = rank, self.shards.result["digest"]
+        self.rank = rank
+        self.digest = self.shards.result["digest"]
 
     def block(self, index: int, architecture: Architecture, checkpoint_config: dict) -> tuple[dict[str, torch.Tensor], int]:
         """B·A (out, in) float32 of every linear of block `index`, and the bits that their factors take at this rank."""
+        # ``fc1.B`` and ``fc1.A`` of the shard → ``B`` and ``A`` of ``fc1``.
         stored: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in self.shards.block(index).items():
             matrix, _, part = name.rpartition(".")
@@ -97,7 +81,10 @@ class Factors:
 def by_linear(
     products: dict[str, torch.Tensor], architecture: Architecture, checkpoint_config: dict
 ) -> dict[str, torch.Tensor]:
-    """Corrections (out, in) by linear, of those by matrix: a fused linear may have been corrected part by part."""
+    """Corrections (out, in) by linear, out of corrections by matrix.
+
+    A fused linear may have been corrected in parts, as ``<linear>.q``, ``.k`` and ``.v``, whose rows it interleaves.
+    """
     corrections = {}
     for linear in architecture.linear_names:
         if linear in products:
@@ -123,9 +110,9 @@ class CellWeights:
         self.factors = Factors(names, lorc_name, rank) if rank else None
         if self.quantized:
             prepared = read_json(Path(paths.CHECKPOINT.format(**names)) / "result.json", "checkpoint")
-            _made_from(self.quantized.shards, "checkpoint", prepared["digest"])
+            _check_made_from(self.quantized.shards, "checkpoint", prepared["digest"])
         if self.factors:
-            _made_from(self.factors.shards, "quantized", self.quantized.digest)
+            _check_made_from(self.factors.shards, "quantized", self.quantized.digest)
         self._factor_bits = 0
 
     def block(self, index: int) -> dict[str, torch.Tensor]:
@@ -140,7 +127,7 @@ class CellWeights:
         return weights | {name: weights[name] + correction for name, correction in corrections.items()}
 
     def size(self) -> dict[str, float]:
-        """Bits a weight that are stored for the blocks read so far, factors counted, and the largest damping."""
+        """Bits per weight that are stored, with the factors of the blocks read so far, and the largest damping."""
         if self.quantized is None:
             return {}
         result = self.quantized.shards.result

@@ -22,7 +22,8 @@ def block_walk(job: Job, checkpoint: Checkpoint, dtype: str) -> BlockWalk:
 
 def calibration_walk(job: Job, checkpoint: Checkpoint) -> tuple[BlockWalk, torch.Tensor]:
     """A walk over a job's checkpoint, and its calibration sequences (n, length, hidden) where they enter block 0."""
-    windows, _ = inputs.tokens(Path(paths.CALIBRATION_TOKENS.format(**job.names)))
+    tokens, _ = inputs.read_windows(Path(paths.CALIBRATION_TOKENS.format(**job.names)))
+    windows = tokens["calibration"]
     walk = block_walk(job, checkpoint, job.calibration.dtype)
-    walk.embed(windows["calibration"][:1])  # so that it knows the arguments of a single sequence too
-    return walk, walk.embed(windows["calibration"])
+    walk.embed(windows[:1])  # distillation passes one sequence at a time: the walk must know the arguments of that shape too
+    return walk, walk.embed(windows)

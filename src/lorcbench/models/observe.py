@@ -13,32 +13,28 @@ from torch import nn
 from lorcbench.core.moments import SecondMoment
 from lorcbench.models.architectures import Architecture
 
-_WAITING = 2  # inputs that wait for the second thread
+_WAITING = 2  # inputs that wait for the second thread; each keeps its tensor alive
 
 
 @contextmanager
-def observed(
-    block: nn.Module, architecture: Architecture, outputs: bool = True, beside: bool = False
-) -> Iterator[dict[str, SecondMoment]]:
-    """While open, every forward of `block` adds to the second moments yielded, one an input: q, k and v share theirs.
+def observed(block: nn.Module, architecture: Architecture, second_thread: bool = False) -> Iterator[dict[str, SecondMoment]]:
+    """While open, every forward of `block` adds to the second moments yielded: one per input, by its first linear.
+
+    Linears that share an input (query, key and value) share its moment.
 
     Args:
-        outputs: whether what the forward returns is wanted. If not, the last linear, behind which nothing is observed, returns
-            zeros: a third of the products of an OPT or BLOOM block are its.
-        beside: add in a second thread, in the same order and so to the same bits, while the forward goes on. The moments are
-            complete when this is closed.
+        second_thread: add in a second thread while the forward goes on. Inputs are added in the same order, so the sums are
+            the same to the bit. They are complete once the context is closed.
     """
     moments, hooks = {}, []
-    last = block.get_submodule(architecture.linear_names[-1])
-    if not outputs:
-        last.forward = lambda x: x.new_zeros(()).expand(*x.shape[:-1], last.out_features)
     try:
-        with _second_thread() if beside else nullcontext(SecondMoment.add) as add:
+        with _adding_beside() if second_thread else nullcontext(SecondMoment.add) as add:
             for group in architecture.linears:
                 linear = block.get_submodule(group[0])
                 moment = moments[group[0]] = SecondMoment(linear.in_features, linear.weight.device)
-                # Without a norm before it the first linear sees the hidden states, which the block's output will overwrite.
-                overwritten = beside and group is architecture.linears[0]
+                # Without a norm before it the first linear sees the hidden states themselves. The block's output overwrites
+                # them, perhaps before the second thread has read them.
+                overwritten = second_thread and group is architecture.linears[0]
 
                 def watch(module: nn.Module, args: tuple, moment=moment, overwritten=overwritten) -> None:
                     add(moment, args[0].clone() if overwritten else args[0])
@@ -46,15 +42,16 @@ def observed(
                 hooks.append(linear.register_forward_pre_hook(watch))
             yield moments
     finally:
-        if not outputs:
-            del last.forward
         for hook in hooks:
             hook.remove()
 
 
 @contextmanager
-def _second_thread() -> Iterator[Callable[[SecondMoment, torch.Tensor], None]]:
-    """What adds inputs to their moments, one after another, in a thread of its own; all are added when this is closed."""
+def _adding_beside() -> Iterator[Callable[[SecondMoment, torch.Tensor], None]]:
+    """A function that adds inputs to their moments, one after another, in a thread of its own.
+
+    All are added once the context is closed. An error of the thread is raised here.
+    """
     waiting: deque[Future] = deque()
     with ThreadPoolExecutor(1) as thread:
 
@@ -64,8 +61,24 @@ def _second_thread() -> Iterator[Callable[[SecondMoment, torch.Tensor], None]]:
                 waiting.popleft().result()
 
         yield add
-        for one in waiting:
-            one.result()
+        for addition in waiting:
+            addition.result()
+
+
+@contextmanager
+def last_linear_skipped(block: nn.Module, architecture: Architecture) -> Iterator[None]:
+    """While open, the last linear of `block` returns zeros, so the block's output is meaningless.
+
+    For a forward that is only observed: nothing behind the last linear is, and it does a third of the multiplications of an OPT
+    or BLOOM block. Its own input is still observed.
+    """
+    last = block.get_submodule(architecture.linear_names[-1])
+    # One zero, shown in the shape of the output: no memory. An attribute of the instance hides the method of the class.
+    last.forward = lambda x: x.new_zeros(()).expand(*x.shape[:-1], last.out_features)
+    try:
+        yield
+    finally:
+        del last.forward
 
 
 @contextmanager

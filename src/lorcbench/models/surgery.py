@@ -13,7 +13,7 @@ from lorcbench.core.quantizer import fake_quantize_activations
 
 
 def install_weights(block: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Replace the weights (out, in) of the named linears, and parameters named in full; type and device stay the block's.
+    """Replace the weights (out, in) of the named linears, and parameters named in full. Types and device stay as they were.
 
     Args:
         weights: by the name of a linear, such as ``fc1``, or of any other parameter, such as ``fc1.bias``.
@@ -24,7 +24,7 @@ def install_weights(block: nn.Module, weights: dict[str, torch.Tensor]) -> None:
     """
     parameters = dict(block.named_parameters())
     for name, weight in weights.items():
-        full_name = name if name in parameters else f"{name}.weight"
+        full_name = name if name in parameters else f"{name}.weight"  # a linear is named without its ``.weight``
         before = block.get_parameter(full_name)
         if weight.shape != before.shape:
             raise ValueError(f"{name}: weight {tuple(weight.shape)} for a parameter of {tuple(before.shape)}")
@@ -33,7 +33,11 @@ def install_weights(block: nn.Module, weights: dict[str, torch.Tensor]) -> None:
 
 
 def round_inputs(block: nn.Module, linears: tuple[str, ...], fmt: ActivationFormat) -> list:
-    """Round the inputs of the named linears in `fmt` from now on; returns the hooks, whose `remove()` undoes it."""
+    """Round the inputs of the named linears in `fmt` from now on.
+
+    Returns:
+        The hooks that do it; `remove()` each to undo it.
+    """
     if fmt.is_full_precision:
         return []
 
@@ -45,7 +49,7 @@ def round_inputs(block: nn.Module, linears: tuple[str, ...], fmt: ActivationForm
 
 @contextmanager
 def rounded_inputs(block: nn.Module, linears: tuple[str, ...], fmt: ActivationFormat) -> Iterator[None]:
-    """Round the inputs of the named linears in `fmt` while open, and no longer, whatever ends it."""
+    """Round the inputs of the named linears in `fmt` while open; an error ends it too."""
     hooks = round_inputs(block, linears, fmt)
     try:
         yield

@@ -28,7 +28,7 @@ def _opened(job: Job) -> Callable[[str], dict]:
     from lorcbench.models.perplexity import window_losses
 
     torch.set_num_threads(job.threads)
-    windows, _ = inputs.tokens(Path(paths.TOKENS.format(**job.names)))
+    windows, _ = inputs.read_windows(Path(paths.TOKENS.format(**job.names)))
     checkpoint = Checkpoint(inputs.checkpoint_folder(job.names))
     walk = block_walk(job, checkpoint, job.eval.dtype)
 

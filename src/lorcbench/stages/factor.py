@@ -1,4 +1,4 @@
-"""The factors of a model's cached Hessians, at one damping and order of columns: what GPTQ sweeps with, one shard a block."""
+"""The factors of a model's cached Hessians, at one damping and order of columns: what GPTQ sweeps with, one shard per block."""
 
 from __future__ import annotations
 
@@ -7,40 +7,38 @@ from pathlib import Path
 import torch
 
 from lorcbench.common import paths
-from lorcbench.common.artifacts import Shards, finished_shard, write_shard
-from lorcbench.common.process import give_back_memory
 from lorcbench.core import gptq
 from lorcbench.core.moments import from_triangle
 from lorcbench.jobs import hessians
-from lorcbench.jobs.job import Job, input_digest, run, shard_identity
+from lorcbench.jobs.job import Job, input_digest, run
+from lorcbench.jobs.shards import Shards, ShardWriter
 
 
 def main(job: Job) -> None:
     """Factor every Hessian once, so that no weight format has to do it again."""
-    damp, order = float(job.names["damp"]), job.names["order"]
-    folder = job.at(paths.HESSIAN_FACTORS)
+    damp = float(job.names["damp"])
+    order = job.names["order"]
+    job.at(paths.HESSIAN_FACTORS)
     torch.set_num_threads(job.threads)
+    source = Path(paths.STATISTICS.format(**job.names))
+    identity = job.identity({"damp": damp, "order": order}, {"statistics": input_digest(source, "statistics")})
     settings = gptq.GptqSettings(damp=damp, act_order=order == "act_order")
-    sources = {"statistics": input_digest(Path(paths.STATISTICS.format(**job.names)), "statistics")}
-    identity = job.identity({"damp": damp, "order": order}, sources)
-    mark, shards, damps = shard_identity(identity), [], []
-    statistics = Shards(Path(paths.STATISTICS.format(**job.names)) / "result.json", "statistics")
-    depth = len(statistics.result["shards"])
-    for index in range(depth):
-        file = f"block{index:03d}.safetensors"
-        finished = finished_shard(folder / file, mark)
-        if finished is None:
-            tensors, notes = {}, {}
-            for name, triangle in statistics.block(index).items():
-                prepared = gptq.prepare(from_triangle(triangle), settings)
-                tensors |= {f"{name}.{part}": tensor for part, tensor in hessians.to_stored(prepared).items()}
-                notes[name] = prepared.factor.damp
-            finished = write_shard(folder / file, tensors, mark, notes), notes
-        shards.append({"file": file, "sha256": finished[0]})
-        damps.append(finished[1])
-        job.progress(index + 1, depth, "block")
-        give_back_memory()
-    job.finish("hessians", identity, {"shards": shards, "damps": damps})
+    statistics = Shards(source / "result.json", "statistics")
+    shards = ShardWriter(job, identity, statistics.depth)
+    for index in range(statistics.depth):
+        if shards.kept(index) is None:
+            shards.write(index, *_factored(statistics.block(index), settings))
+    job.finish("hessians", identity, shards.payload() | {"damps": shards.notes})
+
+
+def _factored(triangles: dict[str, torch.Tensor], settings: gptq.GptqSettings) -> tuple[dict, dict[str, float]]:
+    """The stored tensors of the factors of a block's Hessians, by input and part; and the damping that each input needed."""
+    tensors, damps = {}, {}
+    for name, triangle in triangles.items():
+        prepared = gptq.prepare(from_triangle(triangle), settings)
+        tensors |= {f"{name}.{part}": tensor for part, tensor in hessians.to_stored(prepared).items()}
+        damps[name] = prepared.factor.damp
+    return tensors, damps
 
 
 if __name__ == "__main__":

@@ -29,9 +29,9 @@ def main(job: Job) -> None:
     sources = {"checkpoint": input_digest(checkpoint, "checkpoint"), **digests}
     identity = job.identity(compose.plain(settings) if calibration else settings.protocol(), sources)
     tokenizer = corpora.open_tokenizer(inputs.tokenizer_file(job.names))
-    found, described = (_calibration if calibration else _windows)(tokenizer, settings)
-    digest = write_shard(folder / "tokens.safetensors", found, shard_identity(identity))
-    shards = [{"file": "tokens.safetensors", "sha256": digest}]
+    windows, described = (_calibration if calibration else _windows)(tokenizer, settings)
+    file = folder / "tokens.safetensors"
+    shards = [{"file": file.name, "sha256": write_shard(file, windows, shard_identity(identity))}]
     job.finish("tokens", identity, {"shards": shards, "corpora": described, "added": tokenizer.encode("").tokens})
 
 
@@ -47,18 +47,21 @@ def _check_positions(job: Job, length: int) -> None:
 
 
 def _documents(corpus: SourceConfig) -> Documents:
-    folder, path = (Path(pattern.format(text=corpus.text, part=corpus.part)) for pattern in (paths.TEXT, paths.DOCUMENTS))
+    """The documents of a corpus, once they were found to be as their stage wrote them."""
+    folder = Path(paths.TEXT.format(text=corpus.text))
+    path = Path(paths.DOCUMENTS.format(text=corpus.text, part=corpus.part))
     verified(folder, "text", str(path.relative_to(folder)))
     return Documents(path)
 
 
 def _describe(corpus: SourceConfig, documents: Documents) -> dict:
-    """Where a corpus is from: how many documents were to be had, and whether they are the published ones (null: unknown)."""
+    """Where a corpus is from: how many documents it has, and whether they are the published ones (null: unknown)."""
     text = read_json(Path(paths.TEXT.format(text=corpus.text)) / "result.json", "text")
     return {"text": corpus.text, "documents": len(documents), "published": text.get("published")}
 
 
 def _windows(tokenizer, settings: EvalConfig) -> tuple[dict, dict]:
+    """The test windows (n, window) int32 of a perplexity protocol, by corpus; and what the result says of each corpus."""
     tokens, described = {}, {}
     for name, corpus in settings.corpora.items():
         documents = _documents(corpus)
@@ -70,6 +73,7 @@ def _windows(tokenizer, settings: EvalConfig) -> tuple[dict, dict]:
 
 
 def _calibration(tokenizer, settings: CalibrationConfig) -> tuple[dict, dict]:
+    """The calibration sequences (n_samples, length) int32, from all corpora; and what the result says of each corpus."""
     sources, described = {}, {}
     for name, corpus in settings.corpora.items():
         documents = _documents(corpus)

@@ -1,0 +1,138 @@
+"""A quantized decoder block: what a method makes, how its shard stores it, and how it is read back.
+
+A shard holds, for each linear, the parts ``<linear>.codes`` (packed), ``<linear>.scale`` and, for an asymmetric format,
+``<linear>.zero``. Distillation trains biases and norms too. They lie in the same shard under ``trained.`` and their own name,
+in the checkpoint's type, and are installed with the weights wherever a block is built. They replace the checkpoint's own at the
+same size, so `bits_per_weight` does not count them, as it does not count those of other methods.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from lorcbench.common import paths
+from lorcbench.core.formats import WeightFormat
+from lorcbench.core.quantizer import Quantized, dequantize, from_stored, to_stored
+from lorcbench.jobs.shards import Shards, ShardWriter
+
+TRAINED = "trained."  # prefix of a trained parameter's name in a shard
+_PARTS = ("codes", "scale", "zero")
+
+
+@dataclass(frozen=True)
+class QuantizedBlock:
+    """A quantized block, to the bit what its shard holds.
+
+    Attributes:
+        matrices: the quantized weights, by linear.
+        trained: biases and norms that were trained with the weights, by name in the block; empty for most methods.
+        notes: what the method reports of each linear, or of the whole ``block``: the damping that was needed, for example.
+    """
+
+    matrices: dict[str, Quantized]
+    trained: dict[str, torch.Tensor] = field(default_factory=dict)
+    notes: dict[str, dict] = field(default_factory=dict)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Ŵ (out, in) float32 by linear, and the trained parameters by full name: what `install_weights` takes."""
+        return {name: dequantize(matrix) for name, matrix in self.matrices.items()} | self.trained
+
+    def in_types_of(self, tensors: dict[str, torch.Tensor]) -> QuantizedBlock:
+        """This block with its trained parameters in the types of the checkpoint's `tensors`, as its shard will hold them.
+
+        What comes after a block must not depend on whether the block was made now or kept from an earlier run.
+        """
+        return replace(self, trained={name: tensor.to(tensors[name].dtype) for name, tensor in self.trained.items()})
+
+    def stored(self) -> dict[str, torch.Tensor]:
+        """The tensors that a shard keeps of this block, by name."""
+        tensors = {TRAINED + name: tensor for name, tensor in self.trained.items()}
+        for name, matrix in self.matrices.items():
+            tensors |= {f"{name}.{part}": tensor for part, tensor in to_stored(matrix).items()}
+        return tensors
+
+
+def stored_matrix(tensors: dict[str, torch.Tensor], linear: str, fmt: WeightFormat, width: int) -> Quantized:
+    """The quantized weights of one linear with `width` inputs, out of the tensors of a shard."""
+    names = {part: f"{linear}.{part}" for part in _PARTS}
+    return from_stored({part: tensors[name] for part, name in names.items() if name in tensors}, fmt, width)
+
+
+def stored_trained(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The trained biases and norms, by name in the block, out of the tensors of a shard."""
+    return {name.removeprefix(TRAINED): tensor for name, tensor in tensors.items() if name.startswith(TRAINED)}
+
+
+class QuantizedBlocks:
+    """The blocks that one job of the stage ``quantize`` makes, each kept from an earlier run or written.
+
+    Args:
+        shards: where they go.
+        fmt: the format of all their linears.
+        widths: number of inputs of each linear.
+    """
+
+    def __init__(self, shards: ShardWriter, fmt: WeightFormat, widths: dict[str, int]) -> None:
+        self._shards = shards
+        self._format = fmt
+        self._widths = widths
+        self._stored_bits = 0
+        self._weight_count = 0
+
+    def kept(self, index: int) -> QuantizedBlock | None:
+        """Block `index` as an earlier, killed run of the same job wrote it; None if the block must be made."""
+        shard = self._shards.kept(index)
+        if shard is None:
+            return None
+        tensors = shard.tensors()
+        matrices = {name: stored_matrix(tensors, name, self._format, width) for name, width in self._widths.items()}
+        block = QuantizedBlock(matrices, stored_trained(tensors), shard.notes)
+        self._count(block, tensors)
+        return block
+
+    def write(self, index: int, block: QuantizedBlock) -> None:
+        """Write block `index`."""
+        tensors = block.stored()
+        self._count(block, tensors)
+        self._shards.write(index, tensors, block.notes)
+
+    def _count(self, block: QuantizedBlock, tensors: dict[str, torch.Tensor]) -> None:
+        """Add up the weights of the linears and the bits that are stored for them: codes, scales and zero points."""
+        counted = [tensor for name, tensor in tensors.items() if not name.startswith(TRAINED)]
+        self._stored_bits += 8 * sum(tensor.numel() * tensor.element_size() for tensor in counted)
+        self._weight_count += sum(matrix.codes.numel() for matrix in block.matrices.values())
+
+    def payload(self) -> dict:
+        """What the result says, once every block was kept or written."""
+        notes = self._shards.notes
+        damps = [note["damp"] for block in notes for note in block.values() if "damp" in note]
+        return {
+            **self._shards.payload(),
+            "widths": self._widths,
+            "weights": self._weight_count,
+            "bits_per_weight": self._stored_bits / self._weight_count,
+            "notes": notes,
+            "max_damp": max(damps, default=None),
+        }
+
+
+class QuantizedModel:
+    """The quantized weights of one model, read one block at a time."""
+
+    def __init__(self, names: dict[str, str]) -> None:
+        self.shards = Shards(Path(paths.QUANTIZED.format(**names)) / "result.json", "quantized")
+        self.format = WeightFormat.parse(names["weight"])
+        self.digest = self.shards.result["digest"]
+
+    def block(self, index: int) -> dict[str, torch.Tensor]:
+        """Ŵ (out, in) float32 of block `index` by linear, and the parameters trained with them by full name."""
+        tensors = self.shards.block(index)
+        # One matrix after another: the unpacked codes of a whole block would be a quarter of its weights.
+        weights = {
+            linear: dequantize(stored_matrix(tensors, linear, self.format, width))
+            for linear, width in self.shards.result["widths"].items()
+        }
+        return weights | stored_trained(tensors)

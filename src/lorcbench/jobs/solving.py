@@ -1,0 +1,31 @@
+"""GPTQ of one decoder block, whichever Hessians it is given. The arithmetic is `lorcbench.core.gptq`."""
+
+from __future__ import annotations
+
+from lorcbench.core.formats import WeightFormat
+from lorcbench.core.gptq import GptqSettings, quantize_stacked
+from lorcbench.jobs.hessians import HessianOf
+from lorcbench.jobs.quantized import QuantizedBlock
+from lorcbench.models.checkpoint import Checkpoint
+
+
+def solve_block(
+    checkpoint: Checkpoint, index: int, hessian_of: HessianOf, fmt: WeightFormat, settings: GptqSettings
+) -> QuantizedBlock:
+    """Quantize all linears of block `index`; those that share an input share its Hessian, and are swept as one stack of rows.
+
+    Args:
+        hessian_of: called once per input, with the first linear that has it, in forward order.
+
+    Raises:
+        ValueError, ArithmeticError: as `lorcbench.core.gptq.prepare` and `quantize`.
+    """
+    weights = checkpoint.linears(index)
+    matrices, notes = {}, {}
+    for group in checkpoint.architecture.linears:
+        hessian = hessian_of(group[0])
+        device = hessian.factor.upper.device
+        stacked = quantize_stacked([weights[name].to(device) for name in group], hessian, fmt, settings)
+        matrices |= dict(zip(group, stacked, strict=True))
+        notes |= {name: {"damp": hessian.factor.damp, "dead": int(hessian.factor.dead.sum())} for name in group}
+    return QuantizedBlock(matrices, notes=notes)
