@@ -27,11 +27,10 @@ import transformers
 from accelerate import init_empty_weights
 from torch import nn
 from torch.func import functional_call
-from torch.overrides import TorchFunctionMode
 
 from lorcbench.common.process import give_back_memory
-from lorcbench.core.linalg import product
 from lorcbench.models.checkpoint import Checkpoint, CheckpointError
+from lorcbench.models.numpy_linears import NumPyLinears
 
 _SCORED_AT_ONCE = 512  # tokens whose logits exist together: a vocabulary of 250,880 makes 0.5 GB of them
 
@@ -59,19 +58,6 @@ class _Injector(nn.Module):
 
     def forward(self, hidden: torch.Tensor, **arguments):
         return (self.hidden, None) if self.returns_tuple else self.hidden
-
-
-class _NumPyLinears(TorchFunctionMode):
-    """While open, float32 linears on the CPU that need no gradient multiply through NumPy (`lorcbench.core.linalg.product`)."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is not nn.functional.linear or kwargs:
-            return func(*args, **(kwargs or {}))
-        x, weight, bias = (*args, None)[:3]
-        if x.dtype != torch.float32 or x.is_cuda or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)):
-            return func(*args)
-        out = product(x.reshape(-1, x.shape[-1]), weight.T).view(*x.shape[:-1], len(weight))
-        return out if bias is None else out.add_(bias)
 
 
 class BlockWalk:
@@ -206,7 +192,7 @@ class BlockWalk:
         Args:
             parameters: by name in the block, used instead of the block's own; if they require gradients, so does the output.
         """
-        with _NumPyLinears():
+        with NumPyLinears():
             output = functional_call(block, parameters or {}, (hidden,), self._arguments[hidden.shape[:2]])
         return output[0] if self.architecture.block_returns_tuple else output
 
@@ -263,7 +249,7 @@ class BlockWalk:
                 ids = tokens[batch].to(self.device)
                 last = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
             scored, labels = last[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
-            with _NumPyLinears():
+            with NumPyLinears():
                 loss = [
                     nn.functional.cross_entropy(head(part).float(), label, reduction="none")
                     for part, label in zip(scored.split(_SCORED_AT_ONCE), labels.split(_SCORED_AT_ONCE), strict=True)
