@@ -55,11 +55,12 @@ def kernels() -> dict[str, Sides]:
             lambda definite=definite: _cholesky(definite.clone()),
             lambda definite=definite: torch.linalg.cholesky_ex(definite),
         )
-    large = torch.randn(FFN, FFN)
-    pairs[f"finite, ({FFN}, {FFN})"] = (
-        lambda: torch.stack(large.aminmax()).isfinite().all(),
-        lambda: large.isfinite().all(),
-    )
+    for dtype in (torch.float32, torch.float16):
+        large = torch.randn(FFN, FFN).to(dtype)
+        pairs[f"finite, ({FFN}, {FFN}) in {str(dtype).removeprefix('torch.')}"] = (
+            lambda large=large: torch.stack(large.aminmax()).isfinite().all(),
+            lambda large=large: large.isfinite().all(),
+        )
     return pairs
 
 
