@@ -109,7 +109,7 @@ class Checkpoint:
                 tensors.update({name: file.get_tensor(self.files[name][1]) for name in names if self.files[name][0] == shard})
         for name, tensor in tensors.items():
             # If any number is NaN or infinite, so is an extreme. In float16 aminmax is more than ten times faster than
-            # isfinite: `python benchmarks/kernels.py`; benchmarks/README.md, "Kernels that are not PyTorch's".
+            # isfinite: `python benchmarks/cpu_kernels.py`; benchmarks/README.md, "Kernels that are not PyTorch's".
             if tensor.is_floating_point() and not torch.stack(tensor.aminmax()).isfinite().all():
                 raise CheckpointError(f"{self.folder}: {name} holds NaN or infinite values")
         return tensors

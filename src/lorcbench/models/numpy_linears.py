@@ -2,7 +2,7 @@
 
 **Why.** Linears are most of a forward pass. PyTorch multiplies by MKL, NumPy by OpenBLAS, and which of the two
 is faster depends on the processor: OpenBLAS was seen to take half of MKL's time on AMD's, and takes 2 to 16 %
-more than MKL on an Intel Xeon. `python benchmarks/kernels.py` compares them on any machine (benchmarks/README.md,
+more than MKL on an Intel Xeon. `python benchmarks/cpu_kernels.py` compares them on any machine (benchmarks/README.md,
 "Kernels that are not PyTorch's").
 
 **How.** A decoder block is Hugging Face's own module, whose code we do not touch. While a `NumPyLinears` is open,

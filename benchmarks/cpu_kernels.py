@@ -1,6 +1,6 @@
 """The kernels that we do not take from PyTorch, each beside PyTorch's own call, at the shapes of OPT-125m.
 
-    python benchmarks/kernels.py --threads 1            (half a minute)
+    python benchmarks/cpu_kernels.py --threads 1            (half a minute)
 
 Both sides run in one process, in turn; the table gives medians of CPU seconds, which with one thread other load of the machine
 hardly moves. `lorcbench` uses the left column:
@@ -98,7 +98,7 @@ def main() -> None:
         return
     command = [sys.executable, __file__, "--measure", "--threads", str(options.threads), "--repeats", str(options.repeats)]
     seconds = measure(command, environment(options.threads))["seconds"]
-    publish(options.bench, "kernels", f"{machine(options.threads)}\n\n{describe(seconds)}", {"seconds": seconds})
+    publish(options.bench, "cpu_kernels", f"{machine(options.threads)}\n\n{describe(seconds)}", {"seconds": seconds})
 
 
 if __name__ == "__main__":
