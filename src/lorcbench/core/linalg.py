@@ -51,7 +51,7 @@ def hessian_factor(hessian: torch.Tensor, damp: float) -> HessianFactor:
         ValueError: the Hessian holds NaN or infinity.
         ArithmeticError: not positive definite even at the end of `DAMPING_LADDER`.
     """
-    # If any entry is NaN or infinite, so is an extreme; aminmax is several times faster than isfinite (benchmarks/cpu_kernels.py).
+    # If any entry is NaN or infinite, so is an extreme, and aminmax is several times faster than isfinite.
     if not torch.stack(hessian.aminmax()).isfinite().all():
         raise ValueError("the Hessian holds NaN or infinite values")
     diagonal = hessian.diagonal()
@@ -74,7 +74,7 @@ def _cholesky(matrix: torch.Tensor) -> torch.Tensor | None:
     if matrix.is_cuda:
         lower, info = torch.linalg.cholesky_ex(matrix)
         return lower if info == 0 else None
-    # SciPy's LAPACK needs half to two thirds of the time of PyTorch's: `python benchmarks/cpu_kernels.py`; benchmarks/README.md,
+    # SciPy's LAPACK needs 55 to 70 % of the time of PyTorch's: `python benchmarks/cpu_kernels.py`; benchmarks/README.md,
     # "Kernels that are not PyTorch's".
     potrf = lapack.dpotrf if matrix.dtype == torch.float64 else lapack.spotrf
     # LAPACK wants columns one after another: so lies the transpose of our matrix, without a copy. The upper factor that it
