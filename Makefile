@@ -43,6 +43,7 @@ ui: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/limits.py
+	$(BIN)/python benchmarks/cpu_kernels.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/dag.py --repeats 1 --models 3
 	$(BIN)/python benchmarks/speed.py svd --repeats 1

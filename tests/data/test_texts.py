@@ -60,7 +60,7 @@ BAD = [
     ("bad.raw", b"fine\n\xff\xfe\n", "utf-8"),
     ("bad.jsonl", b'{"text": "fine"}\n{"text": "\xff"}\n', "line 2: 'utf-8'"),
     ("bad.jsonl", b'{"text": "fine"}\nnot json\n', "line 2: Expecting value"),
-    ("bad.json", b'[{"text": "a"}, {"text": "b"}]\n', "line 1: expected one JSON object a line"),
+    ("bad.json", b'[{"text": "a"}, {"text": "b"}]\n', "line 1: expected one JSON object per line"),
     ("bad.json.gz", b"\x1f\x8b\x08 not gzip", "bad.json.gz"),
     ("bad.parquet", b"PAR1 and no more", "Parquet"),
     ("bad.jsonl", b'{"title": "a"}\n', "row 1 has no text in column text; its columns are title"),

@@ -1,4 +1,4 @@
-"""What a process asks of the kernel."""
+"""What a process asks of the kernel and of the numerical libraries: when to end, to take back memory, to let threads sleep."""
 
 import ctypes
 import os
@@ -6,17 +6,17 @@ import signal
 import sys
 
 PARENT = "LORCBENCH_JOB"  # environment variable: the process that starts a workflow's stages
-SLEEPING = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_THREAD_TIMEOUT": "4"}  # the latter: 2^4 rounds
-# Bytes above those after the first block at which memory is given back: it costs time to get it again.
+SLEEPING = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_THREAD_TIMEOUT": "4"}  # OpenBLAS: sleep after 2^4 rounds of waiting
+# Freed memory is given back only when the process has grown by this many bytes: to get it again costs time.
 _KEPT = 64 << 20
-_resident: int | None = None
+_first_resident: int | None = None  # bytes of the process at the first call of `give_back_memory`
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def die_with_parent(parent: int) -> None:
-    """Ask the kernel to end this process when its parent, the process `parent`, ends, however that comes about.
+    """Kill this process when `parent`, its parent process, dies.
 
-    Where it has ended already, this process ends here: the kernel would wait for the end of who has adopted it.
+    If it is dead already, exit now: the kernel has re-parented us and would wait for the new parent.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
@@ -25,26 +25,27 @@ def die_with_parent(parent: int) -> None:
 
 
 def give_back_memory() -> None:
-    """Return to the kernel what has been freed, if it has become much; call it after every block of a walk.
+    """Return freed memory to the kernel if it has become much; call this after each block of a walk.
 
-    The C library keeps matrices of up to 32 MB for later, in pieces that the next ones do not fit: without this the memory of a
-    walk was measured to grow by 54 MB with every block of OPT-1.3b.
+    The C library keeps freed matrices of up to 32 MB for later, in pieces that the next matrices do not fit. Without this
+    call the memory of a walk grew by 54 MB per block of OPT-1.3b (benchmarks/README.md, "Memory").
     """
-    import psutil  # here: every command of a stage imports this module, and hands over to the warm process
+    import psutil  # not above: each stage's command imports this module before it hands over to the warm process
 
-    global _resident
-    now = psutil.Process().memory_info().rss
-    if _resident is None:
-        _resident = now
-    elif now > _resident + _KEPT and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # glibc's
+    global _first_resident
+    resident = psutil.Process().memory_info().rss
+    if _first_resident is None:
+        _first_resident = resident
+    elif resident > _first_resident + _KEPT and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # glibc only
         trim(0)
 
 
 def let_threads_sleep() -> None:
-    """Have idle threads of the numerical libraries sleep instead of spin; call it before any of them is loaded.
+    """Let idle threads of the numerical libraries sleep instead of spin; call this before any of them is loaded.
 
-    PyTorch and NumPy bring a pool each. With more than one kernel thread the idle pool's spinning takes the cores from the
-    other: GPTQ with two threads on two cores took more than twice as long. A setting of the user's stays.
+    PyTorch and NumPy have one thread pool each. With more than one kernel thread the pool that is idle spins and takes the
+    cores from the other: GPTQ with two threads on two cores took more than twice as long (benchmarks/README.md, "LoRC
+    factors", has another case). Variables that the user has set stay as they are.
     """
     for name, value in SLEEPING.items():
         os.environ.setdefault(name, value)

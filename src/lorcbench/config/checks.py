@@ -1,11 +1,11 @@
-"""Values that a configuration may take: the errors, and the checks that several schemas share."""
+"""The error of a wrong configuration, and the checks that several schemas share."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-MOST = 2**31  # no number of anything is larger than this by intention
+MOST = 2**31  # upper bound of every count; a larger value is a typing error
 
 
 class ConfigError(Exception):
@@ -19,7 +19,7 @@ def one_of(owner: str, key: str, value: Any, allowed: tuple) -> None:
 
 
 def positive(owner: str, **values: float | None) -> None:
-    """Refuse what is neither positive nor None, or too large to be meant."""
+    """Refuse a value that is not positive, and a whole number above `MOST`; None passes."""
     for key, value in values.items():
         most = MOST if isinstance(value, int) else math.inf
         if value is not None and not 0 < value < most:
@@ -27,6 +27,6 @@ def positive(owner: str, **values: float | None) -> None:
 
 
 def seed(owner: str, value: int) -> None:
-    """Refuse what is no seed of every random generator."""
+    """Refuse a seed that some random generator would not take."""
     if not 0 <= value < MOST:
         raise ConfigError(f"{owner}.seed={value}: expected a whole number from 0 to {MOST - 1:,}")

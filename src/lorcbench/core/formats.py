@@ -1,27 +1,47 @@
 """Weight and activation formats as frozen values with one canonical spelling each.
 
-The spelling is what paths, config keys, tracking tags and tables carry, so it round-trips::
+The spelling is what paths, config keys, tracking tags and tables carry, so it round-trips. On the right: the shape of the
+scales of a weight W (768, 3072), rows are outputs, or of the activations of 2,048 tokens with 768 features::
 
     w16                      full precision
-    w4-asym-row              4 bits, asymmetric, one scale and zero point a row of W (out, in)
-    w3-sym-g128              3 bits, symmetric, one scale for every 128 consecutive inputs of a row
-    w4-asym-g64-pow2         the 2^b divisor of DeepSpeed's code instead of 2^b - 1
-    w4-sym-row-restricted    symmetric divisor 2^(b-1) - 1, the lowest code unused
-    w4-asym-row-fp32scale    scales kept in float32 (published fake-quantization code does) instead of float16
+    w4-asym-row              4 bits, asymmetric, one scale and zero point per row of W                     (768, 1)
+    w3-sym-g128              3 bits, symmetric, one scale per 128 consecutive inputs of a row              (768, 24)
+    w4-asym-g64-pow2         the divisor 2^b of DeepSpeed's code instead of 2^b - 1                        (768, 48)
+    w4-sym-row-restricted    the symmetric divisor 2^(b-1) - 1; the lowest code is not used                (768, 1)
+    w4-asym-row-fp32scale    scales in float32, as in published fake-quantization code, not in float16     (768, 1)
     a16                      activations as they are
-    a8-asym-token            8 bits, one scale and zero point a token, found at run time
-    a8-sym-g128              8 bits, one scale for every 128 consecutive features of a token
+    a8-asym-token            8 bits, one scale and zero point per token, computed at run time              (2048, 1)
+    a8-sym-g128              8 bits, one scale per 128 consecutive features of a token                     (2048, 6)
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 CONVENTIONS = ("minmax", "pow2", "restricted")
 SCALE_DTYPES = {"fp16scale": "float16", "fp32scale": "float32"}
 # ZeroQuant-V2 draws every per-row point of its figure 1 as if a row were 768 inputs long.
 _PAPER_ROW = 768
+
+
+class _Kind(NamedTuple):
+    """In what weight and activation formats differ."""
+
+    name: str
+    letter: str  # that a spelling starts with
+    fewest_bits: int  # 8 are the most, but for 16
+    unrounded: str  # what 16 bits mean
+    whole: str  # how "no groups" is spelled
+    member: str  # what a group consists of
+    scales: str  # a pattern: scale types that a spelling may end with
+    example: str
+
+
+# (?!) matches nothing: scales of activations are computed at run time and stored nowhere.
+_WEIGHT = _Kind("weight", "w", 2, "full precision", "row", "weight", "|".join(SCALE_DTYPES), "w4-asym-g128")
+_ACTIVATION = _Kind("activation", "a", 4, "no rounding", "token", "feature", "(?!)", "a8-asym-token")
 
 
 @dataclass(frozen=True)
@@ -44,34 +64,18 @@ class WeightFormat:
     scale_dtype: str = "float16"
 
     def __post_init__(self) -> None:
-        if self.bits == 16:
-            if astuple(self) != (16, False, None, "minmax", "float16"):
-                raise ValueError("weight format w16: full precision takes no further options")
-            return
-        if not 2 <= self.bits <= 8:
-            raise ValueError(f"weight format {self}: bits must be 2 to 8, or w16 for full precision")
-        if self.group is not None and self.group < 1:
-            raise ValueError(f"weight format {self}: a group needs at least one weight")
-        if self.convention not in CONVENTIONS:
-            raise ValueError(f"weight format {self}: the convention must be one of {', '.join(CONVENTIONS)}")
+        _check(self, _WEIGHT)
         if self.scale_dtype not in SCALE_DTYPES.values():
             raise ValueError(f"weight format {self}: scales are float16 or float32, not {self.scale_dtype}")
-        if self.convention == "restricted" and not self.symmetric:
-            raise ValueError(f"weight format {self}: 'restricted' is a symmetric convention")
 
     def __str__(self) -> str:
-        if self.bits == 16:
-            return "w16"
-        parts = [f"w{self.bits}", "sym" if self.symmetric else "asym", f"g{self.group}" if self.group else "row"]
-        if self.convention != "minmax":
-            parts.append(self.convention)
-        parts += [name for name, dtype in SCALE_DTYPES.items() if dtype == self.scale_dtype and dtype != "float16"]
-        return "-".join(parts)
+        scales = [name for name, dtype in SCALE_DTYPES.items() if dtype == self.scale_dtype and dtype != "float16"]
+        return "-".join([_spelled(self, _WEIGHT), *scales])
 
     @classmethod
     def parse(cls, text: str) -> WeightFormat:
         """The format spelled `text`; a ValueError says what a right spelling would be."""
-        return _parse_weight(text)
+        return _parse(cls, _WEIGHT, text)
 
     @property
     def is_full_precision(self) -> bool:
@@ -79,7 +83,7 @@ class WeightFormat:
         return self.bits == 16
 
     def paper_bits(self) -> float:
-        """Bits a weight by the size axis of ZeroQuant-V2's figure 1: b + 32 / k, a row counted as 768."""
+        """Bits per weight on the size axis of ZeroQuant-V2's figure 1: b + 32 / k, where a row counts as k = 768."""
         return 16.0 if self.is_full_precision else self.bits + 32 / (self.group or _PAPER_ROW)
 
 
@@ -100,29 +104,15 @@ class ActivationFormat:
     convention: str = "minmax"
 
     def __post_init__(self) -> None:
-        if self.bits == 16:
-            if astuple(self) != (16, False, None, "minmax"):
-                raise ValueError("activation format a16: no rounding takes no further options")
-            return
-        if not 4 <= self.bits <= 8:
-            raise ValueError(f"activation format {self}: bits must be 4 to 8, or a16 for no rounding")
-        if self.group is not None and self.group < 1:
-            raise ValueError(f"activation format {self}: a group needs at least one feature")
-        if self.convention not in CONVENTIONS:
-            raise ValueError(f"activation format {self}: the convention must be one of {', '.join(CONVENTIONS)}")
-        if self.convention == "restricted" and not self.symmetric:
-            raise ValueError(f"activation format {self}: 'restricted' is a symmetric convention")
+        _check(self, _ACTIVATION)
 
     def __str__(self) -> str:
-        if self.bits == 16:
-            return "a16"
-        parts = [f"a{self.bits}", "sym" if self.symmetric else "asym", f"g{self.group}" if self.group else "token"]
-        return "-".join(parts + [self.convention] * (self.convention != "minmax"))
+        return _spelled(self, _ACTIVATION)
 
     @classmethod
     def parse(cls, text: str) -> ActivationFormat:
         """The format spelled `text`; a ValueError says what a right spelling would be."""
-        return _parse_activation(text)
+        return _parse(cls, _ACTIVATION, text)
 
     @property
     def is_full_precision(self) -> bool:
@@ -130,28 +120,44 @@ class ActivationFormat:
         return self.bits == 16
 
 
-_WEIGHT = re.compile(r"w([1-9]\d?)-(a?sym)-(row|g[1-9]\d{0,5})(-pow2|-restricted)?(-fp16scale|-fp32scale)?", re.ASCII)
-_ACTIVATION = re.compile(r"a([1-9]\d?)-(a?sym)-(token|g[1-9]\d{0,5})(-pow2|-restricted)?", re.ASCII)
+def _check(fmt: WeightFormat | ActivationFormat, kind: _Kind) -> None:
+    """Refuse a format that no spelling names; the ValueError says which field is wrong, and what it may be."""
+    if fmt.bits == 16:
+        if any(getattr(fmt, field.name) != field.default for field in fields(fmt)[1:]):
+            raise ValueError(f"{kind.name} format {kind.letter}16: {kind.unrounded} takes no further options")
+        return
+    owner = f"{kind.name} format {fmt}"
+    if not kind.fewest_bits <= fmt.bits <= 8:
+        raise ValueError(f"{owner}: bits must be {kind.fewest_bits} to 8, or {kind.letter}16 for {kind.unrounded}")
+    if fmt.group is not None and fmt.group < 1:
+        raise ValueError(f"{owner}: a group needs at least one {kind.member}")
+    if fmt.convention not in CONVENTIONS:
+        raise ValueError(f"{owner}: the convention must be one of {', '.join(CONVENTIONS)}")
+    if fmt.convention == "restricted" and not fmt.symmetric:
+        raise ValueError(f"{owner}: 'restricted' is a symmetric convention")
 
 
-def _parse_weight(text: str) -> WeightFormat:
-    if text == "w16":
-        return WeightFormat(16)
-    match = _WEIGHT.fullmatch(text)
-    if match is None or match[1] == "16":
-        raise ValueError(f"weight format {text!r}: expected w16 or wBITS-sym|asym-row|gN, such as w4-asym-g128")
-    scale_dtype = SCALE_DTYPES[(match[5] or "-fp16scale")[1:]]
-    return WeightFormat(int(match[1]), match[2] == "sym", _group(match[3]), (match[4] or "-minmax")[1:], scale_dtype)
+def _spelled(fmt: WeightFormat | ActivationFormat, kind: _Kind) -> str:
+    """The spelling of a format, up to its scale type."""
+    if fmt.bits == 16:
+        return f"{kind.letter}16"
+    symmetry = "sym" if fmt.symmetric else "asym"
+    group = f"g{fmt.group}" if fmt.group else kind.whole
+    convention = [] if fmt.convention == "minmax" else [fmt.convention]
+    return "-".join([f"{kind.letter}{fmt.bits}", symmetry, group, *convention])
 
 
-def _parse_activation(text: str) -> ActivationFormat:
-    if text == "a16":
-        return ActivationFormat(16)
-    match = _ACTIVATION.fullmatch(text)
-    if match is None or match[1] == "16":
-        raise ValueError(f"activation format {text!r}: expected a16 or aBITS-sym|asym-token|gN, such as a8-asym-token")
-    return ActivationFormat(int(match[1]), match[2] == "sym", _group(match[3]), (match[4] or "-minmax")[1:])
-
-
-def _group(text: str) -> int | None:
-    return int(text[1:]) if text.startswith("g") else None
+def _parse(cls: type, kind: _Kind, text: str) -> WeightFormat | ActivationFormat:
+    """The format of class `cls` that is spelled `text`; a ValueError says what a right spelling would be."""
+    letter, whole = kind.letter, kind.whole
+    if text == f"{letter}16":
+        return cls(16)
+    pattern = rf"{letter}(?!16)([1-9]\d?)-(a?sym)-({whole}|g[1-9]\d{{0,5}})(?:-(pow2|restricted))?(?:-({kind.scales}))?"
+    match = re.fullmatch(pattern, text, re.ASCII)
+    if match is None:
+        expected = f"{letter}16 or {letter}BITS-sym|asym-{whole}|gN, such as {kind.example}"
+        raise ValueError(f"{kind.name} format {text!r}: expected {expected}")
+    bits, symmetry, group, convention, scales = match.groups()
+    scale_dtype = [SCALE_DTYPES[scales]] if scales else []
+    size = None if group == whole else int(group[1:])
+    return cls(int(bits), symmetry == "sym", size, convention or "minmax", *scale_dtype)

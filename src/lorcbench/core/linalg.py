@@ -7,14 +7,15 @@ from dataclasses import dataclass
 import torch
 from scipy.linalg import lapack
 
-# What a Hessian that is not positive definite is tried with next, as multiples of the configured damping.
+# A Hessian that is not positive definite is damped by these multiples of the configured damping, one after another.
 DAMPING_LADDER = (1.0, 10.0, 100.0, 1000.0)
 _MOVED_AT_ONCE = 1 << 20  # entries
-# A Krylov space pays only while it is much smaller than the matrix: below so many times the rank the full SVD is as fast.
+# A Krylov space pays only while it is much smaller than the matrix. If the shorter side of the matrix is less than this
+# many times the rank, the full SVD is as fast.
 _EXACT_BELOW = 16
-# A Krylov space grows until what is to come would add less than this share of the energy found.
+# A Krylov space stops growing when all further growth would add less than this share of the energy that it has.
 _SHORTFALL = 1e-3
-# A step that leaves no more than this share of a block outside the space so far found rounding errors, and nothing else.
+# If at most this share of a new block lies outside the space, that rest consists of rounding errors.
 _EXHAUSTED = 1e-5
 
 
@@ -24,7 +25,7 @@ class HessianFactor:
 
     Attributes:
         upper: the factor R.
-        damp: λ as a fraction of the mean diagonal of H; above the configured one if the ladder was climbed.
+        damp: λ as a fraction of the mean diagonal of H; more than configured if `DAMPING_LADDER` was climbed.
         dead: (n,) bool, inputs that were always zero; their diagonal was set to 1.
     """
 
@@ -34,10 +35,13 @@ class HessianFactor:
 
 
 def hessian_factor(hessian: torch.Tensor, damp: float) -> HessianFactor:
-    """The factor of the damped Hessian that GPTQ sweeps with: one Cholesky factorization, of the reversed matrix, reversed.
+    """The factor R of the damped Hessian, H + λI = R Rᵀ, that GPTQ sweeps with.
 
-    The published code makes the inverse's factor U, (H + λI)⁻¹ = UᵀU, by three factorizations. U is R⁻¹, and a sweep needs no
-    more of it than the inverses of R's small diagonal blocks (`lorcbench.core.gptq`).
+    Cholesky gives a lower factor, and R is upper. So H + λI is reversed in both axes, factored, and the factor L reversed:
+    with J the reversal, J (H + λI) J = L Lᵀ gives H + λI = (J L J) (J L J)ᵀ, and J L J is upper triangular.
+
+    The published code computes the factor U of the inverse, (H + λI)⁻¹ = UᵀU, by three factorizations. U is R⁻¹, and of it
+    a sweep needs the inverses of R's small diagonal blocks only (`lorcbench.core.gptq`).
 
     Args:
         hessian: (n, n) symmetric positive semidefinite; not changed.
@@ -47,7 +51,7 @@ def hessian_factor(hessian: torch.Tensor, damp: float) -> HessianFactor:
         ValueError: the Hessian holds NaN or infinity.
         ArithmeticError: not positive definite even at the end of `DAMPING_LADDER`.
     """
-    # The extremes are NaN or infinite if anything is, and are found several times faster than by isfinite.
+    # If any entry is NaN or infinite, so is an extreme, and aminmax is several times faster than isfinite.
     if not torch.stack(hessian.aminmax()).isfinite().all():
         raise ValueError("the Hessian holds NaN or infinite values")
     diagonal = hessian.diagonal()
@@ -70,28 +74,35 @@ def _cholesky(matrix: torch.Tensor) -> torch.Tensor | None:
     if matrix.is_cuda:
         lower, info = torch.linalg.cholesky_ex(matrix)
         return lower if info == 0 else None
-    # Through SciPy: its LAPACK does this two to three times as fast as PyTorch's does on the processors we measured.
+    # SciPy's LAPACK needs 55 to 70 % of the time of PyTorch's: `python benchmarks/cpu_kernels.py`; benchmarks/README.md,
+    # "Kernels that are not PyTorch's".
     potrf = lapack.dpotrf if matrix.dtype == torch.float64 else lapack.spotrf
-    # The transpose of a row-major matrix is the column-major one that LAPACK wants, without a copy.
+    # LAPACK wants columns one after another: so lies the transpose of our matrix, without a copy. The upper factor that it
+    # returns is, transposed back, our lower one.
     upper, info = potrf(matrix.numpy().T, lower=0, clean=1, overwrite_a=1)
     return torch.from_numpy(upper.T) if info == 0 else None
 
 
 def _reverse(matrix: torch.Tensor) -> None:
-    """Turn both axes of a matrix around, in place: a third copy of the largest Hessian would be a walk's peak."""
+    """Reverse both axes of a matrix in place, because one more copy of the largest Hessian would raise a walk's peak memory.
+
+    Reversing both axes is reversing the vector of all entries; it works on the transpose as well.
+    """
     entries = (matrix if matrix.is_contiguous() else matrix.T).view(-1)  # CUDA's factors come column by column
     for start in range(0, len(entries) // 2, _MOVED_AT_ONCE):
         stop = min(start + _MOVED_AT_ONCE, len(entries) // 2)
-        front, back = entries[start:stop], entries[len(entries) - stop : len(entries) - start]
-        turned = front.flip(0)
+        front = entries[start:stop]
+        back = entries[len(entries) - stop : len(entries) - start]
+        reversed_front = front.flip(0)
         front.copy_(back.flip(0))
-        back.copy_(turned)
+        back.copy_(reversed_front)
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A B of two float matrices that need no gradient.
+    """A B of two float matrices that need no gradient; on the CPU through NumPy's BLAS.
 
-    On the CPU through NumPy: its BLAS was measured up to twice as fast as PyTorch's on AMD's processors, and as fast elsewhere.
+    NumPy's was seen to take half of PyTorch's time on AMD's processors and takes a little more on an Intel Xeon: `python
+    benchmarks/cpu_kernels.py`; benchmarks/README.md, "Kernels that are not PyTorch's".
     """
     return a @ b if a.is_cuda else torch.from_numpy(a.numpy() @ b.numpy())
 
@@ -99,34 +110,35 @@ def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def truncated_svd(matrix: torch.Tensor, rank: int, exact: bool = True) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """U (out, m), S (m,), Vh (m, in) of the `rank` largest singular values, m = min(rank, out, in).
 
-    The sign of every pair is fixed (the entry of U with the largest magnitude is positive), so files are reproducible.
+    The sign of each pair of vectors is fixed, so that files are reproducible: the entry of U with the largest magnitude is
+    positive.
 
     Args:
-        exact: by the full SVD; else from a block Krylov space (Musco & Musco 2015), unless the matrix is too small to gain by
-            it. The errors of quantization have flat spectra, for which its accuracy needs no gap between singular values.
-            Singular values are then too small by what a larger space would find, about `_SHORTFALL` of their energy.
+        exact: by the full SVD. Otherwise by a block Krylov space (Musco & Musco 2015), unless the matrix is too small to
+            gain by it. Quantization errors have flat spectra, and the accuracy of a block Krylov space needs no gap between
+            singular values. The energy of the components is then too small by about `_SHORTFALL` of it.
     """
     if exact or min(matrix.shape) < _EXACT_BELOW * rank:
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
         u, s, vh = u[:, :rank], s[:rank], vh[:rank]
-    elif matrix.shape[0] > matrix.shape[1]:  # the basis is kept orthogonal in the shorter of the two dimensions
+    elif matrix.shape[0] > matrix.shape[1]:  # vectors of the basis have the shorter of the two lengths
         vh_t, s, u_t = _krylov_svd(matrix.T, rank)
         u, vh = u_t.T, vh_t.T
     else:
         u, s, vh = _krylov_svd(matrix, rank)
-    sign = torch.sign(u.gather(0, u.abs().argmax(0, keepdim=True)))
+    sign = torch.sign(u.gather(0, u.abs().argmax(0, keepdim=True)))  # (1, m)
     return u * sign, s, vh * sign.T
 
 
 def _krylov_svd(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The leading singular triples of E (p, q) within the span of EX, (EEᵀ)EX, (EEᵀ)²EX, … for random X of a few columns.
+    """The leading singular triples of E (p, q) within the span K of EX, (EEᵀ)EX, (EEᵀ)²EX, … for a random X of few columns.
 
-    A quarter of `rank` columns: with as many as `rank` the same accuracy took up to twice the products (as Meyer, Musco & Musco
-    2024 found for single vectors). Where the span maps into itself, as for singular values that are equal, it goes on from new
-    random columns.
+    X has `rank` / 4 columns. With `rank` columns the same accuracy took up to twice the products (Meyer, Musco & Musco 2024
+    found the like for single vectors; benchmarks/README.md, "LoRC factors", has the times of both). Where the span maps
+    into itself, as with equal singular values, it grows on from new random columns.
     """
     generator = torch.Generator().manual_seed(0)
-    columns = -(-rank // 4)
+    columns = -(-rank // 4)  # rounded up
 
     def random_block() -> torch.Tensor:
         start = torch.randn(matrix.shape[1], columns, generator=generator, dtype=matrix.dtype)
@@ -134,37 +146,42 @@ def _krylov_svd(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Te
 
     basis = torch.linalg.qr(random_block()).Q  # K, (p, k)
     projected = product(basis.T, matrix)  # KᵀE, (k, q)
-    gram = product(projected, projected.T)
+    gram = product(projected, projected.T)  # KᵀE (KᵀE)ᵀ, (k, k)
     energies = []
     while 2 * basis.shape[1] < matrix.shape[0]:
         block = _beyond(product(matrix, projected[-columns:].T), basis)
         if block is None and (block := _beyond(random_block(), basis)) is None:
-            break  # nothing of E is left outside
-        basis, projected = torch.cat([basis, block], 1), torch.cat([projected, product(block.T, matrix)])
-        beside = product(projected, projected[-columns:].T)
-        gram = torch.cat([torch.cat([gram, beside[:-columns]], 1), beside.T])
+            break  # all of E lies within the span
+        basis = torch.cat([basis, block], 1)
+        projected = torch.cat([projected, product(block.T, matrix)])
+        # Only the new columns of the Gram matrix are computed; the new rows are their transpose.
+        new_columns = product(projected, projected[-columns:].T)
+        gram = torch.cat([torch.cat([gram, new_columns[:-columns]], 1), new_columns.T])
         if basis.shape[1] % (4 * columns) == 0:
             energies.append(_energy(gram, rank))
             if _remaining(energies) <= _SHORTFALL * energies[-1]:
                 break
-    if (missing := rank - basis.shape[1]) > 0:  # E has fewer singular values than that: the others are zero
-        rest = torch.randn(matrix.shape[0], missing, generator=generator, dtype=matrix.dtype).to(matrix.device)
-        rest = _beyond(rest, basis)
-        basis, projected = torch.cat([basis, rest], 1), torch.cat([projected, product(rest.T, matrix)])
+    if (missing := rank - basis.shape[1]) > 0:  # E has fewer than `rank` singular values: the others are zero
+        filler = torch.randn(matrix.shape[0], missing, generator=generator, dtype=matrix.dtype).to(matrix.device)
+        filler = _beyond(filler, basis)
+        basis = torch.cat([basis, filler], 1)
+        projected = torch.cat([projected, product(filler.T, matrix)])
         gram = product(projected, projected.T)
-    leading = torch.linalg.eigh(gram).eigenvectors[:, -rank:]
-    # Eigenvectors of a Gram matrix know small singular values badly; the SVD within their span knows them well.
+    leading = torch.linalg.eigh(gram).eigenvectors[:, -rank:]  # eigenvalues rise: the last are the largest
+    # Eigenvectors of a Gram matrix lose the accuracy of small singular values (their squares vanish beside the largest).
+    # Within the span of those eigenvectors an SVD has it again.
     u, s, vh = torch.linalg.svd(product(leading.T, projected), full_matrices=False)
     return product(basis, product(leading, u)), s, vh
 
 
 def _beyond(block: torch.Tensor, basis: torch.Tensor) -> torch.Tensor | None:
-    """An orthonormal basis of what of `block` lies outside the span of `basis`; None if that is rounding errors alone."""
+    """An orthonormal basis of the part of `block` that is orthogonal to `basis`; None if that is rounding errors only."""
     outside = block - product(basis, product(basis.T, block))
     if outside.norm() <= _EXHAUSTED * block.norm():
         return None
     outside = torch.linalg.qr(outside).Q
-    return torch.linalg.qr(outside - product(basis, product(basis.T, outside))).Q  # once leaves rounding errors along the basis
+    # A second time, since rounding errors of the first projection lie along the basis.
+    return torch.linalg.qr(outside - product(basis, product(basis.T, outside))).Q
 
 
 def _energy(gram: torch.Tensor, rank: int) -> float:
@@ -173,10 +190,14 @@ def _energy(gram: torch.Tensor, rank: int) -> float:
 
 
 def _remaining(energies: list[float]) -> float:
-    """What a series that grows by a falling factor still has to gain; infinite if it does not fall yet."""
+    """How much a growing series will still gain if its gains go on falling by the last factor; infinite if they do not fall.
+
+    With gains g, g·f, g·f², … the rest of a geometric series is g·f / (1 - f), for g the last gain.
+    """
     if len(energies) < 3:
         return float("inf")
-    before, last = energies[-2] - energies[-3], energies[-1] - energies[-2]
-    if last <= 0:
+    gain_before = energies[-2] - energies[-3]
+    gain = energies[-1] - energies[-2]
+    if gain <= 0:
         return 0.0
-    return last * last / (before - last) if last < before else float("inf")
+    return gain * gain / (gain_before - gain) if gain < gain_before else float("inf")

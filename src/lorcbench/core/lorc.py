@@ -2,9 +2,11 @@
 
     E = W - Ŵ = U Σ Vᵀ,    B = U_m Σ_m^½ (out, m),    A = Σ_m^½ V_mᵀ (m, in),    W ≈ Ŵ + B A
 
-One decomposition serves every rank: rank r is the first r columns of B and rows of A. INT8 factors carry one symmetric scale
-a component, so a slice is exactly what the smaller rank would have stored. (The paper prints x W and U, V the other way
-round; W here is (out, in), as checkpoints store it.)
+    y = x Ŵᵀ + (x Aᵀ) Bᵀ ≈ x Wᵀ,    x (tokens, in),    y (tokens, out)
+
+One decomposition serves every rank: rank r is the first r columns of B and the first r rows of A. INT8 factors have one
+symmetric scale per component, so the first r components are exactly what rank r would have stored. (The paper prints x W, with
+U and V exchanged; W here is (out, in), as checkpoints store it.)
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ from lorcbench.core.linalg import truncated_svd
 
 
 def decompose(error: torch.Tensor, components: int, exact: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
-    """B (out, m) and A (m, in), float32, of E (out, in); `components` 0 means all min(out, in) of them.
+    """B (out, m) and A (m, in), float32, of the error E (out, in).
 
     Args:
-        exact: by the full SVD, else as `lorcbench.core.linalg.truncated_svd` does it without.
+        components: m; 0 means all min(out, in).
+        exact: as for `lorcbench.core.linalg.truncated_svd`.
     """
     u, s, vh = truncated_svd(error, components or min(error.shape), exact)
     root = s.sqrt()
@@ -26,7 +29,9 @@ def decompose(error: torch.Tensor, components: int, exact: bool = True) -> tuple
 
 
 def store(b: torch.Tensor, a: torch.Tensor, bits: int) -> dict[str, torch.Tensor]:
-    """The factors as they are stored: 16 bits as they are, 8 bits as codes with one scale a component.
+    """The tensors that an artifact keeps of B (out, m) and A (m, in): 16 bits in float16, 8 bits as codes and scales.
+
+    With 8 bits each component has one scale in B and one in A: ``B_scale`` (m,) and ``A_scale`` (m,).
 
     Raises:
         ValueError: `bits` is neither 8 nor 16, or a factor does not fit its type.
@@ -38,21 +43,22 @@ def store(b: torch.Tensor, a: torch.Tensor, bits: int) -> dict[str, torch.Tensor
         return stored
     if bits != 8:
         raise ValueError(f"LoRC factors have 8 or 16 bits, not {bits}")
-    b_codes, b_scale = _int8(b.T)
+    b_codes, b_scale = _int8(b.T)  # components are B's columns and A's rows
     a_codes, a_scale = _int8(a)
     return {"B": b_codes.T.contiguous(), "B_scale": b_scale, "A": a_codes, "A_scale": a_scale}
 
 
 def correction(stored: dict[str, torch.Tensor], rank: int) -> torch.Tensor:
-    """B A (out, in) in float32 of the first `rank` components of what `store` made."""
+    """B A (out, in) in float32, of the first `rank` components of stored factors."""
     b, a = _decoded(stored, rank)
     return b @ a
 
 
 def product_as_stored(b: torch.Tensor, a: torch.Tensor, bits: int) -> torch.Tensor:
-    """B A (out, in) of factors as `store` would round them, with gradients as if it did not: straight-through."""
+    """B A (out, in) of the factors as `store` rounds them; gradients pass straight through the rounding."""
     with torch.no_grad():
         rounded_b, rounded_a = _decoded(store(b, a, bits), len(a))
+    # The value is the rounded factor, but only `b` and `a` have a gradient.
     return (b + (rounded_b - b).detach()) @ (a + (rounded_a - a).detach())
 
 
@@ -63,8 +69,9 @@ def stored_bits(stored: dict[str, torch.Tensor], rank: int) -> int:
 
 
 def _decoded(stored: dict[str, torch.Tensor], rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """B (out, rank) and A (rank, in) in float32 of what `store` made."""
-    b, a = stored["B"][:, :rank].float(), stored["A"][:rank].float()
+    """B (out, rank) and A (rank, in) in float32, of the first `rank` components of stored factors."""
+    b = stored["B"][:, :rank].float()
+    a = stored["A"][:rank].float()
     if "B_scale" in stored:
         b = b * stored["B_scale"][:rank].float()
         a = a * stored["A_scale"][:rank].float().unsqueeze(1)
@@ -72,10 +79,10 @@ def _decoded(stored: dict[str, torch.Tensor], rank: int) -> tuple[torch.Tensor, 
 
 
 def _int8(components: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes (m, n) int8 and scales (m,) float16 of m components."""
+    """Codes (m, n) int8 and scales (m,) float16 of m components (m, n)."""
     scale = (components.abs().amax(1) / 127).to(torch.float16)
     if not torch.isfinite(scale).all():
         raise ValueError("the scale of a LoRC factor overflows float16")
-    scale = torch.where(scale == 0, torch.full_like(scale, 2.0**-24), scale)
+    scale = torch.where(scale == 0, torch.full_like(scale, 2.0**-24), scale)  # float16's smallest positive number
     codes = torch.round(components / scale.float().unsqueeze(1)).clamp(-127, 127)
     return codes.to(torch.int8), scale

@@ -10,14 +10,16 @@ import torch
 from numba.extending import get_cython_function_address
 
 _ROWS_AT_ONCE = 512
-# Not by SciPy's own wrapper, which keeps every other thread of Python waiting: see `lorcbench.models.observe`.
+# BLAS's symmetric update computes one triangle only: 1.5 to 1.8 times as fast as PyTorch's product (`python
+# benchmarks/cpu_kernels.py`; benchmarks/README.md, "Kernels that are not PyTorch's"). It is called through ctypes because
+# SciPy's own wrapper lets no other thread of Python run, and `lorcbench.models.observe` adds beside the forward pass.
 _SSYRK = ctypes.CFUNCTYPE(None, *10 * [ctypes.c_void_p])(get_cython_function_address("scipy.linalg.cython_blas", "ssyrk"))
 
 
 class SecondMoment:
     """E[xᵀx] over tokens x (1, n), accumulated batch by batch; any batching gives the same sum.
 
-    GPTQ's Hessian is twice this matrix; the factor changes neither its codes nor its relative damping.
+    GPTQ's Hessian is twice this matrix. The factor 2 changes neither the codes nor the damping, which is relative.
     """
 
     def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
@@ -26,11 +28,11 @@ class SecondMoment:
 
     def add(self, x: torch.Tensor) -> None:
         """Add inputs (…, width): all but the last axis are tokens."""
-        rows = x.reshape(-1, x.shape[-1])
+        rows = x.reshape(-1, x.shape[-1])  # (…, width) → (tokens, width)
         if not rows.is_cuda:
             _add_gram(rows.float().contiguous(), self.sum)
         elif rows.dtype != torch.float32:
-            # Products of 16-bit numbers are exact in float32, so the tensor cores lose nothing that float32 would keep.
+            # A product of two 16-bit numbers is exact in float32, so the tensor cores lose nothing.
             self.sum += torch.mm(rows.T, rows, out_dtype=torch.float32)
         else:
             self.sum.addmm_(rows.T, rows)
@@ -49,15 +51,16 @@ class SecondMoment:
 
 
 def _add_gram(rows: torch.Tensor, total: torch.Tensor) -> None:
-    """Add the lower triangle of XᵀX to that of `total` (n, n), for rows X (k, n): half the work of a product."""
+    """Add the lower triangle of XᵀX to that of `total` (n, n), for X (k, n): half the work of a product."""
     tokens, width = (ctypes.byref(ctypes.c_int(size)) for size in rows.shape)
     one = ctypes.byref(ctypes.c_float(1.0))
-    # BLAS counts columns first: it sees Xᵀ (n, k), and the lower triangle as the upper one.
+    # BLAS reads matrices column by column, ours lie row by row: it sees Xᵀ (n, k) where X (k, n) lies, and the upper
+    # triangle (U) where our lower one lies. So the call says: total ← 1 · Xᵀ (Xᵀ)ᵀ + 1 · total, nothing transposed (N).
     _SSYRK(b"U", b"N", width, tokens, one, rows.data_ptr(), width, one, total.data_ptr(), width)
 
 
 def to_triangle(matrix: torch.Tensor) -> torch.Tensor:
-    """The lower triangle of a (n, n) matrix as a vector of n (n + 1) / 2: half the file of a symmetric matrix."""
+    """The lower triangle of a (n, n) matrix, row after row, as a vector of n (n + 1) / 2: half of a symmetric matrix's file."""
     return torch.cat([matrix[row, : row + 1] for row in range(len(matrix))])
 
 
@@ -67,21 +70,23 @@ def from_triangle(triangle: torch.Tensor) -> torch.Tensor:
 
 
 def lower_from_triangle(triangle: torch.Tensor) -> torch.Tensor:
-    """The lower triangular (n, n) matrix whose rows are in the vector `triangle` of n (n + 1) / 2."""
-    width = (math.isqrt(8 * len(triangle) + 1) - 1) // 2
-    matrix = np.zeros((width, width), dtype=triangle.numpy().dtype)
+    """The lower triangular (n, n) matrix whose rows follow one another in the vector `triangle` of n (n + 1) / 2."""
+    width = (math.isqrt(8 * len(triangle) + 1) - 1) // 2  # solves n (n + 1) / 2 = length for n
+    entries = triangle.numpy()
+    matrix = np.zeros((width, width), dtype=entries.dtype)
     start = 0
     for row in range(width):
-        matrix[row, : row + 1] = triangle.numpy()[start : start + row + 1]
+        matrix[row, : row + 1] = entries[start : start + row + 1]
         start += row + 1
     return torch.from_numpy(matrix)
 
 
 def _symmetric(matrix: torch.Tensor) -> torch.Tensor:
-    """Copies the lower triangle of a (n, n) matrix over its upper one, in place, a band of rows at a time."""
+    """Copy the lower triangle of a (n, n) matrix over its upper one, in place; band by band, so without a second matrix."""
     for start in range(0, len(matrix), _ROWS_AT_ONCE):
-        band = slice(start, start + _ROWS_AT_ONCE)
-        square = matrix[band, band].tril()
+        stop = start + _ROWS_AT_ONCE
+        band = slice(start, stop)
+        square = matrix[band, band].tril()  # on the diagonal: half of it is right
         matrix[band, band] = square + square.tril(-1).T
-        matrix[band, start + _ROWS_AT_ONCE :] = matrix[start + _ROWS_AT_ONCE :, band].T
+        matrix[band, stop:] = matrix[stop:, band].T  # right of the diagonal: what lies below it
     return matrix

@@ -1,16 +1,16 @@
-"""ZQ-Local and ZQ-Global (ZeroQuant-V2 section 4): train a quantized linear, or decoder block, to make what the full one makes.
+"""ZQ-Local and ZQ-Global (ZeroQuant-V2 section 4): train a quantized linear or block to give the unquantized one's output.
 
-    min over θ   E ‖ f(x; θ) - f(x; round(θ)) ‖²        θ starts at the full-precision parameters
+    min over θ   E ‖ f(x; θ₀) - f(x; round(θ)) ‖²        θ starts at the full-precision parameters θ₀
 
-The unit f is anything that maps (parameters, input) to an output: one linear for ZQ-Local, one decoder block for ZQ-Global,
-which despite its name never sees the whole model. In every step the weights are rounded in the forward pass and the gradient
-passes straight through the rounding to full-precision master weights, so the first forward pass is RTN's; biases and norms
-train unrounded. The last master weights, rounded once more, are the result.
+The unit f is anything that maps (parameters, input) to an output: one linear for ZQ-Local, one decoder block for
+ZQ-Global, which despite its name never sees the whole model. Each step rounds the weights in its forward pass, so the
+first forward pass is RTN's. The gradient passes straight through the rounding to full-precision master weights; biases
+and norms train unrounded. The last master weights, rounded once more, are the result.
 
-Stated by the paper: Adam, one sequence a step, a learning rate that falls linearly, a grid of rates, everything in the unit
-trains. Unstated, and chosen here: "a few hundred" steps are 512; Adam's own constants and no weight decay; the mean squared
-error, the straight-through gradient and scales found anew in every step are those of the authors' DeepSpeed code. The paper
-chose rates by test perplexity; here some calibration sequences are held out, and their loss chooses.
+The paper states: Adam, one sequence per step, a learning rate that falls linearly, a grid of rates, and that everything
+in the unit trains. It does not state, and we chose: 512 steps for its "a few hundred"; Adam's own constants and no
+weight decay; the mean squared error, the straight-through gradient and new scales in each step, as in the authors'
+DeepSpeed code. The paper chose rates by test perplexity; we hold some calibration sequences out, and their loss chooses.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from lorcbench.core.formats import WeightFormat
 from lorcbench.core.quantizer import Quantized, fake_quantize_weights, quantize
 
 Parameters = dict[str, torch.Tensor]
-_CHECKS = 8  # how often the held-out loss is measured while training, if the best parameters are to be kept
+_CHECKS = 8  # how often training measures the held-out loss if it keeps the best parameters
 
 
 class Diverged(ArithmeticError):
-    """Training left the unit worse than where it started and than a constant output, or with numbers that are none."""
+    """Training ended with NaN or infinity, or with a unit that is worse than at its start and than a constant output."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class DistillSettings:
     """How a unit is trained.
 
     Attributes:
-        lr: Adam's first learning rate; ``auto`` is that of `lr_grid` with the least held-out loss.
+        lr: Adam's first learning rate; ``auto`` takes the rate of `lr_grid` with the least held-out loss.
         lr_grid: rates that ``auto`` tries (the paper's).
         iterations: steps, of one sequence each.
         seed: of the order of the sequences.
-        held_out: share of the sequences, the last ones, that are not trained on.
+        held_out: share of the sequences, taken from the end, on which nothing is trained.
         keep: ``last``: the parameters after the last step (published code); ``best``: those with the least held-out loss among
             eight checks and the start, so perhaps RTN's.
-        scales: ``recompute`` scales and zero points in every step, or keep those of the start: ``fixed``.
+        scales: ``recompute`` scales and zero points in each step, or keep those of the start: ``fixed``.
     """
 
     lr: float | str
@@ -63,8 +63,9 @@ class Distilled:
     Attributes:
         quantized: the rounded weights.
         others: the other trained parameters, float32.
-        notes: learning rate, step that was kept, and held-out losses: RTN's (`loss_rtn`), that of what was kept (`loss`), that
-            of the best constant output (`loss_constant`), and, if rates were compared, each rate's (`tried`; None diverged).
+        notes: the learning rate (`lr`), the step whose parameters were kept (`step`), and held-out losses: of RTN (`loss_rtn`),
+            of the kept parameters (`loss`), of the best constant output (`loss_constant`) and, if rates were compared, of each
+            rate (`tried`; None if it diverged).
     """
 
     quantized: dict[str, Quantized]
@@ -73,8 +74,25 @@ class Distilled:
 
 
 @dataclass(frozen=True)
+class _Objective:
+    """What training lowers.
+
+    Attributes:
+        loss: (parameters, index of a sequence) → the loss of that sequence, with its gradient.
+        held_out_loss: parameters → the mean loss of the held-out sequences.
+        start: the held-out loss of the parameters that training starts from.
+        limit: a run whose held-out loss ends above this counts as diverged.
+    """
+
+    loss: Callable[[Parameters, int], torch.Tensor]
+    held_out_loss: Callable[[Parameters], float]
+    start: float
+    limit: float
+
+
+@dataclass(frozen=True)
 class _Run:
-    """What training at one rate left: the parameters kept, their held-out loss, and the step that they are from."""
+    """The outcome of training at one rate: the parameters to keep, their held-out loss, and the step that they are from."""
 
     parameters: Parameters
     loss: float
@@ -90,18 +108,18 @@ def distill(
     fmt: WeightFormat,
     settings: DistillSettings,
 ) -> Distilled:
-    """Train `parameters` so that the unit, with the `rounded` ones among them in `fmt`, makes `targets` of `inputs`.
+    """Train `parameters` so that the unit maps `inputs` to `targets` with its `rounded` weights in `fmt`.
 
     Args:
-        forward: (parameters, one sequence (1, length, in)) → (1, length, out); it rounds activations if they are to be.
+        forward: (parameters, one sequence (1, length, in)) → (1, length, out); any rounding of activations is its own.
         parameters: all that trains, float32; not changed.
-        rounded: names of the weight matrices (out, in); with none, `forward` rounds what is to be rounded.
+        rounded: names of the weight matrices (out, in) to round; if none, `forward` does all rounding itself.
         inputs: (sequences, length, in).
         targets: (sequences, length, out).
 
     Raises:
         ValueError: parameters are not float32 or cannot be rounded in `fmt`, or there are too few sequences to hold any out.
-        Diverged: at the given learning rate, or at every one of the grid.
+        Diverged: at the only learning rate, or at all rates of the grid.
     """
     if any(tensor.dtype != torch.float32 for tensor in parameters.values()):
         raise ValueError("distillation trains in float32: set calibration.dtype=float32")
@@ -111,87 +129,105 @@ def distill(
     device = next(iter(parameters.values())).device  # large inputs and targets may lie on the host
 
     def loss(values: Parameters, index: int) -> torch.Tensor:
-        shown = values | {name: fake_quantize_weights(values[name], grids[name]) for name in rounded}
+        weights = {name: fake_quantize_weights(values[name], grids[name]) for name in rounded}
         x, y = (states[index : index + 1].to(device) for states in (inputs, targets))
-        return mse_loss(forward(shown, x), y)
+        return mse_loss(forward(values | weights, x), y)
 
     @torch.no_grad()
     def held_out_loss(values: Parameters) -> float:
         return float(torch.stack([loss(values, index) for index in held_out]).mean())
 
     start = held_out_loss(parameters)
-    # The held-out loss of the best constant output: who ends above it, and above the start, has unlearned the unit.
+    # The held-out loss of the best constant output. A run that ends above both this and the start counts as diverged.
     constant = float(targets[held_out].var((0, 1), correction=0).mean())
-    best, tried = None, {}
+    objective = _Objective(loss, held_out_loss, start, max(start, constant))
+    lr, run, losses = _best_run(parameters, objective, train, settings)
+    notes = {"lr": lr, "step": run.step, "loss_rtn": start, "loss": run.loss, "loss_constant": constant}
+    if settings.lr == "auto":
+        notes["tried"] = losses
+    quantized = {name: quantize(run.parameters[name], grids[name]) for name in rounded}
+    others = {name: run.parameters[name] for name in parameters if name not in rounded}
+    return Distilled(quantized, others, notes)
+
+
+def _best_run(
+    parameters: Parameters, objective: _Objective, train: torch.Tensor, settings: DistillSettings
+) -> tuple[float, _Run, dict[str, float | None]]:
+    """The learning rate with the least held-out loss, its run, and the loss of each rate; None for one that diverged.
+
+    Raises:
+        Diverged: at the only learning rate, or at all rates of the grid.
+    """
+    best = None
+    losses: dict[str, float | None] = {}
     for lr in settings.lr_grid if settings.lr == "auto" else [settings.lr]:
         try:
-            run = _train(parameters, loss, held_out_loss, start, max(start, constant), train, lr, settings)
+            run = _train(parameters, objective, train, lr, settings)
         except Diverged:
             if settings.lr != "auto":
                 raise
-            tried[f"{lr:g}"] = None
+            losses[f"{lr:g}"] = None
             continue
-        tried[f"{lr:g}"] = run.loss
+        losses[f"{lr:g}"] = run.loss
         if best is None or run.loss < best[1].loss:
             best = lr, run
     if best is None:
         raise Diverged(f"every learning rate of {settings.lr_grid} diverged")
-    lr, run = best
-    notes = {"lr": lr, "step": run.step, "loss_rtn": start, "loss": run.loss, "loss_constant": constant}
-    if settings.lr == "auto":
-        notes["tried"] = tried
-    quantized = {name: quantize(run.parameters[name], grids[name]) for name in rounded}
-    return Distilled(quantized, {name: run.parameters[name] for name in parameters if name not in rounded}, notes)
+    return *best, losses
 
 
-def _train(parameters, loss, held_out_loss, start, limit, train, lr, settings) -> _Run:
-    """Train at one learning rate.
+def _train(parameters: Parameters, objective: _Objective, train: torch.Tensor, lr: float, settings: DistillSettings) -> _Run:
+    """Train at one learning rate, on the sequences `train` (their indices).
 
     Raises:
-        Diverged: a loss or a weight is NaN or infinite, or the held-out loss ends above `limit`.
+        Diverged: a loss or a weight is NaN or infinite, or the held-out loss ends above the objective's limit.
     """
     try:
-        run, last = _descend(parameters, loss, held_out_loss, start, train, lr, settings)
-    except ValueError as error:  # the start could be rounded: it is training that made weights that cannot
+        run, last_loss = _descend(parameters, objective, train, lr, settings)
+    except ValueError as error:  # the first weights could be rounded, so training made some that cannot
         raise Diverged(f"training at learning rate {lr:g} diverged: {error}") from error
-    if not last <= limit:
+    if not last_loss <= objective.limit:  # also if it is NaN
         raise Diverged(
-            f"training at learning rate {lr:g} diverged: held-out loss {last:.3g}, from {start:.3g} by rounding to nearest; "
-            "take a smaller rate, or lr=auto"
+            f"training at learning rate {lr:g} diverged: held-out loss {last_loss:.3g}, "
+            f"from {objective.start:.3g} by rounding to nearest; take a smaller rate, or lr=auto"
         )
     return run
 
 
-def _descend(parameters, loss, held_out_loss, start, train, lr, settings) -> tuple[_Run, float]:
-    """The training loop; returns what to keep, and the last held-out loss, NaN if training went there."""
+def _descend(
+    parameters: Parameters, objective: _Objective, train: torch.Tensor, lr: float, settings: DistillSettings
+) -> tuple[_Run, float]:
+    """The training loop; returns the run to keep, and the held-out loss of the last step, which may be NaN."""
     values = {name: tensor.clone().requires_grad_() for name, tensor in parameters.items()}
     optimizer = torch.optim.Adam(values.values(), lr=lr, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / settings.iterations)
-    kept, measured = _Run(parameters, start, 0), start
+    kept = _Run(parameters, objective.start, 0)
+    held_out_loss = objective.start
     for step, index in enumerate(_order(train, settings), 1):
-        loss(values, index).backward()
+        objective.loss(values, index).backward()
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-        check = step * _CHECKS // settings.iterations > (step - 1) * _CHECKS // settings.iterations
-        if step == settings.iterations or (check and settings.keep == "best"):
-            measured = held_out_loss(values)
-            if settings.keep == "last" or measured < kept.loss:
-                kept = _Run({name: tensor.detach().clone() for name, tensor in values.items()}, measured, step)
-    return kept, measured
+        # Checks divide the steps evenly, whether or not their number is a multiple of `_CHECKS`.
+        is_check = step * _CHECKS // settings.iterations > (step - 1) * _CHECKS // settings.iterations
+        if step == settings.iterations or (is_check and settings.keep == "best"):
+            held_out_loss = objective.held_out_loss(values)
+            if settings.keep == "last" or held_out_loss < kept.loss:
+                kept = _Run({name: tensor.detach().clone() for name, tensor in values.items()}, held_out_loss, step)
+    return kept, held_out_loss
 
 
 def _split(sequences: int, share: float) -> tuple[torch.Tensor, list[int]]:
-    """Indices to train on, and the last ones, at least one, to hold out."""
-    held = max(1, round(share * sequences))
-    if held >= sequences:
-        raise ValueError(f"{sequences} calibration sequences: too few to hold {held} out and train on the rest")
-    return torch.arange(sequences - held), list(range(sequences - held, sequences))
+    """Indices of the sequences to train on, and of those to hold out: the last ones, one at least."""
+    count = max(1, round(share * sequences))
+    if count >= sequences:
+        raise ValueError(f"{sequences} calibration sequences: too few to hold {count} out and train on the rest")
+    return torch.arange(sequences - count), list(range(sequences - count, sequences))
 
 
 def _order(train: torch.Tensor, settings: DistillSettings) -> list[int]:
-    """Which sequence each step sees: every one once before any is seen again."""
+    """The index of the sequence of each step: all of `train`, shuffled, before any of them comes again."""
     generator = torch.Generator().manual_seed(settings.seed)
-    rounds = -(-settings.iterations // len(train))
+    rounds = -(-settings.iterations // len(train))  # rounded up
     order = torch.cat([train[torch.randperm(len(train), generator=generator)] for _ in range(rounds)])
     return order[: settings.iterations].tolist()

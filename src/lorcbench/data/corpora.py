@@ -1,4 +1,4 @@
-"""Text → fixed token windows, by a named protocol; the token stream's hash and length go into every result."""
+"""Text → fixed token windows, by a named protocol; hash and length of the token stream go into every result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lorcbench.config.protocols import EvalConfig, SourceConfig
 
 
 class CorpusError(Exception):
-    """Text that cannot be what the protocol wants; the message names the corpus and what is missing."""
+    """A text does not fit the protocol; the message names the corpus and what is missing."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Windows:
 
     Attributes:
         tokens: (n, window) int64.
-        stream_length: tokens in the whole stream that the windows were cut from.
-        stream_sha256: of that stream as little-endian int64.
+        stream_length: tokens in the whole stream from which the windows were cut.
+        stream_sha256: SHA-256 of that stream as little-endian int64.
     """
 
     tokens: torch.Tensor
@@ -36,10 +36,10 @@ class Windows:
 
 
 class Documents(Sequence[str]):
-    """The texts of a JSONL file, one ``{"text": …}`` a line, each read when it is asked for: a shard of C4 is 0.8 GB.
+    """The texts of a JSONL file with one ``{"text": …}`` per line, each read when it is asked for: a shard of C4 has 0.8 GB.
 
     Raises:
-        CorpusError: the file is missing; or, when it is asked for, a line is not UTF-8 or not such an object.
+        CorpusError: the file is missing. Later, by a text that is asked for: its line is not UTF-8 or no such object.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,14 +48,14 @@ class Documents(Sequence[str]):
             self._file = path.open("rb")
         except OSError as error:
             raise CorpusError(f"{path}: {error}") from None
-        # Lines end at a line feed alone: text has U+2028 inside.
+        # Where lines start in the file. In binary mode they end at a line feed alone: texts have U+2028 inside.
         self._starts = [0, *accumulate(map(len, self._file))]
 
     def __len__(self) -> int:
         return len(self._starts) - 1
 
     def __getitem__(self, index: int) -> str:
-        start = self._starts[range(len(self))[index]]
+        start = self._starts[range(len(self))[index]]  # the range makes a negative index positive and refuses one too large
         self._file.seek(start)
         try:
             text = json.loads(self._file.readline().decode())["text"]
@@ -64,7 +64,7 @@ class Documents(Sequence[str]):
         except (ValueError, KeyError, TypeError):
             text = None
         if not isinstance(text, str):
-            raise CorpusError(f"{self._path}: line {index + 1}: expected one JSON object with a text a line")
+            raise CorpusError(f"{self._path}: line {index + 1}: expected one JSON object with a text per line")
         return text
 
 
@@ -81,7 +81,7 @@ def load_tokenizer(folder: Path):
 
 
 def open_tokenizer(path: Path) -> Tokenizer:
-    """A fast tokenizer as `prepare` saved it, without the truncation and padding that some hub files carry along."""
+    """A fast tokenizer as `prepare` saved it, without the truncation and padding that some of the hub's files ask for."""
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -89,28 +89,38 @@ def open_tokenizer(path: Path) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, text: str, specials: bool = True) -> torch.Tensor:
-    """(n,) token ids; with `specials`, what the tokenizer puts around a text included: OPT's puts its BOS in front."""
+    """(n,) token ids of a text; with `specials`, also the tokens that the tokenizer puts around one: OPT's BOS in front."""
     return torch.tensor(tokenizer.encode(text, add_special_tokens=specials).ids, dtype=torch.int64)
 
 
 def token_stream(tokenizer: Tokenizer, documents: Sequence[str], joiner: str = "\n\n", specials: bool = True) -> torch.Tensor:
-    """(n,) token ids of the joined documents, encoded as one text, as GPTQ's loaders do with WikiText-2 and PTB."""
+    """(n,) token ids of the joined documents, encoded as one text: GPTQ's loaders do so with WikiText-2 and PTB."""
     return encode(tokenizer, joiner.join(documents), specials)
 
 
 class LongDocuments:
-    """Random windows of random documents that are longer than a window, in the order of draws of GPTQ's loaders for C4.
+    """Random windows of random documents that are longer than a window; random numbers are drawn as GPTQ's loaders for C4 do.
 
-    A document is drawn and encoded until one is longer than a window; then a start in it is drawn. The published code accepts
-    a document of exactly a window's length, too, has no start to draw in it, and stops with an error: here it is too short.
+    Documents are drawn and encoded until one is longer than a window. Then a start in it is drawn. The published code also
+    accepts a document of exactly a window's length, has no start to draw in it, and stops with an error; here such a
+    document is too short.
+
+    Args:
+        documents: the texts.
+        encode: text → (n,) tokens.
+        length: tokens per window.
+        name: of the corpus, for messages.
     """
 
-    def __init__(self, documents: Sequence[str], encoded: Callable[[str], torch.Tensor], length: int, name: str) -> None:
-        self._documents, self._encoded, self._length, self._name = documents, encoded, length, name
-        self._short: set[int] = set()
+    def __init__(self, documents: Sequence[str], encode: Callable[[str], torch.Tensor], length: int, name: str) -> None:
+        self._documents = documents
+        self._encode = encode
+        self._length = length
+        self._name = name
+        self._short: set[int] = set()  # indices of documents that are known to be too short
 
     def draw(self, rng: random.Random) -> torch.Tensor:
-        """(length,) tokens.
+        """One window, (length,) tokens.
 
         Raises:
             CorpusError: no document is longer than a window.
@@ -119,7 +129,7 @@ class LongDocuments:
             index = rng.randint(0, len(self._documents) - 1)
             if index in self._short:
                 continue
-            tokens = self._encoded(self._documents[index])
+            tokens = self._encode(self._documents[index])
             if len(tokens) > self._length:
                 start = rng.randint(0, len(tokens) - self._length - 1)
                 return tokens[start : start + self._length]
@@ -132,7 +142,13 @@ class LongDocuments:
 def source(
     tokenizer: Tokenizer, documents: Sequence[str], settings: SourceConfig, length: int, specials: bool, name: str
 ) -> torch.Tensor | LongDocuments:
-    """What the windows of a corpus are drawn from: a stream of tokens, or its long documents."""
+    """What the windows of a corpus are cut from: a stream of tokens (n,), or its long documents.
+
+    Args:
+        length: tokens per window.
+        specials: whether the tokenizer adds its special tokens to each text that it encodes.
+        name: of the corpus, for messages.
+    """
     chosen = documents if settings.documents is None else list(islice(documents, settings.documents))
     if settings.sampling == "stream":
         return token_stream(tokenizer, chosen, settings.joiner, specials)
@@ -143,22 +159,25 @@ def protocol_windows(tokenizer: Tokenizer, documents: Sequence[str], protocol: E
     """The test windows of corpus `name` of a protocol.
 
     Raises:
-        CorpusError: there is no text for a single window.
+        CorpusError: the text has too few tokens for one window.
     """
     corpus = protocol.corpora[name]
-    drawn = source(tokenizer, documents, corpus, protocol.window, protocol.bos == "tokenizer", name)
-    if isinstance(drawn, LongDocuments):
+    tokens = source(tokenizer, documents, corpus, protocol.window, protocol.bos == "tokenizer", name)
+    if isinstance(tokens, LongDocuments):
         rng = random.Random(corpus.seed)
-        stream = torch.cat([drawn.draw(rng) for _ in range(corpus.windows)])
+        stream = torch.cat([tokens.draw(rng) for _ in range(corpus.windows)])
     else:
-        stream = drawn if corpus.windows is None else drawn[: corpus.windows * protocol.window]
+        stream = tokens if corpus.windows is None else tokens[: corpus.windows * protocol.window]
     return test_windows(stream, protocol.window, protocol.max_windows, name)
 
 
 def test_windows(stream: torch.Tensor, window: int, most: int | None, name: str) -> Windows:
-    """Non-overlapping windows from the start of the stream, the incomplete last one dropped.
+    """Windows that follow one another from the start of the stream (n,), without the incomplete last one.
 
-    With `most`, that many windows evenly spaced over the whole stream, so that no document stands for the corpus.
+    Args:
+        window: tokens per window.
+        most: if there are more windows, keep this many, evenly spaced, so that no single document stands for the corpus.
+        name: of the corpus, for messages.
 
     Raises:
         CorpusError: the stream is shorter than one window.
@@ -166,7 +185,7 @@ def test_windows(stream: torch.Tensor, window: int, most: int | None, name: str)
     count = len(stream) // window
     if count == 0:
         raise CorpusError(f"corpus {name}: {len(stream)} tokens are fewer than one window of {window}")
-    windows = stream[: count * window].view(count, window)
+    windows = stream[: count * window].view(count, window)  # (tokens,) → (windows, tokens per window)
     if most is not None and count > most:
         windows = windows[torch.arange(most) * count // most]
     return Windows(windows.contiguous(), len(stream), _sha256(stream))
@@ -175,25 +194,26 @@ def test_windows(stream: torch.Tensor, window: int, most: int | None, name: str)
 def calibration_windows(
     sources: dict[str, torch.Tensor | LongDocuments], n_samples: int, length: int, seed: int
 ) -> torch.Tensor:
-    """(n_samples, length) random windows, taken from the sources in turn; of one source, GPTQ's calibration data.
+    """(n_samples, length) random windows, from the sources in turn. With one source these are GPTQ's calibration data.
 
     Raises:
-        CorpusError: a stream is not longer than a window.
+        CorpusError: a stream is not longer than a window, or no document is.
     """
     rng = random.Random(seed)
-    for name, drawn in sources.items():
-        if isinstance(drawn, torch.Tensor) and len(drawn) <= length:
-            raise CorpusError(f"calibration corpus {name}: {len(drawn)} tokens, a sequence of {length} needs more")
+    for name, tokens in sources.items():
+        if isinstance(tokens, torch.Tensor) and len(tokens) <= length:
+            raise CorpusError(f"calibration corpus {name}: {len(tokens)} tokens, a sequence of {length} needs more")
     windows = []
     for index in range(n_samples):
-        drawn = list(sources.values())[index % len(sources)]
-        if isinstance(drawn, LongDocuments):
-            windows.append(drawn.draw(rng))
+        tokens = list(sources.values())[index % len(sources)]
+        if isinstance(tokens, LongDocuments):
+            windows.append(tokens.draw(rng))
         else:
-            start = rng.randint(0, len(drawn) - length - 1)
-            windows.append(drawn[start : start + length])
+            start = rng.randint(0, len(tokens) - length - 1)
+            windows.append(tokens[start : start + length])
     return torch.stack(windows)
 
 
 def _sha256(stream: torch.Tensor) -> str:
+    """SHA-256 of a token stream, the same on machines of either byte order."""
     return hashlib.sha256(stream.numpy().astype("<i8").tobytes()).hexdigest()

@@ -1,22 +1,22 @@
-"""The hub's clients, whatever they raise, as one error that says what to do."""
+"""One error for whatever the clients of the hub raise; it says what to do without the hub."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_PATIENCE = 30.0  # seconds without a byte
+_PATIENCE = 30.0  # seconds without a byte after which a request fails
 
 
 class HubError(Exception):
-    """Something cannot be downloaded; the message names it, and what to do on a machine without the hub."""
+    """Something cannot be downloaded; the message names it and says what to do on a machine without the hub."""
 
 
 @contextmanager
 def downloading(what: str, instead: str) -> Iterator[None]:
-    """While open, an error of the hub's client is a `HubError`; the log of the stage has the client's own.
+    """While open, every error becomes a `HubError`, caused by the client's own error, which the log of the stage shows.
 
-    Nothing but a call of a client belongs inside.
+    Only calls of a client of the hub belong inside.
 
     Args:
         what: is downloaded.
@@ -25,16 +25,16 @@ def downloading(what: str, instead: str) -> Iterator[None]:
     from huggingface_hub import get_session
 
     hooks = get_session().event_hooks
-    if _with_an_end not in hooks["request"]:
-        hooks["request"].append(_with_an_end)
+    if _limit_waiting not in hooks["request"]:
+        hooks["request"].append(_limit_waiting)
     try:
         yield
-    except Exception as error:  # its clients let through what the libraries below them raise, which no list of ours held all of
+    except Exception as error:  # clients let through errors of the libraries below them; each list of them was incomplete
         reason = type(error).__name__
         raise HubError(f"{what} cannot be downloaded ({reason}); on a machine without the hub {instead}") from error
 
 
-def _with_an_end(request) -> None:
-    """A hook of the client's: for some of its requests it would itself wait for ever."""
-    given = request.extensions.get("timeout", {})
-    request.extensions["timeout"] = {step: given.get(step) or _PATIENCE for step in ("connect", "read", "write", "pool")}
+def _limit_waiting(request) -> None:
+    """A hook of the hub's HTTP client: set the time limits that a request lacks, since some would wait for ever."""
+    limits = request.extensions.get("timeout", {})
+    request.extensions["timeout"] = {step: limits.get(step) or _PATIENCE for step in ("connect", "read", "write", "pool")}

@@ -1,12 +1,14 @@
-"""Documents from files on this machine or from the hub; staged once, so later stages need no network.
+"""Documents from files on this machine or from the hub. They are staged once, so that later stages need no network.
 
 ===============================  ======================================================
 file                             a document is
 ===============================  ======================================================
-``.parquet``                     one column of a row
-``.jsonl``, ``.json``            one key of a line's JSON object; ``.gz`` may follow
-``.txt``, ``.raw``, ``.tokens``  a line; ``.gz`` may follow
+``.parquet``                     the value of one column in a row
+``.jsonl``, ``.json``            the value of one key in the JSON object of a line
+``.txt``, ``.raw``, ``.tokens``  a line
 ===============================  ======================================================
+
+All but Parquet may also be compressed, with ``.gz`` behind the name.
 """
 
 from __future__ import annotations
@@ -29,32 +31,32 @@ _LINES = (".txt", ".raw", ".tokens")
 
 
 class TextError(Exception):
-    """Documents that cannot be had or read; the message names the file and what would be right."""
+    """Documents are missing or cannot be read; the message names the file and what would be right."""
 
 
 def local_file(patterns: list[str], data_dir: str | None) -> Path | None:
-    """The file under `data_dir` that the first pattern with a match names; None if there is none.
+    """The file under `data_dir` that matches the first pattern with a match; None if no pattern has one.
 
     Raises:
         ConfigError: several files match that pattern.
     """
     for pattern in patterns if data_dir else ():
-        found = sorted(path for path in Path(data_dir).glob(pattern) if path.is_file())
-        if len(found) > 1:
-            names = ", ".join(path.name for path in found)
+        matches = sorted(path for path in Path(data_dir).glob(pattern) if path.is_file())
+        if len(matches) > 1:
+            names = ", ".join(path.name for path in matches)
             raise ConfigError(f"runtime.data_dir={data_dir}: several files match {pattern} ({names}); leave one of them there")
-        if found:
-            return found[0]
+        if matches:
+            return matches[0]
     return None
 
 
 def own_file(text: TextConfig, data_dir: str | None) -> Path | None:
-    """The file on this machine that a text is read from, or None if it is downloaded."""
+    """The file on this machine from which a text is read; None if it is downloaded."""
     return Path(text.path).expanduser() if text.source == "file" else local_file(text.local, data_dir)
 
 
 def download(text: TextConfig) -> tuple[Path, str]:
-    """The hub's file in the hub's own cache, and the commit that it is from.
+    """The path of a text's file in the hub's own cache, and the commit that it is from.
 
     Raises:
         HubError: the hub cannot be reached, or has no such file.
@@ -64,18 +66,18 @@ def download(text: TextConfig) -> tuple[Path, str]:
     instead = f"put a copy at {' or '.join(text.local) or 'a path of your own'} and set runtime.data_dir to that folder"
     with downloading(f"{text.repo} {text.file} at {text.revision}", instead):
         path = Path(hf_hub_download(text.repo, text.file, repo_type="dataset", revision=text.revision))
-    return path, path.parts[path.parts.index("snapshots") + 1]
+    return path, path.parts[path.parts.index("snapshots") + 1]  # …/snapshots/COMMIT/FILE
 
 
 def read(path: Path, column: str = "text", lines: str = "kept") -> Iterator[str]:
     """The documents of a file, in its order.
 
     Args:
-        column: of a Parquet or JSON file.
-        lines: of a plain text file, as in `TextConfig`.
+        column: that holds the documents, in a Parquet or JSON file.
+        lines: how a line of a plain text file is a document, as in `TextConfig`.
 
     Raises:
-        TextError: no such file, a format that is none of the above, damage, no such column, or a value that is no text.
+        TextError: the file is missing, of another format or damaged, or has no such column, or a value in it is no text.
     """
     if not path.is_file():
         raise TextError(f"{path}: no such file")
@@ -84,7 +86,7 @@ def read(path: Path, column: str = "text", lines: str = "kept") -> Iterator[str]
         raise TextError(f"{path}: expected a name that ends in one of {', '.join((*_ROWS, *_LINES))}")
     try:
         yield from _lines(path, lines) if suffix in _LINES else _column(path, column)
-    except (OSError, EOFError, ValueError, zlib.error) as error:  # also of gzip, JSON, Arrow and UTF-8
+    except (OSError, EOFError, ValueError, zlib.error) as error:  # those of gzip, JSON, Arrow and UTF-8 are among them
         raise TextError(f"{path}: cannot be read as {suffix[1:]}: {' '.join(str(error).split())}") from None
 
 
@@ -92,7 +94,7 @@ def table(path: Path):
     """A Parquet or JSON file as a `datasets.Dataset`.
 
     Raises:
-        TextError: damage, or another format.
+        TextError: the file is damaged, or of another format.
     """
     import datasets
 
@@ -105,6 +107,7 @@ def table(path: Path):
 
 
 def _suffix(path: Path) -> str:
+    """The suffix of a file's name, before any ``.gz``."""
     return Path(path.name.removesuffix(".gz")).suffix
 
 
@@ -113,22 +116,28 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _lines(path: Path, lines: str) -> Iterator[str]:
+    """The documents of a plain text file; `lines` is as in `TextConfig`."""
     with _opened(path) as file:
-        for line in io.TextIOWrapper(file, encoding="utf-8"):  # not splitlines(), which splits at U+2028, too
+        for line in io.TextIOWrapper(file, encoding="utf-8"):  # splitlines() would split at U+2028, too
             stripped = line.strip()
             yield line if lines == "kept" and stripped else stripped
 
 
 def _rows(path: Path) -> Iterator[dict]:
+    """The rows of a Parquet file or the objects of a JSON lines file; blank lines are skipped.
+
+    Raises:
+        ValueError: a line is no JSON object; the message has its number.
+    """
     if _suffix(path) == ".parquet":
         import datasets
 
-        datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # says in many lines what the error says in one
-        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # a request over the network for every file, and the file is here
-        # Streamed: otherwise it would write a second copy of everything into its cache.
+        datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its log says in many lines what the error says in one
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # else it sends a request for each file, even for a local one
+        # Streamed, because otherwise it writes a second copy of everything into its cache.
         yield from datasets.load_dataset("parquet", data_files=[str(path)], split="train", streaming=True)
         return
-    # Not through `datasets`: it guesses types, and takes text that looks like a date for one.
+    # JSON is read without `datasets`, which guesses types and turns text that looks like a date into one.
     with _opened(path) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -138,11 +147,16 @@ def _rows(path: Path) -> Iterator[dict]:
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from None
             if not isinstance(row, dict):
-                raise ValueError(f"line {number}: expected one JSON object a line")
+                raise ValueError(f"line {number}: expected one JSON object per line")
             yield row
 
 
 def _column(path: Path, column: str) -> Iterator[str]:
+    """The documents in one column of a Parquet or JSON file.
+
+    Raises:
+        ValueError: a row has no text there; the message has its number and its columns.
+    """
     for number, row in enumerate(_rows(path), 1):
         document = row.get(column)
         if not isinstance(document, str):
@@ -154,7 +168,7 @@ def stage(path: Path, documents: Iterable[str]) -> int:
     """Write documents as the JSON lines that `lorcbench.data.corpora.Documents` reads; returns their number.
 
     Raises:
-        TextError: there is none.
+        TextError: there are no documents.
     """
     count = 0
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:

@@ -8,8 +8,8 @@
     nll = walk.score(hidden, tokens)
 
 The blocks, the embeddings and the head are Hugging Face's own modules, called with the arguments that the model itself passes
-(mask, ALiBi, positions): embedding runs the model with a recorder in place of its blocks, scoring with a block that returns
-the given hidden states. Memory is embeddings, one block and the hidden states, whatever the depth.
+(mask, ALiBi, positions). To embed tokens, the model runs with a recorder in place of its blocks; to score, with a block that
+returns the final hidden states. Memory holds the embeddings, one block and the hidden states, whatever the depth.
 """
 
 from __future__ import annotations
@@ -27,17 +27,16 @@ import transformers
 from accelerate import init_empty_weights
 from torch import nn
 from torch.func import functional_call
-from torch.overrides import TorchFunctionMode
 
 from lorcbench.common.process import give_back_memory
-from lorcbench.core.linalg import product
 from lorcbench.models.checkpoint import Checkpoint, CheckpointError
+from lorcbench.models.numpy_linears import NumPyLinears
 
-_SCORED_AT_ONCE = 512  # tokens whose logits exist together: a vocabulary of 250,880 makes 0.5 GB of them
+_SCORED_AT_ONCE = 512  # tokens whose logits exist together: with a vocabulary of 250,880 they take 0.5 GB
 
 
 class _Recorder(nn.Module):
-    """Stands where the blocks were; keeps the arguments of the first block and hands its input on."""
+    """Stands in for all blocks; keeps the arguments of the first one and returns its input unchanged."""
 
     def __init__(self, returns_tuple: bool) -> None:
         super().__init__()
@@ -51,27 +50,15 @@ class _Recorder(nn.Module):
 
 
 class _Injector(nn.Module):
-    """Stands where the blocks were; returns hidden states computed elsewhere."""
+    """Stands in for all blocks; returns hidden states that were computed elsewhere."""
 
     def __init__(self, hidden: torch.Tensor, returns_tuple: bool) -> None:
         super().__init__()
-        self.hidden, self.returns_tuple = hidden, returns_tuple
+        self.hidden = hidden
+        self.returns_tuple = returns_tuple
 
     def forward(self, hidden: torch.Tensor, **arguments):
         return (self.hidden, None) if self.returns_tuple else self.hidden
-
-
-class _NumPyLinears(TorchFunctionMode):
-    """While open, float32 linears on the CPU that need no gradient multiply through NumPy (`lorcbench.core.linalg.product`)."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is not nn.functional.linear or kwargs:
-            return func(*args, **(kwargs or {}))
-        x, weight, bias = (*args, None)[:3]
-        if x.dtype != torch.float32 or x.is_cuda or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)):
-            return func(*args)
-        out = product(x.reshape(-1, x.shape[-1]), weight.T).view(*x.shape[:-1], len(weight))
-        return out if bias is None else out.add_(bias)
 
 
 class BlockWalk:
@@ -82,9 +69,13 @@ class BlockWalk:
         dtype: of the forward passes.
         device: where they run.
         batch_tokens: tokens in one forward pass.
-        hidden_bytes: hidden states up to this size stay on the device; larger ones lie on the host, pinned, if the device is a
-            GPU, and else in a file without a name.
+        hidden_bytes: hidden states up to this size stay on the device. Larger ones lie in pinned memory of the host if the
+            device is a GPU, else in a file without a name.
         scratch: the folder of that file.
+
+    Raises:
+        CheckpointError: config.json makes no model of its family, or tensors outside the blocks are missing, of another
+            shape, or in contradiction with one another.
     """
 
     def __init__(
@@ -96,21 +87,25 @@ class BlockWalk:
         hidden_bytes: float = math.inf,
         scratch: Path | None = None,
     ) -> None:
-        self.checkpoint, self.architecture = checkpoint, checkpoint.architecture
-        self.dtype, self.device, self.batch_tokens = dtype, device, batch_tokens
-        self._hidden_bytes, self._scratch = hidden_bytes, scratch
+        self.checkpoint = checkpoint
+        self.architecture = checkpoint.architecture
+        self.dtype = dtype
+        self.device = device
+        self.batch_tokens = batch_tokens
+        self._hidden_bytes = hidden_bytes
+        self._scratch = scratch
         try:
             hf_config = transformers.AutoConfig.for_model(**checkpoint.config)
             with init_empty_weights(include_buffers=False):
                 self.model = transformers.AutoModelForCausalLM.from_config(hf_config, dtype=dtype)
-        except Exception as error:  # whatever its classes raise about what the file says
+        except Exception as error:  # the config classes of transformers raise whatever they like about a wrong file
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
             raise CheckpointError(f"{checkpoint.folder}/config.json: {reason}") from error
         self.model.eval().requires_grad_(False)
         self.attention = self.model.config._attn_implementation
         self._empty_blocks = self.model.get_submodule(self.architecture.blocks)
         self._load_outside()
-        self._arguments: dict[torch.Size, dict] = {}
+        self._arguments: dict[torch.Size, dict] = {}  # what the model passes to a block, per shape of a batch of tokens
 
     @property
     def depth(self) -> int:
@@ -124,9 +119,14 @@ class BlockWalk:
         return self.depth * sum(block.get_submodule(name).weight.numel() for name in self.architecture.linear_names)
 
     def _load_outside(self) -> None:
-        tensors = {name: self._here(tensor) for name, tensor in self.checkpoint.outside().items()}
+        """Load embeddings, final norm and head, and move the buffers to the device.
+
+        Raises:
+            CheckpointError: a tensor is missing or has a wrong shape, or a tied head differs from its embedding.
+        """
+        tensors = {name: self._converted(tensor) for name, tensor in self.checkpoint.outside().items()}
         expected = {name for name, _ in self.model.named_parameters() if not name.startswith(self.architecture.blocks)}
-        # Of a tied pair `save_pretrained` keeps the embedding, the hub's converter the head, and some files hold both.
+        # Of a tied pair `save_pretrained` keeps the embedding and the hub's converter the head; some files hold both.
         for head, embedding in self.model.all_tied_weights_keys.items():
             expected.discard(head)
             copy = tensors.pop(head, None)
@@ -144,25 +144,33 @@ class BlockWalk:
                 if not buffer.is_meta:
                     setattr(module, name, buffer.to(self.device))
 
-    def _here(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _converted(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor on the walk's device; floating-point numbers in the type of the forward passes."""
         return tensor.to(device=self.device, dtype=self.dtype if tensor.is_floating_point() else tensor.dtype)
 
     def _assign(self, module: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+        """Make tensors the parameters of a module, by name, without a copy.
+
+        Raises:
+            CheckpointError: a tensor has not the shape that config.json implies.
+        """
         shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
         for name, tensor in tensors.items():
             if tensor.shape != shapes[name]:
-                wanted, found = tuple(shapes[name]), tuple(tensor.shape)
-                raise CheckpointError(f"{self.checkpoint.folder}: {name} is {found}, config.json makes it {wanted}")
+                actual = tuple(tensor.shape)
+                expected = tuple(shapes[name])
+                raise CheckpointError(f"{self.checkpoint.folder}: {name} is {actual}, config.json makes it {expected}")
         module.load_state_dict(tensors, strict=False, assign=True)
         module.requires_grad_(False)
 
     def batches(self, tokens: torch.Tensor) -> Iterator[slice]:
-        """Slices of windows (n, length) that make one forward pass each."""
+        """Slices of the windows (n, length), one per forward pass."""
         size = max(1, self.batch_tokens // tokens.shape[1])
         return (slice(start, min(start + size, len(tokens))) for start in range(0, len(tokens), size))
 
     @contextmanager
     def _instead_of_blocks(self, stand_in: nn.Module):
+        """While open, the model has one block, `stand_in`, so that its own code before and behind the blocks can be run."""
         parent, _, name = self.architecture.blocks.rpartition(".")
         setattr(self.model.get_submodule(parent), name, nn.ModuleList([stand_in]))
         try:
@@ -187,7 +195,7 @@ class BlockWalk:
     def block(self, index: int):
         """Decoder block `index` with its tensors, which are dropped at the end."""
         block = self._empty_blocks[index]
-        tensors = {name: self._here(tensor) for name, tensor in self.checkpoint.block(index).items()}
+        tensors = {name: self._converted(tensor) for name, tensor in self.checkpoint.block(index).items()}
         expected = dict(block.named_parameters())
         if wrong := sorted(set(expected) ^ set(tensors)):
             raise CheckpointError(f"{self.checkpoint.folder}: block {index} and its class disagree about {wrong[0]}")
@@ -204,20 +212,20 @@ class BlockWalk:
         """The output of a block for one batch of hidden states (batch, length, hidden).
 
         Args:
-            parameters: by name in the block, used instead of the block's own; if they require gradients, so does the output.
+            parameters: used instead of the block's own of the same names; if they require gradients, so does the output.
         """
-        with _NumPyLinears():
+        with NumPyLinears():
             output = functional_call(block, parameters or {}, (hidden,), self._arguments[hidden.shape[:2]])
         return output[0] if self.architecture.block_returns_tuple else output
 
     @torch.no_grad()
     def advance(self, block: nn.Module, hidden: torch.Tensor) -> None:
-        """Replace the hidden states (n, length, hidden) by the block's output, in place."""
+        """Replace the hidden states (n, length, hidden) by the output of the block, in place."""
         for batch, states in self.fetched(hidden):
             hidden[batch].copy_(self.forward(block, states), non_blocking=True)
 
     def buffer(self, *shape: int) -> torch.Tensor:
-        """An uninitialized tensor in the forward's type, where the budget for hidden states puts it.
+        """An uninitialized tensor in the type of the forward passes, on the device if `hidden_bytes` allows.
 
         Raises:
             OSError: the file that is to hold it does not fit on its disk.
@@ -228,45 +236,56 @@ class BlockWalk:
         if self.device != "cpu":
             return torch.empty(shape, dtype=self.dtype, pin_memory=True)
         with tempfile.TemporaryFile(dir=self._scratch) as file:
-            os.posix_fallocate(file.fileno(), 0, size)  # a full disk would be a bus error later
+            os.posix_fallocate(file.fileno(), 0, size)  # without it a full disk would be a bus error later
             mapped = np.memmap(file, np.uint8, "r+", shape=(size,))
-        return torch.from_numpy(mapped).view(self.dtype).view(shape)
+        return torch.from_numpy(mapped).view(self.dtype).view(shape)  # bytes → numbers → (n, length, hidden)
 
     def fetched(self, hidden: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Batches of hidden states (n, length, hidden) on the device; from the host, one is copied while another is used."""
+        """Batches of hidden states (n, length, hidden), each on the device.
+
+        If they lie on the host, the next batch is copied, in a stream of its own, while the caller works on this one.
+        """
         batches = list(self.batches(hidden))
         if hidden.device.type == torch.device(self.device).type:
             yield from ((batch, hidden[batch]) for batch in batches)
             return
-        here, copying = torch.cuda.current_stream(), torch.cuda.Stream()
-        copying.wait_stream(here)  # for what an earlier block still writes
+        computing = torch.cuda.current_stream()
+        copying = torch.cuda.Stream()
+        copying.wait_stream(computing)  # an earlier block may still write to the host
 
         def fetch(batch: slice) -> torch.Tensor:
             with torch.cuda.stream(copying):
                 return hidden[batch].to(self.device, non_blocking=True)
 
-        coming = fetch(batches[0])
-        for batch, following in zip(batches, [*batches[1:], None], strict=True):
-            here.wait_stream(copying)
-            states = coming
-            states.record_stream(here)
-            coming = fetch(following) if following is not None else None
+        next_states = fetch(batches[0])
+        for batch, next_batch in zip(batches, [*batches[1:], None], strict=True):
+            computing.wait_stream(copying)
+            states = next_states
+            states.record_stream(computing)  # its memory is not reused before this stream is done with it
+            next_states = fetch(next_batch) if next_batch is not None else None
             yield batch, states
 
     @torch.no_grad()
     def score(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Mean loss of every window (n,) float32, in nats a token, from what the last block made of it."""
+        """Mean loss of each window, (n,) float32, in nats per token.
+
+        Args:
+            hidden: the output of the last block, (n, length, hidden).
+            tokens: the windows, (n, length).
+        """
         head = self.model.get_output_embeddings()
         losses = torch.empty(len(tokens), dtype=torch.float32)
         for batch, states in self.fetched(hidden):
             with self._instead_of_blocks(_Injector(states, self.architecture.block_returns_tuple)):
                 ids = tokens[batch].to(self.device)
                 last = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            scored, labels = last[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
-            with _NumPyLinears():
-                loss = [
+            # Each position predicts the next token: (windows, length - 1, hidden) → (tokens, hidden).
+            head_inputs = last[:, :-1].flatten(0, 1)
+            labels = ids[:, 1:].flatten()
+            with NumPyLinears():
+                token_losses = [
                     nn.functional.cross_entropy(head(part).float(), label, reduction="none")
-                    for part, label in zip(scored.split(_SCORED_AT_ONCE), labels.split(_SCORED_AT_ONCE), strict=True)
+                    for part, label in zip(head_inputs.split(_SCORED_AT_ONCE), labels.split(_SCORED_AT_ONCE), strict=True)
                 ]
-            losses[batch] = torch.cat(loss).view(len(ids), -1).mean(1).cpu()
+            losses[batch] = torch.cat(token_losses).view(len(ids), -1).mean(1).cpu()  # (tokens,) → (windows, length - 1)
         return losses

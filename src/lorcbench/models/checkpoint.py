@@ -1,4 +1,4 @@
-"""Read a Hugging Face checkpoint folder tensor by tensor, without transformers and without loading what is not asked for."""
+"""Read a Hugging Face checkpoint folder tensor by tensor, without transformers; only tensors that are asked for are loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lorcbench.models.architectures import ARCHITECTURES, Architecture
 
 
 class CheckpointError(Exception):
-    """A folder that is no checkpoint that we can read; the message names the file and what would be right."""
+    """A folder is no checkpoint that we can read; the message names the file and what would be right."""
 
 
 class Checkpoint:
@@ -35,7 +35,8 @@ class Checkpoint:
             if alias in self.config:
                 self.config[name] = self.config.pop(alias)
         for name in filter(None, self.architecture.shape):
-            if not isinstance(size := self.config.get(name), int) or size < 1:
+            size = self.config.get(name)
+            if not isinstance(size, int) or size < 1:
                 raise CheckpointError(f"{self.folder}/config.json: {name} is {size}, expected a positive whole number")
 
     @cached_property
@@ -45,40 +46,47 @@ class Checkpoint:
         Raises:
             CheckpointError: a shard is missing or damaged, or the files hold other blocks than config.json says.
         """
-        found = {}
+        places = {}
         for shard in self._shards():
             try:
                 with safe_open(shard, framework="pt") as file:
-                    # not a dictionary, though it has keys
-                    found.update({self._full_name(name): (shard, name) for name in list(file.keys())})
+                    names = list(file.keys())  # the open file is no dictionary, though it has keys
             except SafetensorError as error:
                 raise CheckpointError(f"{shard}: damaged ({error})") from None
+            places.update({self._full_name(name): (shard, name) for name in names})
         prefix = self.architecture.blocks + "."
-        blocks = {name.removeprefix(prefix).partition(".")[0] for name in found if name.startswith(prefix)}
-        if wrong := blocks ^ set(map(str, range(self.depth))):
-            first = min(wrong, key=lambda index: (len(index), index))
-            state = "there too" if first in blocks else "missing"
+        indices = {name.removeprefix(prefix).partition(".")[0] for name in places if name.startswith(prefix)}
+        if wrong := indices ^ set(map(str, range(self.depth))):
+            first = min(wrong, key=lambda index: (len(index), index))  # by number, for indices that are numbers
+            state = "there too" if first in indices else "missing"
             raise CheckpointError(f"{self.folder}: config.json says {self.depth} blocks, but block {first} is {state}")
-        return found
+        return places
 
     def _shards(self) -> list[Path]:
-        """The files that transformers would read: ``model.safetensors``, or those that the index names."""
-        whole, index = self.folder / "model.safetensors", self.folder / "model.safetensors.index.json"
+        """The files that transformers would read: ``model.safetensors``, or those that the index names.
+
+        Raises:
+            CheckpointError: neither is there, the index is damaged, or it names a file that is missing or not beside it.
+        """
+        whole = self.folder / "model.safetensors"
+        index = self.folder / "model.safetensors.index.json"
         if whole.is_file():
             return [whole]
         if not index.is_file():
             raise CheckpointError(f"{self.folder}: neither {whole.name} nor {index.name}")
-        named = _json_object(index).get("weight_map")
-        if not isinstance(named, dict):
+        weight_map = _json_object(index).get("weight_map")  # tensor name → file name
+        if not isinstance(weight_map, dict):
             raise CheckpointError(f"{index}: damaged (no weight_map)")
-        if outside := next((name for name in named.values() if not isinstance(name, str) or Path(name).name != name), None):
+        names = weight_map.values()
+        if outside := next((name for name in names if not isinstance(name, str) or Path(name).name != name), None):
             raise CheckpointError(f"{index}: names {outside!r}, expected names of files beside it")
-        shards = [self.folder / name for name in sorted(set(named.values()))]
+        shards = [self.folder / name for name in sorted(set(names))]
         if missing := [shard for shard in shards if not shard.is_file()]:
             raise CheckpointError(f"{self.folder}: shard {missing[0].name} is named in the index but missing")
         return shards
 
     def _full_name(self, name: str) -> str:
+        """The name that the whole model gives a tensor; checkpoints of the base model leave out its root."""
         root = self.architecture.root
         return name if name.startswith((root, "lm_head.")) else root + name
 
@@ -88,22 +96,23 @@ class Checkpoint:
         return self.config[self.architecture.shape[0]]
 
     def tensors(self, names: list[str]) -> dict[str, torch.Tensor]:
-        """The named tensors, in the checkpoint's type; each shard is opened once.
+        """The named tensors, in the checkpoint's own type; each shard is opened once.
 
         Raises:
             CheckpointError: a tensor is missing or holds NaN or infinity.
         """
         if missing := [name for name in names if name not in self.files]:
             raise CheckpointError(f"{self.folder}: no tensor {missing[0]}")
-        found = {}
+        tensors = {}
         for shard in sorted({self.files[name][0] for name in names}):
             with safe_open(shard, framework="pt") as file:
-                found.update({name: file.get_tensor(self.files[name][1]) for name in names if self.files[name][0] == shard})
-        for name, tensor in found.items():
-            # The extremes are NaN or infinite if anything is, and are found thirty times faster than by isfinite.
+                tensors.update({name: file.get_tensor(self.files[name][1]) for name in names if self.files[name][0] == shard})
+        for name, tensor in tensors.items():
+            # If any number is NaN or infinite, so is an extreme. In float16 aminmax is more than ten times faster than
+            # isfinite: `python benchmarks/cpu_kernels.py`; benchmarks/README.md, "Kernels that are not PyTorch's".
             if tensor.is_floating_point() and not torch.stack(tensor.aminmax()).isfinite().all():
                 raise CheckpointError(f"{self.folder}: {name} holds NaN or infinite values")
-        return found
+        return tensors
 
     def block(self, index: int) -> dict[str, torch.Tensor]:
         """All tensors of decoder block `index`, named relative to the block."""
@@ -115,7 +124,7 @@ class Checkpoint:
         """The weights (out, in) of the linears of block `index`, in forward order.
 
         Raises:
-            CheckpointError: a linear is missing, is no matrix, or holds NaN or infinity.
+            CheckpointError: the weight of a linear is missing, is no matrix, or holds NaN or infinity.
         """
         prefix = f"{self.architecture.blocks}.{index}."
         names = self.architecture.linear_names
@@ -131,10 +140,15 @@ class Checkpoint:
 
 
 def _json_object(path: Path) -> dict:
+    """The object in a JSON file.
+
+    Raises:
+        CheckpointError: the file cannot be read, is no JSON, or holds something else.
+    """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object")
-    return found
+    return content

@@ -1,4 +1,4 @@
-"""Pickled ``pytorch_model*.bin`` weights → safetensors, once, shard by shard, and with nothing laxer than ``weights_only``."""
+"""Pickled ``pytorch_model*.bin`` weights → safetensors: once, shard by shard, and never without ``weights_only``."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model")
 
 
 def to_safetensors(source: Path, folder: Path) -> None:
-    """Write the checkpoint in `source` to `folder` as safetensors shards with an index, tokenizer and config beside them.
+    """Write the checkpoint in `source` to `folder`: safetensors shards and their index; tokenizer and config are copied.
 
-    Tensors that share memory, as a tied head does, are written once, under their first name.
+    Tensors that share memory, such as a tied head and its embedding, are written once, under the first of their names.
 
     Raises:
-        CheckpointError: no ``pytorch_model*.bin``, or one that holds anything but tensors.
+        CheckpointError: there is no ``pytorch_model*.bin``, or one holds more than tensors.
     """
     shards = sorted(source.glob("pytorch_model*.bin"))
     if not shards:
@@ -44,6 +44,11 @@ def to_safetensors(source: Path, folder: Path) -> None:
 
 
 def _tensors(shard: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a pickled shard; of those that share memory, the first.
+
+    Raises:
+        CheckpointError: the shard is damaged, or holds more than tensors.
+    """
     try:
         loaded = torch.load(shard, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
@@ -51,10 +56,11 @@ def _tensors(shard: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{shard}: holds more than tensors, or is damaged ({reason})") from None
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise CheckpointError(f"{shard}: expected a dictionary of tensors")
-    found, seen = {}, set()
+    tensors = {}
+    places = set()
     for name, tensor in loaded.items():
         place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape)
-        if place not in seen:
-            seen.add(place)
-            found[name] = tensor.contiguous()
-    return found
+        if place not in places:
+            places.add(place)
+            tensors[name] = tensor.contiguous()
+    return tensors

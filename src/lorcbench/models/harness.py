@@ -1,4 +1,4 @@
-"""Hand a live model to lm-eval and return plain dictionaries; lm-eval's own tasks over documents that were staged."""
+"""Measure a live model by lm-eval: its own tasks over staged documents, and two tasks made from Python's own text."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ import tempfile
 from pathlib import Path
 from typing import TextIO
 
-_BOOTSTRAP = 1000  # resamples, for the metrics whose standard error lm-eval has no formula for
+_BOOTSTRAP = 1000  # resamples, for metrics whose standard error lm-eval does not compute by a formula
 
 
 class HarnessError(Exception):
-    """A task that cannot be had or run; the message names it."""
+    """A task is missing or cannot be run; the message names it."""
 
 
 def definition(path: str) -> tuple[Path, dict]:
-    """A task file of lm-eval's tasks folder, and what it says with its includes.
+    """A file of lm-eval's tasks folder, and its content with that of its includes.
+
+    Args:
+        path: of the file in that folder.
 
     Raises:
         HarnessError: there is no such file.
     """
     import lm_eval
-    from lm_eval.tasks._yaml_loader import load_yaml  # what its own index reads: no other way takes includes and !function
+    from lm_eval.tasks._yaml_loader import load_yaml  # lm-eval's own reader; no other knows its includes and !function
 
     file = Path(lm_eval.__file__).parent / "tasks" / path
     if not file.is_file():
@@ -32,22 +35,23 @@ def definition(path: str) -> tuple[Path, dict]:
 
 
 def scored_split(task: dict) -> str:
-    """The split that lm-eval scores: the test split if the task has one, else the validation split."""
+    """The name of the split that lm-eval scores: of the test split if the task has one, else of the validation split."""
     return task.get("test_split") or task["validation_split"]
 
 
 def local_task(name: str, path: str, documents: Path) -> dict:
     """lm-eval's own task `name` over staged documents, as the content of a YAML file.
 
-    Prompts, metrics, version and code stay lm-eval's; where the documents are changes. Without shots no other split is read.
+    Prompts, metrics, version and code stay lm-eval's; only the place of the documents changes. The other splits are taken
+    out: without few-shot examples lm-eval reads none of them.
 
     Args:
         path: of the definition in lm-eval's tasks folder.
-        documents: a Parquet file.
+        documents: a Parquet file of the split that is scored.
     """
     file, task = definition(path)
     split = scored_split(task)
-    kept = "test_split" if task.get("test_split") else "validation_split"
+    split_key = "test_split" if task.get("test_split") else "validation_split"
     return {
         "include": str(file),
         "task": name,
@@ -55,7 +59,7 @@ def local_task(name: str, path: str, documents: Path) -> dict:
         "dataset_name": None,
         "dataset_kwargs": {"data_files": {split: str(documents.resolve())}},
         **dict.fromkeys(("training_split", "validation_split", "test_split", "fewshot_split")),
-        kept: split,
+        split_key: split,
     }
 
 
@@ -69,12 +73,13 @@ def stdlib_task(name: str, documents: Path) -> dict:
     """One of the two tasks made from the text that Python carries, as the content of a YAML file.
 
     Args:
-        documents: a JSONL file.
+        name: ``stdlib_prose`` or ``stdlib_continuation``.
+        documents: a JSONL file, as `lorcbench.data.stdlib_text.harness_tasks` makes its documents.
     """
     task = {
         "task": name,
         "dataset_path": "json",
-        # Absolute: lm-eval resolves it against its own working directory.
+        # An absolute path, since lm-eval resolves it against its own working directory.
         "dataset_kwargs": {"data_files": {"test": str(documents.resolve())}},
         "test_split": "test",
         "metric_list": [{"metric": metric} for metric in _METRICS[name]],
@@ -92,25 +97,25 @@ def measure(model, tokenizer, tasks: list[str], own: list[dict], batch_size: int
     Args:
         tasks: names to measure.
         own: contents of the YAML files that define them, as `local_task` and `stdlib_task` make them.
-        length: the model's longest sequence.
+        length: tokens in the model's longest sequence.
         log: where lm-eval's own output and progress bars go.
 
     Returns:
         ``metrics``: ``{"task/metric": value}``, with standard errors as ``task/metric_stderr`` where lm-eval gives them;
-        ``documents``: what every document gives for a metric, so that cells can be compared document by document; ``tasks``:
-        version, number of documents and shots of each; ``prefix_token``: what stands before a text without context.
+        ``documents``: ``{"task/metric": [value of each document]}``, so that cells can be compared document by document;
+        ``tasks``: version, number of documents and shots of each; ``prefix_token``: the token before a text without context.
     """
-    os.environ["DISABLE_MULTIPROC"] = "1"  # its bootstrap would start a process for every core
+    os.environ["DISABLE_MULTIPROC"] = "1"  # else lm-eval's bootstrap starts one process per core
     import datasets
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    # Local data only: without this `datasets` looks at the network before it looks at the files that a task names. Not by an
-    # environment variable, which is read at import, and a warm process has imported it.
+    # Without this `datasets` asks the network before it opens the local files that a task names. An environment variable
+    # would not do: it is read when `datasets` is imported, and a warm process has imported it already.
     datasets.config.HF_HUB_OFFLINE = True
     with tempfile.TemporaryDirectory() as temporary, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        for task in own:  # JSON is YAML
+        for task in own:  # JSON is YAML, too
             (Path(temporary) / f"{task['task']}.yaml").write_text(json.dumps(task), encoding="utf-8")
         manager = TaskManager(include_path=temporary, include_defaults=False)
         device = str(next(model.parameters()).device)
@@ -120,11 +125,16 @@ def measure(model, tokenizer, tasks: list[str], own: list[dict], batch_size: int
         )
     prefix = {"id": live.prefix_token_id, "text": tokenizer.decode([live.prefix_token_id])}
     metrics = _metrics(report, tasks)
-    found = {"metrics": metrics, "documents": _documents(report, metrics), "tasks": _described(report, tasks)}
-    return {**found, "prefix_token": prefix}
+    return {
+        "metrics": metrics,
+        "documents": _documents(report, metrics),
+        "tasks": _described(report, tasks),
+        "prefix_token": prefix,
+    }
 
 
 def _metrics(report: dict, tasks: list[str]) -> dict[str, float]:
+    """``task/metric`` → value, of all numbers that lm-eval reports; ``,none``, its name for "no filter", is cut off."""
     flat = {}
     for task in tasks:
         for name, value in report["results"][task].items():
@@ -135,20 +145,23 @@ def _metrics(report: dict, tasks: list[str]) -> dict[str, float]:
 
 
 def _documents(report: dict, metrics: dict[str, float]) -> dict[str, list]:
-    found = {}
+    """``task/metric`` → the value of each document, in their order, for metrics that documents have by themselves."""
+    values = {}
     for name in metrics:
         task, _, metric = name.rpartition("/")
         samples = sorted(report["samples"][task], key=lambda sample: sample["doc_id"])
         if all(metric in sample for sample in samples):
-            found[name] = [_plain(sample[metric]) for sample in samples]
-    return found
+            values[name] = [_plain(sample[metric]) for sample in samples]
+    return values
 
 
 def _plain(value) -> float | list[float]:
+    """A metric of one document, for JSON: a number or a list, such as a log-likelihood and the number of its words."""
     return [float(part) for part in value] if isinstance(value, tuple | list) else float(value)
 
 
 def _described(report: dict, tasks: list[str]) -> dict[str, dict]:
+    """Version, number of documents and number of few-shot examples of each task."""
     return {
         task: {
             "version": report["versions"][task],

@@ -1,4 +1,4 @@
-"""Per-window losses of a cell by the block walk."""
+"""The loss of each window of a cell, by the block walk."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ def window_losses(
     weights_of_block: Callable[[int], dict[str, torch.Tensor]],
     activation: str,
 ) -> dict[str, list[float]]:
-    """Mean loss of every test window, in nats a token, by corpus.
+    """Mean loss of each test window, in nats per token, by corpus.
 
     Args:
         windows: token windows (n, length) of each corpus; all corpora pass through a block while it is loaded.
-        weights_of_block: index of a block → what to install into it: weights (out, in) by linear, others by full name.
-        activation: the activation format at their inputs.
+        weights_of_block: index of a block → the tensors to install into it: weights (out, in) by the name of their linear,
+            others by their full name.
+        activation: the format in which the inputs of the linears are rounded.
     """
     fmt = ActivationFormat.parse(activation)
     hidden = {corpus: walk.embed(tokens) for corpus, tokens in windows.items()}
