@@ -167,6 +167,14 @@ def test_the_machinery_does_not(package):
     assert {stage: package.version(stage) for stage in STAGES} == before
 
 
+def test_where_the_linears_of_a_family_are_is_hashed_though_it_lies_in_config(package):
+    reading, others = ("prepare", "quantize", "evaluate", "lorc"), ("text", "report")
+    before = {stage: package.version(stage) for stage in (*reading, *others)}
+    package.edit("config/families.py", '["self_attn.out_proj"],', '["self_attn.out_proj", "fc1"],')
+    after = {stage: package.version(stage) for stage in (*reading, *others)}
+    assert {stage for stage in before if after[stage] != before[stage]} == set(reading)
+
+
 def test_words_said_to_people_do_not(package):
     before = {stage: package.version(stage) for stage in STAGES}
     package.edit("core/lorc.py", "a LoRC factor overflows float16", "a factor is too large")

@@ -17,7 +17,8 @@ from lorcbench.common.artifacts import read_json, write_json, write_shard
 from lorcbench.config import compose
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.core.quantizer import dequantize, fake_quantize_activations, fake_quantize_weights, quantize
-from lorcbench.core.zeroquant import Distilled, DistillSettings, Diverged, distill
+from lorcbench.core.settings import DistillSettings
+from lorcbench.core.zeroquant import Distilled, Diverged, distill
 from lorcbench.jobs import distillation, inputs
 from lorcbench.jobs.job import Job
 from lorcbench.models.blocks import BlockWalk

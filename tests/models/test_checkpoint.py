@@ -9,9 +9,10 @@ import tiny
 import torch
 from torch import nn
 
-from lorcbench.models.architectures import ARCHITECTURES
+from lorcbench.config.families import FAMILIES
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.checkpoint import Checkpoint, CheckpointError
+from lorcbench.models.fused import part_rows
 
 
 def everything(folder) -> dict[str, torch.Tensor]:
@@ -56,7 +57,7 @@ def test_every_linear_of_the_blocks_is_covered_once(tmp_path, kind):
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_linears_stand_in_forward_order_and_share_inputs_as_recorded(kind):
     made = tiny.model(kind)
-    record = ARCHITECTURES[made.config.model_type]
+    record = FAMILIES[made.config.model_type]
     block, seen = made.get_submodule(record.blocks)[1], {}
     for name in record.linear_names:
         block.get_submodule(name).register_forward_pre_hook(lambda module, args, name=name: seen.update({name: args[0]}))
@@ -97,11 +98,12 @@ def test_blocks_and_outside_are_all_tensors_and_do_not_overlap(tmp_path):
 def test_config_of_the_hubs_bloom_checkpoints_means_the_same(tmp_path):
     folder = tiny.checkpoint(tmp_path, "bloom", base=True)
     before = Checkpoint(folder)
-    rows = before.architecture.parts(before.architecture.fused_qkv, before.config)
+    (fused,) = before.architecture.fused
+    rows = part_rows(before.architecture, fused, before.config)
     losses = losses_of(folder)
     other = {"n_embed": tiny.HIDDEN, "num_attention_heads": tiny.HEADS, "hidden_size": None, "n_head": None}
     after = Checkpoint(change_config(folder, **other, n_inner=None, offset_alibi=100, seq_length=2048))
-    again = after.architecture.parts(after.architecture.fused_qkv, after.config)
+    again = part_rows(after.architecture, fused, after.config)
     assert all(torch.equal(rows[part], again[part]) for part in ("q", "k", "v"))
     assert torch.equal(losses, losses_of(folder))
 

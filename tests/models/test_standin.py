@@ -6,9 +6,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from runs import one_line, stage
 
+from lorcbench.common.artifacts import write_text
+from lorcbench.config import compose
+from lorcbench.config.checks import ConfigError
+from lorcbench.config.families import FAMILIES
 from lorcbench.config.schema import ModelConfig, StandinConfig
+from lorcbench.data.stdlib_text import VOCABULARY as TOKENS
 from lorcbench.models.standin import GateError, build, gate, train
+from lorcbench.pipeline.rules import Workflow
 
 VOCABULARY, LENGTH, STEPS = 40, 24, 12
 # Two "languages" in which the next token follows from the last.
@@ -38,7 +45,7 @@ def loss(model, corpus: str) -> float:
     return float(model(WINDOWS[corpus], labels=WINDOWS[corpus]).loss)
 
 
-@pytest.mark.parametrize("family", ["opt", "bloom"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_building_is_seeded(family):
     torch.manual_seed(11)
     first = build(settings(family))
@@ -47,7 +54,7 @@ def test_building_is_seeded(family):
     assert not same_weights(first, build(settings(family, seed=1)))
 
 
-@pytest.mark.parametrize("family", ["opt", "bloom"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_model_has_the_shape_and_family_asked_for(family):
     model = build(settings(family))
     assert model.config.model_type == family
@@ -57,14 +64,14 @@ def test_the_model_has_the_shape_and_family_asked_for(family):
     assert model(WINDOWS["up"][:1]).logits.shape == (1, LENGTH, VOCABULARY)
 
 
-@pytest.mark.parametrize("family", ["opt", "bloom"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_training_lowers_the_loss_on_every_corpus(family):
     before, after = build(settings(family)), trained(family)
     for corpus in STREAMS:
         assert loss(after, corpus) < 0.9 * loss(before, corpus)
 
 
-@pytest.mark.parametrize("family", ["opt", "bloom"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_same_seed_trains_to_identical_weights(family):
     torch.manual_seed(21)
     first = trained(family, steps=4)
@@ -84,7 +91,7 @@ def test_batches_depend_on_the_seed_alone():
     assert not same_weights(from_one_start(seed=0, state=1), from_one_start(seed=1, state=1))
 
 
-@pytest.mark.parametrize("family", ["opt", "bloom"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_training_reaches_every_parameter_and_leaves_the_model_ready(family):
     start, model = build(settings(family)).state_dict(), trained(family)
     # OPT keeps two positions for padding, and its last position predicts nothing: a row may rest, a tensor may not.
@@ -135,7 +142,7 @@ def test_the_gate_stands_at_a_third_of_the_unigram_perplexity(margin, passes):
             gate(model, STREAMS, WINDOWS)
 
 
-@pytest.mark.parametrize("family", ["opt", "bloom"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_an_untrained_model_is_refused_with_corpus_and_numbers(family):
     model = build(settings(family)).eval()
     with pytest.raises(GateError) as caught:
@@ -156,3 +163,33 @@ def test_the_worse_corpus_is_the_one_that_is_named():
     model.logits[STREAMS["down"]] = 0.0
     with pytest.raises(GateError, match=r" down "):
         gate(model, STREAMS, WINDOWS)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_linears_have_as_many_weights_as_the_configuration_counts(family):
+    chosen = settings(family)
+    chosen.ffn = 4 * chosen.hidden  # BLOOM knows no other
+    blocks = build(chosen).get_submodule(FAMILIES[family].blocks)
+    linears = [block.get_submodule(name) for block in blocks for name in FAMILIES[family].linear_names]
+    assert sum(linear.weight.numel() for linear in linears) == chosen.block_weights
+    assert sum(isinstance(module, torch.nn.Linear) for module in blocks.modules()) == len(linears)
+
+
+def test_another_vocabulary_than_the_tokenizers_is_refused_before_the_first_job(tmp_path, monkeypatch):
+    conf = compose.conf_dir() / "model/opt-standin-xs.yaml"
+    (tmp_path / "model").mkdir()
+    changed = conf.read_text(encoding="utf-8").replace("standin: {", "standin: {vocabulary: 512, ")
+    write_text(tmp_path / "model/mine.yaml", changed)
+    monkeypatch.setenv(compose.EXTRA_CONF, str(tmp_path))
+    for name in ("PATH", "LORCBENCH_JOB", compose.RUNTIME_VARIABLE):
+        monkeypatch.setenv(name, "")
+    refused = rf"model\.standin\.vocabulary=512: expected {TOKENS}, "
+    with pytest.raises(ConfigError, match=refused):
+        Workflow({"study": "smoke", "overrides": "study.models=[mine]"})
+    assert compose.load("model", "opt-standin-xs").standin.vocabulary == TOKENS
+    assert Workflow({"study": "smoke"}).study.cells
+
+
+def test_another_vocabulary_than_the_tokenizers_is_refused_by_hand_too(tmp_path):
+    line = one_line(stage(tmp_path, "prepare", "model=opt-standin-xs", "model.standin.vocabulary=2048"))
+    assert f"model.standin.vocabulary=2048: expected {TOKENS}, " in line

@@ -8,17 +8,19 @@ import torch
 from torch import nn
 
 from lorcbench.common import artifacts, paths
+from lorcbench.config.families import BLOOM, FAMILIES, OPT
 from lorcbench.core import lorc
 from lorcbench.core.formats import ActivationFormat
 from lorcbench.jobs.inputs import Factors
-from lorcbench.models.architectures import ARCHITECTURES, BLOOM, OPT
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.checkpoint import Checkpoint
+from lorcbench.models.fused import part_rows
 from lorcbench.models.observe import observed
 from lorcbench.models.perplexity import window_losses
 from lorcbench.models.surgery import install_weights, round_inputs, rounded_inputs
 
 A8 = ActivationFormat.parse("a8-asym-token")
+(FUSED,) = BLOOM.fused
 TOKENS = {"one": tiny.windows(3, 12), "two": tiny.windows(2, 12, seed=1)}
 
 
@@ -69,7 +71,7 @@ def test_a_cell_leaves_nothing_behind_for_the_next(tmp_path):
 def test_every_linear_matters(tmp_path, kind):
     folder = tiny.checkpoint(tmp_path, kind)
     full, checkpoint = losses(folder, none)["one"], Checkpoint(folder)
-    names = ARCHITECTURES[checkpoint.architecture.model_type].linear_names
+    names = FAMILIES[checkpoint.architecture.model_type].linear_names
     for name in names:
         assert losses(folder, lambda index, name=name: {name: 1.1 * checkpoint.linears(index)[name]})["one"] != full
 
@@ -171,20 +173,20 @@ def test_every_linear_knows_whose_input_it_shares():
 
 
 def test_parts_of_the_fused_rows_are_a_permutation():
-    rows = BLOOM.parts(BLOOM.fused_qkv, tiny.model("bloom").config.to_dict())
+    rows = part_rows(BLOOM, FUSED, tiny.model("bloom").config.to_dict())
     assert list(rows) == ["q", "k", "v"]
     assert torch.equal(torch.cat(list(rows.values())).sort().values, torch.arange(3 * tiny.HIDDEN))
     assert not torch.equal(torch.cat(list(rows.values())), torch.arange(3 * tiny.HIDDEN))  # interleaved by head
     config = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2, "ffn_dim": 8}
-    assert all(OPT.parts(name, config) is None for name in OPT.linear_names)
-    assert all(BLOOM.parts(name, {}) is None for name in BLOOM.linear_names if name != BLOOM.fused_qkv)
+    assert all(part_rows(OPT, name, config) is None for name in OPT.linear_names)
+    assert all(part_rows(BLOOM, name, {}) is None for name in BLOOM.linear_names if name != FUSED)
 
 
 @pytest.mark.parametrize("part", ["q", "k", "v"])
 def test_parts_are_what_bloom_reads_as_query_key_and_value(part):
     made = tiny.model("bloom")
     attention = made.transformer.h[0].self_attention
-    rows = BLOOM.parts(BLOOM.fused_qkv, made.config.to_dict())[part]
+    rows = part_rows(BLOOM, FUSED, made.config.to_dict())[part]
     fused, x = attention.query_key_value, torch.randn(2, 5, tiny.HIDDEN, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = dict(zip("qkv", attention._reshape(fused(x)), strict=True))
@@ -200,7 +202,7 @@ def test_parts_are_what_bloom_reads_as_query_key_and_value(part):
 def test_without_its_query_rows_bloom_attends_by_position_alone():
     """Zero queries score every key alike, so that no key matters; with them the keys do."""
     made = tiny.model("bloom")
-    fused, rows = made.transformer.h[0].self_attention.query_key_value, BLOOM.parts(BLOOM.fused_qkv, made.config.to_dict())
+    fused, rows = made.transformer.h[0].self_attention.query_key_value, part_rows(BLOOM, FUSED, made.config.to_dict())
     tokens = tiny.windows(2, 9)
     with torch.no_grad():
         with_queries = made(tokens).logits
@@ -219,7 +221,7 @@ def test_corrections_return_to_the_rows_they_were_taken_from(tmp_path, monkeypat
     checkpoint = Checkpoint(tiny.checkpoint(tmp_path / "bloom", "bloom"))
     errors, tensors = checkpoint.linears(0), {}
     for name, error in errors.items():
-        rows = BLOOM.parts(name, checkpoint.config) if split else None
+        rows = part_rows(BLOOM, name, checkpoint.config) if split else None
         matrices = {f"{name}.{part}": error[index] for part, index in rows.items()} if rows else {name: error}
         for matrix, piece in matrices.items():
             tensors |= {f"{matrix}.{key}": value for key, value in lorc.store(*lorc.decompose(piece, 0), 16).items()}

@@ -14,8 +14,9 @@ from lorcbench.common.artifacts import write_json
 from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.schema import ModelConfig, RuntimeConfig
+from lorcbench.config.shape import Shape
 from lorcbench.pipeline import plan
-from lorcbench.pipeline.estimate import Shape, estimate
+from lorcbench.pipeline.estimate import estimate, shape_of
 from lorcbench.pipeline.rules import Workflow
 from lorcbench.study.cells import load_study
 
@@ -33,7 +34,7 @@ def _elsewhere(tmp_path, monkeypatch):
 
 
 def shape(name: str) -> Shape:
-    return Shape.of(compose.load("model", name))
+    return shape_of(compose.load("model", name))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -61,9 +62,9 @@ def test_weights_of_a_block_are_those_that_the_paper_counts():
 def test_the_shape_of_a_folder_is_in_its_config(tmp_path):
     found = {"model_type": "opt", "num_hidden_layers": 12, "hidden_size": 768, "ffn_dim": 3072, "vocab_size": 50272}
     (tmp_path / "config.json").write_text(json.dumps(found))
-    assert Shape.of(ModelConfig(name="mine", source="folder", path=str(tmp_path))) == shape("opt-125m")
+    assert shape_of(ModelConfig(name="mine", source="folder", path=str(tmp_path))) == shape("opt-125m")
     (tmp_path / "config.json").write_text("[]")
-    assert Shape.of(ModelConfig(name="mine", source="folder", path=str(tmp_path))) is None
+    assert shape_of(ModelConfig(name="mine", source="folder", path=str(tmp_path))) is None
 
 
 def test_every_job_is_planned_once_and_those_with_a_result_are_done():

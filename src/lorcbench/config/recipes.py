@@ -1,49 +1,81 @@
 """What can be set of each quantization method, and of LoRC: the dataclasses behind conf/method and conf/lorc.
 
-Every method says what it wants of the calibration (`data`): nothing, its ``tokens``, or ``statistics`` of the unquantized
-model; and whether it rounds activations while it works (`sees_activations`), so that its weights are made for one activation
-format, which their path then carries.
+A method is one dataclass here, one function in `lorcbench.stages.quantize`, and one or more files in conf/method. The fields
+are its settings; the settings of an algorithm itself, with their defaults, are inherited from `lorcbench.core.settings`. What
+other places must know of a method is in the attributes that `Method` explains.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
 from lorcbench.config.checks import ConfigError, one_of, positive, seed
+from lorcbench.config.protocols import CalibrationConfig
+from lorcbench.config.shape import Shape
+from lorcbench.core.settings import DistillSettings, GptqSettings, TrainingSettings
+
+
+class Method:
+    """What other places must know of a method; each method overrides what differs.
+
+    Attributes:
+        kind: the name that chooses its function in `lorcbench.stages.quantize`.
+        label: its name in the papers' claims; "" if they make none about it.
+        data: what it reads of the calibration: nothing, its ``tokens``, or ``statistics`` of the unquantized model.
+        sees_activations: whether it rounds activations while it works. Then its weights are made for one activation format,
+            which their path carries.
+        trains_in_float32: whether the calibration's `dtype` must be float32.
+        optimizes: whether the derived method ``best`` chooses among it and others, as the paper does.
+    """
+
+    kind: str
+    label: str = ""
+    data: str | None = None
+    sees_activations: bool = False
+    trains_in_float32: bool = False
+    optimizes: bool = False
+
+    def estimate(self, shape: Shape, calibration: CalibrationConfig | None, hidden_bytes: float) -> tuple[float, float]:
+        """Bytes and floating-point operations that quantizing a model takes; here, of rounding every weight once.
+
+        Bytes are those beside the imported libraries and, if `data` is ``tokens``, beside the block walk.
+
+        Args:
+            shape: of the model.
+            calibration: what it reads, if `data` is ``tokens``.
+            hidden_bytes: hidden states up to this size stay in memory.
+        """
+        return shape.workspace, 10 * shape.layers * shape.block
 
 
 @dataclass
-class NoneMethod:
+class NoneMethod(Method):
     """Full precision: nothing is quantized."""
 
     kind: str = "none"
-
-    data = None
-    sees_activations = False
 
     def __post_init__(self) -> None:
         one_of("method", "kind", self.kind, ("none",))
 
 
 @dataclass
-class RtnMethod:
+class RtnMethod(Method):
     """Round to nearest."""
 
     kind: str = "rtn"
 
-    data = None
-    sees_activations = False
+    label = "RTN"
 
     def __post_init__(self) -> None:
         one_of("method", "kind", self.kind, ("rtn",))
 
 
 @dataclass
-class GptqMethod:
-    """GPTQ; the fields after `calibration_activations` are `lorcbench.core.gptq.GptqSettings`.
+class GptqMethod(Method, GptqSettings):
+    """GPTQ.
 
     Attributes:
         hessian: ``propagated``: a block's inputs come from the already quantized blocks (published); ``cached``: of the
@@ -55,11 +87,8 @@ class GptqMethod:
     kind: str = "gptq"
     hessian: str = "propagated"
     calibration_activations: str = "full"
-    damp: float = 0.01
-    block: int = 128
-    group_params: str = "block_start"
-    static_groups: bool = False
-    act_order: bool = False
+
+    label = "GPTQ"
 
     def __post_init__(self) -> None:
         one_of("method", "kind", self.kind, ("gptq",))
@@ -86,15 +115,24 @@ class GptqMethod:
         return self.calibration_activations == "quantized"
 
     @property
-    def settings(self) -> dict:
-        """The arguments of `GptqSettings`."""
-        own = ("kind", "hessian", "calibration_activations")
-        return {key: value for key, value in asdict(self).items() if key not in own}
+    def optimizes(self) -> bool:
+        """Only as published."""
+        return self.hessian == "propagated"
+
+    def estimate(self, shape: Shape, calibration: CalibrationConfig | None, hidden_bytes: float) -> tuple[float, float]:
+        """With cached Hessians the sweep alone; else all Hessians of a block too, and passes that observe and advance."""
+        if self.data == "statistics":
+            memory = shape.workspace + shape.squares * 2 + 2 * shape.ffn**2 * 4
+            return memory, 2 * shape.layers * shape.sweep
+        tokens = calibration.n_samples * calibration.length
+        memory = shape.workspace + shape.squares * 4 + 3 * shape.ffn**2 * 4
+        solve = shape.layers * (2 * shape.sweep + shape.cubes / 3)
+        return memory, 5 / 3 * shape.forward(tokens) + shape.layers * shape.squares * tokens + solve
 
 
 @dataclass
-class ZeroQuantMethod:
-    """ZQ-Local and ZQ-Global, distillation of one linear or one block; `lr` … `scales` are `methods.zeroquant.DistillSettings`.
+class ZeroQuantMethod(Method, DistillSettings):
+    """ZQ-Local and ZQ-Global, distillation of one linear or one block.
 
     Attributes:
         unit: what is distilled by itself: ``linear`` (ZQ-Local) or ``block`` (ZQ-Global).
@@ -105,19 +143,14 @@ class ZeroQuantMethod:
 
     kind: str = "zeroquant"
     unit: str = MISSING
-    lr: float | str = "auto"
-    lr_grid: list[float] = field(default_factory=lambda: [1e-3, 5e-4, 1e-4, 5e-5, 1e-5, 5e-6, 1e-6])
-    iterations: int = 512
-    seed: int = 0
-    held_out: float = 0.125
-    keep: str = "last"
-    scales: str = "recompute"
     trainable: str = "all"
     block_input: str = "full_precision"
     target: str = "same_input"
 
     data = "tokens"
     sees_activations = True
+    trains_in_float32 = True
+    optimizes = True
 
     def __post_init__(self) -> None:
         one_of("method", "kind", self.kind, ("zeroquant",))
@@ -127,18 +160,37 @@ class ZeroQuantMethod:
         one_of("method", "trainable", self.trainable, ("all", "weights"))
         one_of("method", "block_input", self.block_input, ("full_precision", "quantized"))
         one_of("method", "target", self.target, ("same_input", "full_precision"))
-        positive("method", iterations=self.iterations)
-        _check_rates("method", self.lr, self.lr_grid)
-        _check_share("method", self.held_out)
+        _check_training("method", self)
         seed("method", self.seed)
         if self.target == "full_precision" and (self.unit == "linear" or self.block_input == "full_precision"):
             raise ConfigError("method.target=full_precision: needs unit=block and block_input=quantized")
 
     @property
-    def settings(self) -> dict:
-        """The arguments of `DistillSettings`."""
-        own = ("kind", "unit", "trainable", "block_input", "target")
-        return {key: value for key, value in asdict(self).items() if key not in own}
+    def label(self) -> str:
+        """As the paper names both."""
+        return "ZQ-Local" if self.unit == "linear" else "ZQ-Global"
+
+    def estimate(self, shape: Shape, calibration: CalibrationConfig | None, hidden_bytes: float) -> tuple[float, float]:
+        """Seven copies of the unit (masters, gradients, Adam's two, rounded, kept, given), and a second set of states.
+
+        A step is a pass forward and two back; the held-out share is passed once per learning rate.
+        """
+        trained, width = (shape.block, shape.hidden) if self.unit == "block" else (shape.widest, 2 * shape.ffn)
+        tokens = calibration.n_samples * calibration.length
+        states = min(tokens * width * 4, 2 * hidden_bytes)
+        memory = 7 * 4 * trained + states + 40 * calibration.length * shape.hidden * 4
+        rates = len(self.lr_grid) if self.lr == "auto" else 1
+        passes = 3 * self.iterations + self.held_out * calibration.n_samples
+        return memory, rates * passes * shape.forward(calibration.length) + 3 * shape.forward(tokens)
+
+
+# By kind, which is also what a conf file names after `/schema/method@_here_:`.
+METHODS = {
+    "none": NoneMethod,
+    "rtn": RtnMethod,
+    "gptq": GptqMethod,
+    "zeroquant": ZeroQuantMethod,
+}
 
 
 @dataclass
@@ -150,7 +202,7 @@ class LorcConfig:
         bits: of the stored factors, 16 or 8.
         decomposition: ``krylov``: large matrices by a block Krylov space, at least 99 % of the energy of the best factors
             (measured; benchmarks/README.md); ``exact``: every matrix by its full SVD, 6 to 30 times slower.
-        fused_qkv: ``split``: BLOOM's query_key_value is three matrices to LoRC; ``fused``: one.
+        fused_qkv: ``split``: a fused query_key_value, as BLOOM has it, is three matrices to LoRC; ``fused``: one.
     """
 
     kind: str = "plain"
@@ -166,44 +218,30 @@ class LorcConfig:
 
 
 @dataclass
-class DistilledLorc(LorcConfig):
+class DistilledLorc(LorcConfig, TrainingSettings):
     """Factors that are trained so that a decoder block makes what the unquantized one makes, from the plain ones on.
 
     Everything else in the block stays as the method left it. A reading of the paper's table E.23 (LoRC on distilled weights
-    with 8-bit activations), which does not say whether its factors are trained; those of appendix D are. The fields from `lr`
-    on are `lorcbench.core.zeroquant.DistillSettings`.
+    with 8-bit activations), which does not say whether its factors are trained; those of appendix D are.
     """
 
     kind: str = "distilled"
     decomposition: str = "exact"
-    lr: float | str = "auto"
     lr_grid: list[float] = field(default_factory=lambda: [5e-4, 1e-4, 5e-5, 1e-5, 5e-6])
-    iterations: int = 512
-    seed: int = 0
-    held_out: float = 0.125
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive("lorc", iterations=self.iterations)
-        _check_rates("lorc", self.lr, self.lr_grid)
-        _check_share("lorc", self.held_out)
-
-    @property
-    def settings(self) -> dict:
-        """The arguments of `DistillSettings`: of several checks the best is kept, the start among them."""
-        own = ("kind", "bits", "decomposition", "fused_qkv")
-        return {key: value for key, value in asdict(self).items() if key not in own} | {"keep": "best", "scales": "recompute"}
+        _check_training("lorc", self)
 
 
-def _check_rates(owner: str, lr: float | str, grid: list[float]) -> None:
-    rates = grid if lr == "auto" else [lr]
+def _check_training(owner: str, settings: TrainingSettings) -> None:
+    """Refuse steps, learning rates and a held-out share with which nothing can be trained."""
+    positive(owner, iterations=settings.iterations)
+    rates = settings.lr_grid if settings.lr == "auto" else [settings.lr]
     if not rates or any(isinstance(rate, str) or not 0 < rate < math.inf for rate in rates):
-        raise ConfigError(f"{owner}.lr={lr} of {grid}: expected auto with a grid, or a positive number")
-
-
-def _check_share(owner: str, held_out: float) -> None:
-    if not 0 < held_out < 1:
-        raise ConfigError(f"{owner}.held_out={held_out}: expected a share between 0 and 1")
+        raise ConfigError(f"{owner}.lr={settings.lr} of {settings.lr_grid}: expected auto with a grid, or a positive number")
+    if not 0 < settings.held_out < 1:
+        raise ConfigError(f"{owner}.held_out={settings.held_out}: expected a share between 0 and 1")
 
 
 CAPS = (32, 128, 512)

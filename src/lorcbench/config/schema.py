@@ -16,10 +16,11 @@ from lorcbench.config.checks import ConfigError
 from lorcbench.config.checks import one_of as _one_of
 from lorcbench.config.checks import positive as _positive
 from lorcbench.config.checks import seed as _seed
+from lorcbench.config.families import FAMILIES, Family
 from lorcbench.config.protocols import CalibrationConfig, EvalConfig, TaskConfig, TextConfig
-from lorcbench.config.recipes import DistilledLorc, GptqMethod, LorcConfig, NoneMethod, RtnMethod, ZeroQuantMethod
+from lorcbench.config.recipes import METHODS, DistilledLorc, LorcConfig
+from lorcbench.config.shape import Shape
 
-FAMILIES = ("opt", "bloom", "llama")
 _TRACKING = re.compile(r"(https?://|(sqlite|postgresql|mysql|mssql)(\+\w+)?:/)[^@]+|databricks|environment")
 
 
@@ -28,8 +29,8 @@ class StandinConfig:
     """How a stand-in is trained; its shape is the model's.
 
     Attributes:
-        text: the text that it is trained and measured on (conf-independent: ``stdlib``).
-        vocabulary: tokens of the byte-level BPE that all stand-ins share.
+        text: the text that it is trained and measured on; only ``stdlib`` brings a tokenizer.
+        vocabulary: tokens, as many as the tokenizer of all stand-ins has; any other number is refused.
         positions: the longest sequence.
         steps, batch, length: optimizer steps of `batch` sequences of `length` tokens.
         lr: peak learning rate of AdamW (embeddings, norms, biases), cosine decay.
@@ -59,7 +60,7 @@ class ModelConfig:
 
     Attributes:
         name: the name in paths; the conf file's own unless a folder was given on the command line.
-        family: ``opt`` or ``bloom``.
+        family: a ``model_type`` of `lorcbench.config.families`; None if only the checkpoint knows.
         source: ``standin`` (trained by the pipeline), ``hub`` (`repo`, `revision`) or ``folder`` (`path`).
         layers, hidden, heads, ffn: the shape; None if only the checkpoint knows.
     """
@@ -84,7 +85,9 @@ class ModelConfig:
         if foreign := [key for key in ("repo", "path", "standin") if key != needed and getattr(self, key) is not None]:
             raise ConfigError(f"model.{foreign[0]}={getattr(self, foreign[0])}: a model of source {self.source} has none")
         if self.family is not None:
-            _one_of("model", "family", self.family, FAMILIES)
+            _one_of("model", "family", self.family, tuple(FAMILIES))
+        elif self.standin:
+            raise ConfigError(f"model.family=null: a stand-in needs one of {', '.join(FAMILIES)}")
         _positive("model", layers=self.layers, hidden=self.hidden, heads=self.heads, ffn=self.ffn)
         if self.hidden and self.heads and self.hidden % self.heads:
             raise ConfigError(f"model.heads={self.heads}: expected a number that divides the width {self.hidden}")
@@ -92,11 +95,28 @@ class ModelConfig:
             raise ConfigError(f"model.layers={self.layers} of width {self.hidden}: a stand-in has fewer than 10^9 weights")
 
     @property
-    def block_weights(self) -> int | None:
-        """Weights of the linears of all decoder blocks, as ZeroQuant-V2 counts sizes; None if the shape is unknown."""
+    def record(self) -> Family | None:
+        """What is known of its family; None if only the checkpoint knows which it is."""
+        return FAMILIES.get(self.family)
+
+    @property
+    def shape(self) -> Shape | None:
+        """The shape that the conf file states, or None.
+
+        A model of unknown family counts as one with two feed-forward matrices and the largest vocabulary that we know.
+        """
         if not (self.layers and self.hidden and self.ffn):
             return None
-        return self.layers * (4 * self.hidden**2 + 2 * self.hidden * self.ffn)
+        matrices = self.record.mlp_matrices if self.record else 2
+        vocabulary = self.record.vocabulary if self.record else max(family.vocabulary for family in FAMILIES.values())
+        if self.standin:
+            vocabulary = self.standin.vocabulary
+        return Shape(self.layers, self.hidden, self.ffn, vocabulary, matrices)
+
+    @property
+    def block_weights(self) -> int | None:
+        """Weights of the linears of all decoder blocks, as ZeroQuant-V2 counts sizes; None if the shape is unknown."""
+        return self.shape and self.shape.layers * self.shape.block
 
 
 @dataclass
@@ -200,7 +220,7 @@ AXES = tuple(field.name for field in fields(GridConfig))
 
 SCHEMAS = {
     "model": {"model": ModelConfig},
-    "method": {"none": NoneMethod, "rtn": RtnMethod, "gptq": GptqMethod, "zeroquant": ZeroQuantMethod},
+    "method": METHODS,
     "calibration": {"calibration": CalibrationConfig},
     "lorc": {"lorc": LorcConfig, "distilled": DistilledLorc},
     "text": {"text": TextConfig},

@@ -29,26 +29,7 @@ import torch
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.linalg import HessianFactor, hessian_factor, product
 from lorcbench.core.quantizer import Quantized, encode, grouped, offset_first, scale_and_zero
-
-
-@dataclass(frozen=True)
-class GptqSettings:
-    """The algorithm's own settings; defaults are the published code's.
-
-    Attributes:
-        damp: λ as a fraction of the mean diagonal of H.
-        block: columns a block.
-        group_params: when a group's scale is found. ``block_start``: from the weights as they stood at the start of the
-            column block that the group starts in (published code); ``corrected``: with all corrections up to the group.
-        static_groups: all scales from the uncorrected weights, before the sweep.
-        act_order: sweep columns by falling diagonal of H; with groups this needs `static_groups`.
-    """
-
-    damp: float = 0.01
-    block: int = 128
-    group_params: str = "block_start"
-    static_groups: bool = False
-    act_order: bool = False
+from lorcbench.core.settings import GptqSettings
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from torch.nn.functional import mse_loss
 
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.quantizer import Quantized, fake_quantize_weights, quantize
+from lorcbench.core.settings import TrainingSettings
 
 Parameters = dict[str, torch.Tensor]
 _CHECKS = 8  # how often training measures the held-out loss if it keeps the best parameters
@@ -30,30 +31,6 @@ _CHECKS = 8  # how often training measures the held-out loss if it keeps the bes
 
 class Diverged(ArithmeticError):
     """Training ended with NaN or infinity, or with a unit that is worse than at its start and than a constant output."""
-
-
-@dataclass(frozen=True)
-class DistillSettings:
-    """How a unit is trained.
-
-    Attributes:
-        lr: Adam's first learning rate; ``auto`` takes the rate of `lr_grid` with the least held-out loss.
-        lr_grid: rates that ``auto`` tries (the paper's).
-        iterations: steps, of one sequence each.
-        seed: of the order of the sequences.
-        held_out: share of the sequences, taken from the end, on which nothing is trained.
-        keep: ``last``: the parameters after the last step (published code); ``best``: those with the least held-out loss among
-            eight checks and the start, so perhaps RTN's.
-        scales: ``recompute`` scales and zero points in each step, or keep those of the start: ``fixed``.
-    """
-
-    lr: float | str
-    lr_grid: list[float]
-    iterations: int
-    seed: int
-    held_out: float
-    keep: str
-    scales: str
 
 
 @dataclass(frozen=True)
@@ -106,7 +83,7 @@ def distill(
     inputs: torch.Tensor,
     targets: torch.Tensor,
     fmt: WeightFormat,
-    settings: DistillSettings,
+    settings: TrainingSettings,
 ) -> Distilled:
     """Train `parameters` so that the unit maps `inputs` to `targets` with its `rounded` weights in `fmt`.
 
@@ -151,7 +128,7 @@ def distill(
 
 
 def _best_run(
-    parameters: Parameters, objective: _Objective, train: torch.Tensor, settings: DistillSettings
+    parameters: Parameters, objective: _Objective, train: torch.Tensor, settings: TrainingSettings
 ) -> tuple[float, _Run, dict[str, float | None]]:
     """The learning rate with the least held-out loss, its run, and the loss of each rate; None for one that diverged.
 
@@ -176,7 +153,7 @@ def _best_run(
     return *best, losses
 
 
-def _train(parameters: Parameters, objective: _Objective, train: torch.Tensor, lr: float, settings: DistillSettings) -> _Run:
+def _train(parameters: Parameters, objective: _Objective, train: torch.Tensor, lr: float, settings: TrainingSettings) -> _Run:
     """Train at one learning rate, on the sequences `train` (their indices).
 
     Raises:
@@ -195,7 +172,7 @@ def _train(parameters: Parameters, objective: _Objective, train: torch.Tensor, l
 
 
 def _descend(
-    parameters: Parameters, objective: _Objective, train: torch.Tensor, lr: float, settings: DistillSettings
+    parameters: Parameters, objective: _Objective, train: torch.Tensor, lr: float, settings: TrainingSettings
 ) -> tuple[_Run, float]:
     """The training loop; returns the run to keep, and the held-out loss of the last step, which may be NaN."""
     values = {name: tensor.clone().requires_grad_() for name, tensor in parameters.items()}
@@ -225,7 +202,7 @@ def _split(sequences: int, share: float) -> tuple[torch.Tensor, list[int]]:
     return torch.arange(sequences - count), list(range(sequences - count, sequences))
 
 
-def _order(train: torch.Tensor, settings: DistillSettings) -> list[int]:
+def _order(train: torch.Tensor, settings: TrainingSettings) -> list[int]:
     """The index of the sequence of each step: all of `train`, shuffled, before any of them comes again."""
     generator = torch.Generator().manual_seed(settings.seed)
     rounds = -(-settings.iterations // len(train))  # rounded up

@@ -21,6 +21,10 @@ import hashlib
 import sysconfig
 from pathlib import Path
 
+from lorcbench.config.checks import ConfigError
+from lorcbench.config.schema import StandinConfig
+
+VOCABULARY = 1024  # tokens of the byte-level BPE that is trained on it, for all stand-ins
 CORPORA = ("reference", "docstrings", "source")
 SPLITS = ("train", "calibration", "test")
 
@@ -43,6 +47,13 @@ def split_of(unit: str) -> str:
     """The split of a topic or top-level module, by a hash of its name: 70 % train, 10 % calibration, 20 % test."""
     bucket = int.from_bytes(hashlib.sha256(unit.encode()).digest()[:4], "big") % 100
     return "train" if bucket < 70 else "calibration" if bucket < 80 else "test"
+
+
+def check_vocabulary(standin: StandinConfig) -> None:
+    """Refuse a stand-in whose embedding has another number of rows than the tokenizer has tokens."""
+    if standin.vocabulary != VOCABULARY:
+        expected = f"expected {VOCABULARY}, which the tokenizer of all stand-ins has"
+        raise ConfigError(f"model.standin.vocabulary={standin.vocabulary}: {expected}")
 
 
 def documents() -> dict[str, dict[str, list[str]]]:

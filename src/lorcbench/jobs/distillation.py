@@ -14,7 +14,7 @@ from lorcbench.config.recipes import DistilledLorc, ZeroQuantMethod
 from lorcbench.core import lorc
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.core.quantizer import fake_quantize_activations
-from lorcbench.core.zeroquant import DistillSettings, distill
+from lorcbench.core.zeroquant import distill
 from lorcbench.jobs.inputs import by_linear
 from lorcbench.jobs.quantized import QuantizedBlock
 from lorcbench.models.blocks import BlockWalk
@@ -50,9 +50,8 @@ def distill_block(
     def forward(values: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         return walk.forward(block, x, values)
 
-    settings = DistillSettings(**method.settings)
     with rounded_inputs(block, walk.architecture.linear_names, activation):
-        unit = distill(forward, parameters, list(linears), block_inputs, targets, fmt, settings)
+        unit = distill(forward, parameters, list(linears), block_inputs, targets, fmt, method)
     matrices = {linears[name]: matrix for name, matrix in unit.quantized.items()}
     return QuantizedBlock(matrices, unit.others, {"block": unit.notes})
 
@@ -70,7 +69,6 @@ def distill_linears(
 
     Args, errors: as `distill_block`; `targets` is not used, because the target is each linear's own output.
     """
-    settings = DistillSettings(**method.settings)
     quantized = QuantizedBlock({})
     for group in walk.architecture.linears:
         x = _inputs_of(walk, block, group[0], block_inputs)
@@ -84,7 +82,7 @@ def distill_linears(
             def forward(values: dict[str, torch.Tensor], x: torch.Tensor, linear=linear) -> torch.Tensor:
                 return functional_call(linear, values, (fake_quantize_activations(x, activation),))
 
-            unit = distill(forward, parameters, ["weight"], x, y, fmt, settings)
+            unit = distill(forward, parameters, ["weight"], x, y, fmt, method)
             quantized.matrices[name] = unit.quantized["weight"]
             quantized.trained.update({f"{name}.{part}": value for part, value in unit.others.items()})
             quantized.notes[name] = unit.notes
@@ -125,7 +123,7 @@ def distill_factors(
         return walk.forward(block, x, {f"{name}.weight": weight + corrections[name] for name, weight in quantized.items()})
 
     with rounded_inputs(block, walk.architecture.linear_names, activation):
-        unit = distill(forward, parameters, [], block_inputs, targets, fmt, DistillSettings(**settings.settings))
+        unit = distill(forward, parameters, [], block_inputs, targets, fmt, settings)
     return {name: (unit.others[f"{name}.B"].cpu(), unit.others[f"{name}.A"].cpu()) for name in start}, unit.notes
 
 

@@ -9,11 +9,12 @@ import torch
 from lorcbench.common import paths
 from lorcbench.common.artifacts import ArtifactError, check_digest, file_digest, read_json, read_shard, verified
 from lorcbench.config import compose
+from lorcbench.config.families import Family
 from lorcbench.core import lorc
 from lorcbench.jobs.quantized import QuantizedModel
 from lorcbench.jobs.shards import Shards
-from lorcbench.models.architectures import Architecture
 from lorcbench.models.checkpoint import Checkpoint
+from lorcbench.models.fused import part_rows
 
 
 def checkpoint_folder(names: dict[str, str], *files: str) -> Path:
@@ -66,7 +67,7 @@ class Factors:
         self.rank = rank
         self.digest = self.shards.result["digest"]
 
-    def block(self, index: int, architecture: Architecture, checkpoint_config: dict) -> tuple[dict[str, torch.Tensor], int]:
+    def block(self, index: int, architecture: Family, checkpoint_config: dict) -> tuple[dict[str, torch.Tensor], int]:
         """B·A (out, in) float32 of every linear of block `index`, and the bits that their factors take at this rank."""
         # ``fc1.B`` and ``fc1.A`` of the shard → ``B`` and ``A`` of ``fc1``.
         stored: dict[str, dict[str, torch.Tensor]] = {}
@@ -78,9 +79,7 @@ class Factors:
         return by_linear(products, architecture, checkpoint_config), bits
 
 
-def by_linear(
-    products: dict[str, torch.Tensor], architecture: Architecture, checkpoint_config: dict
-) -> dict[str, torch.Tensor]:
+def by_linear(products: dict[str, torch.Tensor], architecture: Family, checkpoint_config: dict) -> dict[str, torch.Tensor]:
     """Corrections (out, in) by linear, out of corrections by matrix.
 
     A fused linear may have been corrected in parts, as ``<linear>.q``, ``.k`` and ``.v``, whose rows it interleaves.
@@ -90,10 +89,11 @@ def by_linear(
         if linear in products:
             corrections[linear] = products[linear]
             continue
-        rows = architecture.parts(linear, checkpoint_config)
-        whole = products[f"{linear}.q"].new_empty(sum(map(len, rows.values())), products[f"{linear}.q"].shape[1])
-        for part, index in rows.items():
-            whole[index] = products[f"{linear}.{part}"]
+        rows = part_rows(architecture, linear, checkpoint_config)
+        parts = [products[f"{linear}.{name}"] for name in rows]
+        whole = parts[0].new_empty(sum(map(len, parts)), parts[0].shape[1])
+        for part, indices in zip(parts, rows.values(), strict=True):
+            whole[indices] = part
         corrections[linear] = whole
     return corrections
 

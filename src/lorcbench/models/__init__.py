@@ -1,3 +1,3 @@
-"""Checkpoints on disk and live decoder blocks: architectures, the block walk, perplexity, lm-eval, stand-ins. Only this package
+"""Checkpoints on disk and live decoder blocks: the block walk, fused linears, perplexity, lm-eval, stand-ins. Only this package
 knows transformers. May import `common`, `core`, `config` and `data`.
 """

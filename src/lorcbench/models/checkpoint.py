@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from lorcbench.models.architectures import ARCHITECTURES, Architecture
+from lorcbench.config.families import FAMILIES, Family
 
 
 class CheckpointError(Exception):
@@ -27,14 +27,12 @@ class Checkpoint:
         self.folder = Path(folder)
         self.config = _json_object(self.folder / "config.json")
         model_type = self.config.get("model_type")
-        if model_type not in ARCHITECTURES:
-            known = ", ".join(ARCHITECTURES)
+        if model_type not in FAMILIES:
+            known = ", ".join(FAMILIES)
             raise CheckpointError(f"{self.folder}/config.json: model_type {model_type!r}; known families are {known}")
-        self.architecture: Architecture = ARCHITECTURES[model_type]
-        for alias, name in self.architecture.aliases:
-            if alias in self.config:
-                self.config[name] = self.config.pop(alias)
-        for name in filter(None, self.architecture.shape):
+        self.architecture: Family = FAMILIES[model_type]
+        self.config = self.architecture.named(self.config)
+        for name in self.architecture.shape.values():
             size = self.config.get(name)
             if not isinstance(size, int) or size < 1:
                 raise CheckpointError(f"{self.folder}/config.json: {name} is {size}, expected a positive whole number")
@@ -93,7 +91,7 @@ class Checkpoint:
     @property
     def depth(self) -> int:
         """Number of decoder blocks."""
-        return self.config[self.architecture.shape[0]]
+        return self.architecture.size(self.config, "layers")
 
     def tensors(self, names: list[str]) -> dict[str, torch.Tensor]:
         """The named tensors, in the checkpoint's own type; each shard is opened once.

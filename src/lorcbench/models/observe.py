@@ -10,14 +10,14 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import nn
 
+from lorcbench.config.families import Family
 from lorcbench.core.moments import SecondMoment
-from lorcbench.models.architectures import Architecture
 
 _WAITING = 2  # inputs that wait for the second thread; each keeps its tensor alive
 
 
 @contextmanager
-def observed(block: nn.Module, architecture: Architecture, second_thread: bool = False) -> Iterator[dict[str, SecondMoment]]:
+def observed(block: nn.Module, architecture: Family, second_thread: bool = False) -> Iterator[dict[str, SecondMoment]]:
     """While open, every forward of `block` adds to the second moments yielded: one per input, by its first linear.
 
     Linears that share an input (query, key and value) share its moment.
@@ -66,7 +66,7 @@ def _adding_beside() -> Iterator[Callable[[SecondMoment, torch.Tensor], None]]:
 
 
 @contextmanager
-def last_linear_skipped(block: nn.Module, architecture: Architecture) -> Iterator[None]:
+def last_linear_skipped(block: nn.Module, architecture: Family) -> Iterator[None]:
     """While open, the last linear of `block` returns zeros, so the block's output is meaningless.
 
     For a forward that is only observed: nothing behind the last linear is, and it does a third of the multiplications of an OPT

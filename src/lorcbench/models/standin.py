@@ -1,4 +1,4 @@
-"""Train the stand-ins: small OPT and BLOOM models on text that Python carries, saved as ordinary Hugging Face checkpoints.
+"""Train the stand-ins: small models of the known families on text that Python carries, saved as Hugging Face checkpoints.
 
 They exist so that the whole pipeline runs with no download, on models real enough for methods to differ. Weight matrices of
 the blocks are trained with Muon, the rest with AdamW: at this size that reaches in 600 steps the perplexity for which AdamW
@@ -11,9 +11,11 @@ import math
 from collections.abc import Callable
 
 import torch
+import transformers
 from torch import nn
-from transformers import BloomConfig, BloomForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
+from lorcbench.config.families import FAMILIES
 from lorcbench.config.schema import ModelConfig
 
 END_OF_TEXT = "</s>"
@@ -27,22 +29,12 @@ class GateError(Exception):
 
 def build(model: ModelConfig) -> PreTrainedModel:
     """An untrained model of Hugging Face's own class, seeded."""
-    torch.manual_seed(model.standin.seed)
-    shared = {"vocab_size": model.standin.vocabulary, "hidden_size": model.hidden, "bos_token_id": 0, "eos_token_id": 0}
-    if model.family == "opt":
-        return OPTForCausalLM(
-            OPTConfig(
-                **shared,
-                num_hidden_layers=model.layers,
-                num_attention_heads=model.heads,
-                ffn_dim=model.ffn,
-                word_embed_proj_dim=model.hidden,
-                max_position_embeddings=model.standin.positions,
-                dropout=0.0,
-                pad_token_id=0,
-            )
-        )
-    return BloomForCausalLM(BloomConfig(**shared, n_layer=model.layers, n_head=model.heads, pad_token_id=0))
+    family, standin = FAMILIES[model.family], model.standin
+    network = getattr(transformers, family.model_class)
+    sizes = {"layers": model.layers, "hidden": model.hidden, "heads": model.heads, "ffn": model.ffn}
+    config = network.config_class(**family.standin_config(sizes, standin.vocabulary, standin.positions))
+    torch.manual_seed(standin.seed)
+    return network(config)
 
 
 def train(model: PreTrainedModel, settings, streams: dict[str, torch.Tensor], progress: Callable[[int, int], None]) -> None:
@@ -83,6 +75,7 @@ def train(model: PreTrainedModel, settings, streams: dict[str, torch.Tensor], pr
 
 
 def _batch(streams: list[torch.Tensor], size: int, length: int, generator: torch.Generator) -> torch.Tensor:
+    """Random windows (size, length) of the streams, taken in turn."""
     rows = []
     for index in range(size):
         stream = streams[index % len(streams)]
@@ -98,7 +91,7 @@ def gate(model: PreTrainedModel, streams: dict, windows: dict[str, torch.Tensor]
     Raises:
         GateError: on some corpus the model is worse than a third of the unigram model's perplexity.
     """
-    found = {}
+    measured = {}
     for corpus, tokens in windows.items():
         counts = torch.bincount(streams[corpus], minlength=model.config.vocab_size).double() + 1
         unigram = -(counts / counts.sum()).log()[tokens[:, 1:]].mean()
@@ -106,11 +99,11 @@ def gate(model: PreTrainedModel, streams: dict, windows: dict[str, torch.Tensor]
         for batch in tokens.split(16):
             logits = model(batch, use_cache=False).logits[:, :-1].flatten(0, 1)
             losses.append(nn.functional.cross_entropy(logits, batch[:, 1:].flatten(), reduction="none"))
-        found[corpus] = {"ppl": float(torch.cat(losses).mean().exp()), "unigram_ppl": float(unigram.exp())}
-    for corpus, values in found.items():
+        measured[corpus] = {"ppl": float(torch.cat(losses).mean().exp()), "unigram_ppl": float(unigram.exp())}
+    for corpus, values in measured.items():
         if values["ppl"] > values["unigram_ppl"] / _GATE:
             raise GateError(
                 f"stand-in perplexity {values['ppl']:.1f} on {corpus} is above a third of the unigram model's "
                 f"{values['unigram_ppl']:.1f}: train longer (model.standin.steps) or check the text"
             )
-    return found
+    return measured

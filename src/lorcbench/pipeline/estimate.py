@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorcbench.config import compose
+from lorcbench.config.families import FAMILIES
 from lorcbench.config.protocols import CalibrationConfig, EvalConfig
-from lorcbench.config.recipes import GptqMethod, ZeroQuantMethod
 from lorcbench.config.schema import ModelConfig, RuntimeConfig
+from lorcbench.config.shape import Shape
 from lorcbench.core.formats import WeightFormat
 
 MIB = 2**20
 # Resident after imports, measured, in MiB: torch and safetensors alone, with transformers, with lm-eval.
 _LIGHT, _MODEL, _HARNESS = 420, 620, 800
 _TRAINING = 900  # a stand-in
-_VOCABULARY = {"opt": 50_272, "bloom": 250_880, "llama": 128_256}
 _ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
 _SCORED_AT_ONCE = 512  # tokens whose logits exist together (lorcbench.models.blocks)
 _WINDOWS = 600  # of a protocol that measures whole texts: about what WikiText-2, PTB and C4 have of 2,048 tokens
@@ -28,58 +28,15 @@ _TASK_TOKENS = 2_000_000  # that the usual lm-eval tasks score
 _KRYLOV_PRODUCTS = 12  # with a matrix, of as many columns as components
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a model: decoder blocks, hidden and feed-forward width, vocabulary, and feed-forward matrices of a block."""
-
-    layers: int
-    hidden: int
-    ffn: int
-    vocabulary: int
-    mlp_matrices: int = 2
-
-    @classmethod
-    def of(cls, model: ModelConfig) -> Shape | None:
-        """The shape that the conf file states, or a checkpoint folder's config.json; None if neither says."""
-        if model.source == "folder":
-            return _of_folder(Path(model.path))
-        if not (model.layers and model.hidden and model.ffn):
-            return None
-        vocabulary = model.standin.vocabulary if model.standin else _VOCABULARY.get(model.family, max(_VOCABULARY.values()))
-        return cls(model.layers, model.hidden, model.ffn, vocabulary, 3 if model.family == "llama" else 2)
-
-    @property
-    def block(self) -> int:
-        """Weights of a block's linears."""
-        return 4 * self.hidden**2 + self.mlp_matrices * self.hidden * self.ffn
-
-    @property
-    def squares(self) -> int:
-        """Entries of the Hessians of a block's inputs: three of the hidden width, one of the feed-forward's."""
-        return 3 * self.hidden**2 + self.ffn**2
-
-    @property
-    def widest(self) -> int:
-        """Weights of the largest matrix, or stack of matrices, that is swept or decomposed at once."""
-        return max(3 * self.hidden**2, self.hidden * self.ffn)
-
-    @property
-    def sweep(self) -> int:
-        """Multiplications and additions of GPTQ's sweep of a block: its weights times their inputs."""
-        return 4 * self.hidden**3 + (self.mlp_matrices - 1) * self.ffn * self.hidden**2 + self.hidden * self.ffn**2
-
-    def forward(self, tokens: int) -> int:
-        """Floating-point operations of one pass of all blocks."""
-        return 2 * self.layers * self.block * tokens
-
-
-def _of_folder(folder: Path) -> Shape | None:
+def shape_of(model: ModelConfig) -> Shape | None:
+    """The shape that the conf file states, or a checkpoint folder's config.json; None if neither says."""
+    if model.source != "folder":
+        return model.shape
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        layers = found.get("num_hidden_layers", found.get("n_layer"))
-        hidden = found.get("hidden_size", found.get("n_embed"))
-        ffn = found.get("ffn_dim", found.get("intermediate_size")) or 4 * hidden
-        return Shape(layers, hidden, ffn, found["vocab_size"], 3 if found.get("model_type") == "llama" else 2)
+        config = json.loads((Path(model.path) / "config.json").read_text(encoding="utf-8"))
+        family = FAMILIES[config["model_type"]]
+        layers, hidden, ffn = (family.size(family.named(config), part) for part in ("layers", "hidden", "ffn"))
+        return Shape(layers, hidden, ffn, config["vocab_size"], family.mlp_matrices)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # `prepare` says what is wrong with it
 
@@ -139,10 +96,11 @@ def _walk(shape: Shape, tokens: int, dtype: str, runtime: RuntimeConfig) -> floa
 
 
 def _calibrate(stage: str, shape: Shape, names: dict[str, str], runtime: RuntimeConfig) -> Estimate:
+    """Second moments of the unquantized model, or the factors of the Hessians that they make."""
     disk = shape.layers * shape.squares * 2 / MIB  # float32 triangles
     if stage == "factor":
         memory = shape.squares * 2 * 2 + 3 * shape.ffn**2 * 4
-        return Estimate(_LIGHT + memory / MIB, shape.layers * (3 * shape.hidden**3 + shape.ffn**3) / 3, disk)
+        return Estimate(_LIGHT + memory / MIB, shape.layers * shape.cubes / 3, disk)
     settings: CalibrationConfig = compose.load("calibration", names["calibration"])
     tokens = settings.n_samples * settings.length
     memory = _walk(shape, tokens, settings.dtype, runtime) + shape.squares * 4 + 2 * shape.ffn**2 * 4
@@ -151,36 +109,15 @@ def _calibrate(stage: str, shape: Shape, names: dict[str, str], runtime: Runtime
 
 
 def _quantize(shape: Shape, names: dict[str, str], runtime: RuntimeConfig) -> Estimate:
+    """The method's own estimate, beside what its process imports, the block walk if it reads tokens, and what is stored."""
     method, fmt = compose.load("method", names["method"]), WeightFormat.parse(names["weight"])
     stored_bits = fmt.bits + (16 + fmt.bits) / (fmt.group or shape.hidden)
     disk = shape.layers * shape.block * stored_bits / 8 / MIB
-    swept = shape.block * 3 + 5 * shape.widest * 4  # weights as stored, codes; float32 copies of one stack
-    if method.data is None:
-        return Estimate(_LIGHT + swept / MIB, 10 * shape.layers * shape.block, disk)
-    if method.data == "statistics":
-        memory = swept + shape.squares * 2 + 2 * shape.ffn**2 * 4
-        return Estimate(_LIGHT + memory / MIB, 2 * shape.layers * shape.sweep, disk)
+    hidden_bytes = runtime.hidden_gib * 2**30
+    if method.data != "tokens":
+        memory, operations = method.estimate(shape, None, hidden_bytes)
+        return Estimate(_LIGHT + memory / MIB, operations, disk)
     settings: CalibrationConfig = compose.load("calibration", names["calibration"])
-    tokens = settings.n_samples * settings.length
-    walk = _walk(shape, tokens, settings.dtype, runtime)
-    if isinstance(method, GptqMethod):
-        memory = walk + swept + shape.squares * 4 + 3 * shape.ffn**2 * 4
-        solve = shape.layers * (2 * shape.sweep + (3 * shape.hidden**3 + shape.ffn**3) / 3)
-        operations = 5 / 3 * shape.forward(tokens) + shape.layers * shape.squares * tokens + solve
-        return Estimate(_MODEL + memory / MIB, operations, disk)
-    return Estimate(_MODEL + (walk + _distilled(shape, method, settings, runtime)) / MIB, _steps(shape, method, settings), disk)
-
-
-def _distilled(shape: Shape, method: ZeroQuantMethod, settings: CalibrationConfig, runtime: RuntimeConfig) -> float:
-    """Bytes of distillation: seven copies (masters, gradients, Adam's two, rounded, kept, given), a second set of states."""
-    trained = shape.block if method.unit == "block" else shape.widest
-    width = shape.hidden if method.unit == "block" else 2 * shape.ffn
-    states = min(settings.n_samples * settings.length * width * 4, 2 * runtime.hidden_gib * 2**30)
-    return 7 * 4 * trained + states + 40 * settings.length * shape.hidden * 4
-
-
-def _steps(shape: Shape, method: ZeroQuantMethod, settings: CalibrationConfig) -> float:
-    """Operations of distillation: a step is a pass forward and two back; the held-out share is passed once a rate."""
-    rates = len(method.lr_grid) if method.lr == "auto" else 1
-    seen = 3 * method.iterations + method.held_out * settings.n_samples
-    return rates * seen * shape.forward(settings.length) + 3 * shape.forward(settings.n_samples * settings.length)
+    memory, operations = method.estimate(shape, settings, hidden_bytes)
+    walk = _walk(shape, settings.n_samples * settings.length, settings.dtype, runtime)
+    return Estimate(_MODEL + (walk + memory) / MIB, operations, disk)

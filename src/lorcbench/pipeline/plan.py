@@ -13,7 +13,7 @@ import psutil
 
 from lorcbench.common import paths
 from lorcbench.config.schema import RuntimeConfig
-from lorcbench.pipeline.estimate import Estimate, Shape, estimate
+from lorcbench.pipeline.estimate import Estimate, estimate, shape_of
 from lorcbench.study.cells import Cell, Study
 
 # What `Study.job_folders` calls a job's result → the stage that makes it.
@@ -79,7 +79,7 @@ def jobs(study: Study, runtime: RuntimeConfig) -> list[PlannedJob]:
     for cell in study.cells:
         for kind, folder in {**study.job_folders(cell), **study.harness_folder(cell)}.items():
             cells.setdefault((kind, folder), []).append(cell)
-    shapes = {model: Shape.of(study.model(model)) for model in {cell.model for cell in study.cells}}
+    shapes = {model: shape_of(study.model(model)) for model in {cell.model for cell in study.cells}}
     planned = []
     for (kind, folder), members in sorted(cells.items(), key=lambda item: list(STAGES).index(item[0][0])):
         stage, cell = STAGES[kind], members[0]

@@ -9,7 +9,7 @@ from typing import Any
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.schema import RuntimeConfig
 from lorcbench.pipeline import plan
-from lorcbench.pipeline.estimate import Estimate, Shape, estimate
+from lorcbench.pipeline.estimate import Estimate, estimate, shape_of
 from lorcbench.study.cells import Study
 
 _SMALL = 400_000_000  # weights of the decoder blocks, up to which jobs on a cluster share submissions: minutes on one core
@@ -25,7 +25,7 @@ class Resources:
 
     def __init__(self, study: Study, runtime: RuntimeConfig, variants: Callable[[str, Any], int]) -> None:
         self._study, self._runtime, self._variants = study, runtime, variants
-        self._shapes = {model: Shape.of(study.model(model)) for model in {cell.model for cell in study.cells}}
+        self._shapes = {model: shape_of(study.model(model)) for model in {cell.model for cell in study.cells}}
 
     def memory(self, stage: str) -> Callable[..., int]:
         """MiB that a job of a stage asks for: half as much again as estimated, and twice that with every further attempt."""

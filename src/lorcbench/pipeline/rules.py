@@ -22,7 +22,7 @@ from lorcbench.common.versions import code_version
 from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.compose import RUNTIME_VARIABLE
-from lorcbench.data import texts
+from lorcbench.data import stdlib_text, texts
 from lorcbench.pipeline import warm
 from lorcbench.pipeline.resources import Resources
 from lorcbench.study.cells import Cell, load_study
@@ -67,13 +67,15 @@ class Workflow:
     # What can be refused before the first job
 
     def _check_windows(self) -> None:
-        """Refuse windows that are longer than the positions that an OPT stand-in learned."""
+        """Refuse windows that are longer than the positions that a stand-in learned, and a vocabulary that no tokenizer has."""
         lengths = {f"study.eval={self.study.eval}+window": compose.load("eval", self.study.eval).window}
         for name in self._calibrations():
             lengths[f"study.calibrations=[{name}+length"] = compose.load("calibration", name).length
         for model in dict.fromkeys(cell.model for cell in self.study.cells):
             settings = self.study.model(model)
-            limit = settings.standin.positions if settings.standin and settings.family == "opt" else None
+            if settings.standin:
+                stdlib_text.check_vocabulary(settings.standin)
+            limit = settings.standin.positions if settings.standin and settings.record.learned_positions else None
             for setting, length in lengths.items():
                 if limit is not None and length > limit:
                     mend = f"{setting}={limit}" + ("]" if "[" in setting else "")

@@ -72,6 +72,7 @@ def hand_over() -> None:
 
 
 def _serve(address: str) -> None:
+    """Import everything, then fork a supervisor for each stage that asks."""
     die_with_parent(int(os.environ[PARENT]))
     let_threads_sleep()
     listener = socket.socket(socket.AF_UNIX)
@@ -89,16 +90,20 @@ def _serve(address: str) -> None:
 
 
 def _import_everything() -> None:
+    """Import what stages import, the model classes of all families among it, and compile what they compile."""
     import lm_eval.models.huggingface  # noqa: F401
     import torch
-    from transformers import BloomForCausalLM, OPTForCausalLM  # noqa: F401
+    import transformers
 
     from lorcbench.common import versions
+    from lorcbench.config.families import FAMILIES
     from lorcbench.core import gptq
     from lorcbench.core.formats import WeightFormat
     from lorcbench.data import corpora  # noqa: F401
     from lorcbench.models import blocks, perplexity, standin  # noqa: F401
 
+    for family in FAMILIES.values():
+        getattr(transformers, family.model_class)  # transformers imports a model's module when it is first asked for
     versions.code_versions()  # kept for the forks
     torch.set_num_threads(1)  # no thread of a pool may exist when it forks
     settings, identity = gptq.GptqSettings(), torch.eye(8)
@@ -125,6 +130,7 @@ def _supervise(connection: socket.socket) -> None:
 
 
 def _run(request: dict, descriptors: list[int]) -> None:
+    """Become the stage that was asked for, with its arguments, folder, environment and streams, and end."""
     for target, descriptor in enumerate(descriptors):
         os.dup2(descriptor, target)
     os.chdir(request["folder"])

@@ -11,10 +11,11 @@ import math
 import re
 from dataclasses import replace
 
+from lorcbench.config import compose
+from lorcbench.config.recipes import Method
 from lorcbench.report.results import CellResult
 from lorcbench.study.cells import Cell
 
-OPTIMIZED = ("gptq", "zq_local", "zq_global")
 BEST = "best"
 _RATE = re.compile(r"\+lr=[^+]+")
 
@@ -29,6 +30,11 @@ def derive(results: list[CellResult]) -> list[CellResult]:
 def base_method(method: str) -> str:
     """The method that a variant or a derived result belongs to: ``zq_local`` of ``zq_local*+iterations=128``."""
     return method.partition("+")[0].rstrip("*")
+
+
+def settings_of(method: str) -> Method:
+    """The settings of the base method of a variant or a derived result; `BEST` is no method and has those of ``none``."""
+    return compose.load("method", "none" if method == BEST else base_method(method))
 
 
 def _best_rates(results: list[CellResult]) -> list[CellResult]:
@@ -47,7 +53,7 @@ def _best_rates(results: list[CellResult]) -> list[CellResult]:
 def _best_methods(results: list[CellResult]) -> list[CellResult]:
     found: dict[Cell, list[CellResult]] = {}
     for result in results:
-        if base_method(result.cell.method) in OPTIMIZED and not _RATE.search(result.cell.method):
+        if settings_of(result.cell.method).optimizes and not _RATE.search(result.cell.method):
             found.setdefault(replace(result.cell, method=BEST, trained="a16"), []).append(result)
     return [
         _chosen(cell, methods, ", ".join(dict.fromkeys(result.cell.method for result in methods)))

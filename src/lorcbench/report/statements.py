@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from lorcbench.config import compose
 from lorcbench.core.formats import ActivationFormat, WeightFormat
-from lorcbench.report.derived import base_method
+from lorcbench.report.derived import settings_of
 from lorcbench.report.results import CellResult
 from lorcbench.study.cells import Cell
 from lorcbench.study.published import CLASS_BOUNDS, CORPORA
@@ -24,7 +24,10 @@ INT8_BOUND = 0.002  # of the full-precision perplexity
 FACTOR_BOUND = 0.003  # INT8 against FP16 factors: table 8's largest difference
 BLOCK_BOUND = 0.01  # A8 in groups against A16, and symmetric against asymmetric: class 1 at a perplexity of 10
 FEW = 4  # bits up to which methods, groups and LoRC are said to help; beyond, there is nothing to help
-_BASES = {"rtn": "RTN", "gptq": "GPTQ", "gptq-cached": "GPTQ", "zq_local": "ZQ-Local", "zq_global": "ZQ-Global"}
+# Families and models that the paper's tables single out.
+_A8_NEVER_BREAKS = "bloom"
+_A8_CLASS_3_FROM = {"opt": 6e9}  # weights from which A8 by token is class 3; in other families from 10 billion on
+_GPTQ_CLASS_1 = "opt-30b"
 _CLASS_1, _CLASS_2, _CLASS_3 = (-math.inf, CLASS_BOUNDS[0]), CLASS_BOUNDS, (CLASS_BOUNDS[1], math.inf)
 
 
@@ -78,7 +81,7 @@ class Grid:
     def chosen(self) -> Iterator[tuple[Cell, CellResult]]:
         """Cells that claims speak of: not one by one those of a sweep of learning rates, nor the best of methods."""
         for cell, result in self.cells.items():
-            if cell.method == "none" or (base_method(cell.method) in _BASES and "+lr=" not in cell.method):
+            if cell.method == "none" or (base(cell) and "+lr=" not in cell.method):
                 yield cell, result
 
 
@@ -91,7 +94,7 @@ def statements(results: list[CellResult]) -> Iterator[Statement]:
 
 def base(cell: Cell) -> str:
     """The method in words, or "" if no claim speaks of it."""
-    return _BASES.get(base_method(cell.method), "")
+    return settings_of(cell.method).label
 
 
 def _below(claim: str, source: str, below: CellResult, above: CellResult | None) -> Iterator[Statement]:
@@ -226,7 +229,7 @@ def _classes(grid: Grid) -> Iterator[Statement]:
             continue
         for claim, source, bounds in _class_claims(cell, size):
             yield Statement(claim, source, ((-1.0, full), (1.0, result)), *bounds)
-        if cell.method == "none" and result.family == "bloom":
+        if cell.method == "none" and result.family == _A8_NEVER_BREAKS:
             claim = "A8 by token never breaks BLOOM: less than twice full precision's perplexity"
             yield Statement(claim, "table 2", ((-2.0, full), (1.0, result)))
 
@@ -237,7 +240,7 @@ def _class_claims(cell: Cell, size: int) -> Iterator[tuple[str, str, tuple[float
     if cell.method == "none" and activation.bits == 8 and not activation.group and not activation.symmetric:
         if size < 1e9:
             yield "A8 by token is class 1 below a billion weights", "table 2", _CLASS_1
-        if size > 1e10 or (cell.model.startswith("opt") and size > 6e9):
+        if size > _A8_CLASS_3_FROM.get(compose.load("model", cell.model).family, 1e10):
             yield "A8 by token is class 3 above 10 billion weights, and for OPT from 6.7b on", "table 2", _CLASS_3
     if weight.bits != 4 or weight.symmetric or activation.bits != 16:
         return
@@ -247,7 +250,7 @@ def _class_claims(cell: Cell, size: int) -> Iterator[tuple[str, str, tuple[float
         if size > 1e11:
             yield "4-bit RTN by row is class 2 above 100 billion weights", "table 2", _CLASS_2
     if not weight.group and cell.rank == 0 and base(cell) == "GPTQ":
-        if cell.model == "opt-30b":
+        if cell.model == _GPTQ_CLASS_1:
             yield "GPTQ at 4 bits by row is class 1 on OPT-30b", "table 3", _CLASS_1
         else:
             bounds = (CLASS_BOUNDS[0], math.inf)

@@ -16,6 +16,7 @@ from lorcbench.jobs.job import Job, input_digest, run
 from lorcbench.jobs.quantized import QuantizedModel
 from lorcbench.jobs.shards import ShardWriter
 from lorcbench.models.checkpoint import Checkpoint
+from lorcbench.models.fused import part_rows
 
 # B (out, m) and A (m, in) of each matrix of a block: a linear, or the q, k or v of a fused one.
 BlockFactors = dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -101,7 +102,7 @@ def _decomposed(
     for name, weight in checkpoint.linears(index).items():
         error = weight.float() - approximate[name]
         shares[name] = float(error.norm() / weight.float().norm())
-        rows = checkpoint.architecture.parts(name, checkpoint.config) if settings.fused_qkv == "split" else None
+        rows = part_rows(checkpoint.architecture, name, checkpoint.config) if settings.fused_qkv == "split" else None
         matrices = {f"{name}.{part}": error[indices] for part, indices in rows.items()} if rows else {name: error}
         for matrix, part in matrices.items():
             b, a = lorc.decompose(part, int(job.names["cap"]), settings.decomposition == "exact")

@@ -62,8 +62,10 @@ def _train(job: Job, model, folder: Path) -> tuple[dict, dict]:
     from transformers.utils.logging import disable_progress_bar
 
     from lorcbench.data import corpora
+    from lorcbench.data.stdlib_text import check_vocabulary
     from lorcbench.models import standin
 
+    check_vocabulary(model.standin)
     disable_progress_bar()
     torch.set_num_threads(job.threads)
     text = Path(paths.TEXT.format(text=model.standin.text))

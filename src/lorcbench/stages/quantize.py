@@ -71,27 +71,25 @@ def _gptq(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks: Quantized
 
 def _gptq_cached(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks: QuantizedBlocks) -> None:
     """Hessians of the unquantized model, whose factors an earlier stage has stored."""
-    from lorcbench.core.gptq import GptqSettings
     from lorcbench.jobs.hessians import HessianFactors
     from lorcbench.jobs.solving import solve_block
 
-    settings = GptqSettings(**job.method.settings)
-    factors = HessianFactors(job.names | job.method.factor)
+    method = job.method
+    factors = HessianFactors(job.names | method.factor)
     for index in range(checkpoint.depth):
         if blocks.kept(index) is None:
-            blocks.write(index, solve_block(checkpoint, index, factors.block(index), fmt, settings))
+            blocks.write(index, solve_block(checkpoint, index, factors.block(index), fmt, method))
 
 
 def _gptq_propagated(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks: QuantizedBlocks) -> None:
     """The published order: Hessians of a block from the outputs of the quantized blocks before it, all its linears at once."""
-    from lorcbench.core.gptq import GptqSettings
     from lorcbench.jobs.hessians import from_moments
     from lorcbench.jobs.solving import solve_block
     from lorcbench.jobs.walks import calibration_walk
     from lorcbench.models.observe import last_linear_skipped, observed
     from lorcbench.models.surgery import install_weights, rounded_inputs
 
-    settings = GptqSettings(**job.method.settings)
+    method = job.method
     activation = ActivationFormat.parse(job.names["trained"])
     walk, hidden = calibration_walk(job, checkpoint)
     for index in range(walk.depth):
@@ -102,7 +100,7 @@ def _gptq_propagated(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks
                 with observed(block, walk.architecture) as moments, last_linear_skipped(block, walk.architecture):
                     for _, states in walk.fetched(hidden):
                         walk.forward(block, states)
-                quantized = solve_block(checkpoint, index, from_moments(moments, settings), fmt, settings)
+                quantized = solve_block(checkpoint, index, from_moments(moments, method), fmt, method)
                 blocks.write(index, quantized)
             install_weights(block, quantized.weights())
             walk.advance(block, hidden)

@@ -17,10 +17,8 @@ from lorcbench.common import paths
 from lorcbench.common.artifacts import file_digest, replacing, write_text
 from lorcbench.config import compose
 from lorcbench.data import texts
-from lorcbench.data.stdlib_text import CORPORA, SPLITS, documents, harness_tasks
+from lorcbench.data.stdlib_text import CORPORA, SPLITS, VOCABULARY, documents, harness_tasks
 from lorcbench.jobs.job import Job, run
-
-VOCABULARY = 1024
 
 
 def main(job: Job) -> None:
@@ -33,6 +31,7 @@ def main(job: Job) -> None:
 
 
 def _stage_file(job: Job) -> None:
+    """Stage the documents of one file, and say whether they are the published ones."""
     text, revision = job.text, None
     path = texts.own_file(text, job.runtime.data_dir)
     if path is None:
@@ -42,10 +41,10 @@ def _stage_file(job: Job) -> None:
     digest = file_digest(target)
     published = None if text.documents is None else count == text.documents and text.sha256 in (None, digest)
     if published is False:
-        said = f"{path}: {count} documents with digest {digest} are not the {text.documents} published ones"
+        difference = f"{path}: {count} documents with digest {digest} are not the {text.documents} published ones"
         if revision:
-            raise texts.TextError(f"{said}; is {text.repo} {text.file} the right file?")
-        job.log(said)
+            raise texts.TextError(f"{difference}; is {text.repo} {text.file} the right file?")
+        job.log(difference)
     origin = {"file": path.name, "sha256": file_digest(path), "repo": text.repo if revision else None, "revision": revision}
     identity = job.identity(compose.plain(text), {"file": origin["sha256"]})
     payload = {"files": {"corpora/documents.jsonl": digest}, "documents": count, "published": published, "origin": origin}
@@ -53,22 +52,23 @@ def _stage_file(job: Job) -> None:
 
 
 def _stage_stdlib(job: Job, folder: Path) -> None:
-    found = documents()
+    """Stage the text that Python carries, with its tokenizer, the training text in tokens, and lm-eval tasks made from it."""
+    corpora = documents()
     for corpus in CORPORA:
         for split in SPLITS:
-            _write_jsonl(folder / "corpora" / corpus / f"{split}.jsonl", [{"text": text} for text in found[corpus][split]])
+            _write_jsonl(folder / "corpora" / corpus / f"{split}.jsonl", [{"text": text} for text in corpora[corpus][split]])
     tokenizer = ByteLevelBPETokenizer()
-    training = [text for corpus in CORPORA for text in found[corpus]["train"]]
+    training = [text for corpus in CORPORA for text in corpora[corpus]["train"]]
     tokenizer.train_from_iterator(training, vocab_size=VOCABULARY, special_tokens=["</s>"], show_progress=False)
     write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
-    streams = {corpus: _stream(tokenizer, found[corpus]["train"]) for corpus in CORPORA}
+    streams = {corpus: _stream(tokenizer, corpora[corpus]["train"]) for corpus in CORPORA}
     with replacing(folder / "train.safetensors") as temporary:
         save_file(streams, temporary)
-    for name, items in harness_tasks({corpus: found[corpus]["test"] for corpus in CORPORA}).items():
+    for name, items in harness_tasks({corpus: corpora[corpus]["test"] for corpus in CORPORA}).items():
         _write_jsonl(folder / "tasks" / f"{name}.jsonl", items)
     files = [*sorted(folder.glob("*/**/*.jsonl")), folder / "tokenizer.json", folder / "train.safetensors"]
     digests = {str(path.relative_to(folder)): file_digest(path) for path in files}
-    counts = {corpus: {split: len(found[corpus][split]) for split in SPLITS} for corpus in CORPORA}
+    counts = {corpus: {split: len(corpora[corpus][split]) for split in SPLITS} for corpus in CORPORA}
     job.finish("text", job.identity({"vocabulary": VOCABULARY}, {}), {"files": digests, "documents": counts})
 
 

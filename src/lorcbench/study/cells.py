@@ -273,7 +273,7 @@ def _cell(axes: dict) -> Cell | None:
     calibration = axes["calibrations"] if method.data else "none"
     if method.data and not compose.load("calibration", calibration).corpora:
         raise ConfigError(f"method {axes['methods']}: needs calibration; set study.calibrations")
-    if method.kind == "zeroquant" and (dtype := compose.load("calibration", calibration).dtype) != "float32":
+    if method.trains_in_float32 and (dtype := compose.load("calibration", calibration).dtype) != "float32":
         raise ConfigError(f"method {axes['methods']}: trains in float32; calibration {calibration} has dtype {dtype}")
     trained = axes["activations"] if method.sees_activations else "a16"
     rank = 0 if full_precision else axes["ranks"]

@@ -40,6 +40,7 @@ def _axes(grid: StudyConfig | GridConfig, kept: list[str]) -> dict[str, list | N
 
 
 def _values(axis: str, values: list | None, kept: list[str]) -> list | None:
+    """The values of one axis for stand-ins, each once; None stays None."""
     translate = {
         "models": _model,
         "methods": _method,
@@ -53,16 +54,18 @@ def _values(axis: str, values: list | None, kept: list[str]) -> list | None:
 
 
 def _model(name: str) -> str:
+    """The stand-in of the model's family, if there is one."""
     model = compose.load("model", name)
-    if model.source == "standin" or model.family not in ("opt", "bloom"):
+    if model.source == "standin" or not (model.family and model.block_weights):
         return name
-    return f"{model.family}-standin-{'s' if model.block_weights < _SMALL else 'm'}"
+    standin = f"{model.family}-standin-{'s' if model.block_weights < _SMALL else 'm'}"
+    return standin if standin in compose.names("model") else name
 
 
 def _method(name: str) -> str:
     """Distillation in fewer steps, unless the name says how many."""
-    distils = compose.load("method", name).kind == "zeroquant" and "+iterations=" not in name
-    return f"{name}+iterations={ITERATIONS}" if distils else name
+    trains = "iterations" in vars(compose.load("method", name)) and "+iterations=" not in name
+    return f"{name}+iterations={ITERATIONS}" if trains else name
 
 
 def _calibration(name: str) -> str:

@@ -1,0 +1,66 @@
+"""Methods: what other places ask of them, and settings whose defaults are written once."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import get_type_hints
+
+import pytest
+
+from lorcbench.config import compose
+from lorcbench.config.recipes import METHODS, DistilledLorc, GptqMethod, ZeroQuantMethod
+from lorcbench.config.shape import Shape
+from lorcbench.core.settings import DistillSettings, GptqSettings, TrainingSettings
+
+SHAPE = Shape(layers=3, hidden=64, ffn=256, vocabulary=1024)
+
+
+@pytest.mark.parametrize(
+    ("configured", "settings", "own"),
+    [
+        (GptqMethod, GptqSettings, set()),
+        (ZeroQuantMethod, DistillSettings, set()),
+        (DistilledLorc, TrainingSettings, {"lr_grid"}),  # LoRC has rates of its own
+    ],
+)
+def test_settings_of_an_algorithm_are_inherited_with_their_defaults(configured, settings, own):
+    inherited = {field.name for field in fields(settings)}
+    assert inherited <= {field.name for field in fields(configured)}
+    assert inherited & set(vars(configured)["__annotations__"]) == own
+    assert issubclass(configured, settings)
+    hints = get_type_hints(configured)
+    assert all(name in hints for name in inherited)
+
+
+def test_factors_are_kept_at_their_best():
+    distilled = compose.load("lorc", "distilled-int8")
+    assert (distilled.keep, distilled.scales) == ("best", "recompute")
+    assert not {"keep", "scales"} & set(vars(distilled))  # no settings, so that they are in no path and no identity
+
+
+def test_every_method_goes_by_the_kind_that_chooses_it():
+    for kind, method in METHODS.items():
+        default = {field.name: field.default for field in fields(method)}
+        assert default["kind"] == kind
+    labels = {name: compose.load("method", name).label for name in compose.names("method")}
+    assert labels == {
+        **{"none": "", "rtn": "RTN", "gptq": "GPTQ", "gptq-cached": "GPTQ"},
+        **{"zq_local": "ZQ-Local", "zq_global": "ZQ-Global"},
+    }
+    chosen = {name for name in compose.names("method") if compose.load("method", name).optimizes}
+    assert chosen == {"gptq", "zq_local", "zq_global"}
+
+
+def test_what_reads_more_takes_more():
+    calibration = compose.load("calibration", "stdlib")
+
+    def takes(name: str) -> tuple[float, float]:
+        method = compose.load("method", name)
+        return method.estimate(SHAPE, calibration if method.data == "tokens" else None, 2**30)
+
+    memory = {name: takes(name)[0] for name in ("rtn", "gptq-cached", "gptq")}
+    work = {name: takes(name)[1] for name in ("rtn", "gptq-cached", "gptq", "zq_local", "zq_global")}
+    assert sorted(memory, key=memory.get) == ["rtn", "gptq-cached", "gptq"]
+    assert sorted(work, key=work.get)[:3] == ["rtn", "gptq-cached", "gptq"]
+    assert work["zq_local"] == work["zq_global"] > work["gptq"]
+    assert takes("zq_global+lr=0.001")[1] < work["zq_global"] / 5  # one rate instead of seven
