@@ -116,7 +116,7 @@ def test_a_module_that_a_stage_begins_to_import_counts(package):
     assert package.version("text") == before
     package.append("stages/text.py", "\nfrom lorcbench.report import figures\n")
     begun = package.version("text")
-    package.append("report/claims.py", "\n_ADDED = 1\n")  # which the figures import
+    package.append("report/spelling.py", "\n_ADDED = 1\n")  # which the figures import
     assert len({before, begun, package.version("text")}) == 3
 
 

@@ -315,15 +315,16 @@ def test_every_task_is_in_the_installed_lm_eval():
 def test_a_table_of_tasks_names_its_columns(tmp_path):
     from synthetic import result, study
 
-    from lorcbench.report import results
-    from lorcbench.stages.report import _csv
+    from lorcbench.report.comparison import changes
+    from lorcbench.report.tables import HARNESS_COLUMNS, as_csv, harness_rows
 
     both = [result("opt-125m none w16 r0"), result("opt-125m rtn w2-asym-row r0")]
     for one, value in zip(both, (0.5, 0.25), strict=True):
         one.harness = {"piqa/acc": value, "piqa/acc_stderr": 0.01, "piqa/acc_norm": value}
         one.documents = {name: [float(index < 8 * value) for index in range(8)] for name in ("piqa/acc", "piqa/acc_norm")}
         one.tasks, one.prefix_token = {"piqa": {"version": 1.0, "documents": 1838, "shots": 0}}, "</s>"
-    rows = list(csv.DictReader(_csv(results.HARNESS_COLUMNS, results.harness_rows(study(both), both)).splitlines()))
+    table = harness_rows(study(both), both, changes(both, 50))
+    rows = list(csv.DictReader(as_csv(HARNESS_COLUMNS, table).splitlines()))
     assert [row["metric"] for row in rows] == ["acc", "acc_norm"] * 2
     assert (rows[2]["value"], rows[2]["stderr"], rows[2]["value_fp"], rows[2]["delta"]) == ("0.25", "0.01", "0.5", "-0.25")
     assert float(rows[2]["delta_low"]) < -0.25 < float(rows[2]["delta_high"]) < 0.15

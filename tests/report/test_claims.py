@@ -6,11 +6,19 @@ import numpy as np
 import pytest
 from synthetic import printed_means, result, results
 
-from lorcbench.report.claims import VERDICTS, Verdict, counts, full_precision, judge, number, percent
+from lorcbench.report import claims
+from lorcbench.report.claims import VERDICTS, Verdict, counts
+from lorcbench.report.comparison import changes, full_precision
 from lorcbench.report.derived import derive
+from lorcbench.report.spelling import number, percent
 from lorcbench.study.cells import load_study
 
 RESAMPLES = 300
+
+
+def judge(found, resamples: int) -> list[Verdict]:
+    """The verdicts on results by themselves."""
+    return claims.judge(found, changes(found, resamples), resamples)
 
 
 def verdicts_of(found, *words: str) -> list[Verdict]:

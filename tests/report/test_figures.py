@@ -10,10 +10,17 @@ from matplotlib import image
 from synthetic import result, results
 
 from lorcbench.common.artifacts import write_json
-from lorcbench.report.figures import draw
+from lorcbench.report import figures as report_figures
+from lorcbench.report.comparison import changes
+from lorcbench.report.figures.style import Figure
 from lorcbench.report.scorecard import Row
 
 STEMS = ["bits", "sensitivity", "lorc", "pareto"]
+
+
+def draw(found, folder, rows=()) -> list[Figure]:
+    """The figures of results by themselves."""
+    return report_figures.draw(found, changes(found, 200), folder, rows)
 
 
 def ink(path) -> float:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
-from lorcbench.report.intervals import (
-    mean_perplexity_difference,
-    metric_difference,
-    metric_value,
-    nll_difference,
-    perplexity,
-    resampled_means,
-)
+from lorcbench.report import intervals as report_intervals
+from lorcbench.report.intervals import metric_difference, metric_value, perplexity, resampled_means
+
+nll_difference = partial(report_intervals.nll_difference, resamples=2000)
+mean_perplexity_difference = partial(report_intervals.mean_perplexity_difference, resamples=2000)
 
 
 def ar1(rng: np.random.Generator, shape: tuple[int, ...], correlation: float) -> np.ndarray:

@@ -3,57 +3,44 @@
 import dataclasses
 import json
 import re
-from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from browser import Browser, chromium
 from matplotlib import image
+from page_reader import Reader
 from synthetic import result, results, study
 
 from lorcbench.common.artifacts import write_json
 from lorcbench.config.schema import StudyConfig
-from lorcbench.report.claims import Verdict, judge
+from lorcbench.report import claims, figures
+from lorcbench.report.agreement import Ordering
+from lorcbench.report.claims import Verdict
+from lorcbench.report.comparison import changes
 from lorcbench.report.conventions import Candidate
-from lorcbench.report.figures import draw
+from lorcbench.report.findings import Findings
+from lorcbench.report.page import render as page_module
 from lorcbench.report.page.cells import degraded
-from lorcbench.report.page.render import render
-from lorcbench.report.scorecard import Ordering, Row
+from lorcbench.report.scorecard import Row
 
 STAGES = [{"stage": "quantize", "jobs": 12, "seconds": 1234.5, "peak_rss_mib": 812.4}]
-VOID = {"meta", "img", "input", "br", "wbr"}
 
 
-class Reader(HTMLParser):
-    """Checks that tags nest, and collects the attributes of every element and the rows of tables as text."""
+def judge(found, resamples: int) -> list[Verdict]:
+    """The verdicts on results by themselves."""
+    return claims.judge(found, changes(found, resamples), resamples)
 
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.stack, self.elements, self.rows = [], [], []
-        self.feed(text)
-        assert not self.stack
 
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.stack.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
+def draw(found, folder, rows=()) -> list[figures.Figure]:
+    """The figures of results by themselves."""
+    return figures.draw(found, changes(found, 200), folder, rows)
 
-    def handle_endtag(self, tag):
-        assert self.stack.pop() == tag
 
-    def handle_data(self, data):
-        if "td" in self.stack or "th" in self.stack:
-            self.rows[-1][-1] += data
-
-    def row(self, *words: str) -> list[str]:
-        """The one row of a table whose first cells are `words`."""
-        (row,) = [row for row in self.rows if row[: len(words)] == list(words)]
-        return row
+def render(asked, found, verdicts, drawn, folder, stages, rows=(), ordered=(), candidates=(), imported=None) -> str:
+    """The page of results by themselves."""
+    findings = Findings(verdicts, list(rows), list(ordered), list(candidates))
+    return page_module.render(asked, found, changes(found, 200), findings, drawn, folder, stages, imported)
 
 
 def failures() -> list:

@@ -9,10 +9,12 @@ import pytest
 from synthetic import printed, result
 
 from lorcbench.config import compose
-from lorcbench.report import conventions
+from lorcbench.report import conventions, scorecard
+from lorcbench.report.agreement import orderings, spearman, summary
+from lorcbench.report.comparison import changes
 from lorcbench.report.derived import derive
 from lorcbench.report.results import CellResult
-from lorcbench.report.scorecard import TOLERANCES, Row, compare, orderings, spearman, summary
+from lorcbench.report.scorecard import TOLERANCES, Row
 from lorcbench.study.cells import Study, load_study
 from lorcbench.study.published import CORPORA
 
@@ -20,6 +22,11 @@ from lorcbench.study.published import CORPORA
 def expanded(name: str, *models: str, **overrides: str) -> Study:
     axes = {"models": f"[{','.join(models)}]", **overrides}
     return load_study(name, [f"study.{key}={value}" for key, value in axes.items()])
+
+
+def compare(asked: Study, found: list[CellResult]) -> list[Row]:
+    """The scorecard of results by themselves."""
+    return scorecard.compare(asked, found, changes(found, 2000))
 
 
 def zeroquant(rows: list[Row]) -> list[Row]:

@@ -17,12 +17,14 @@ import pytest
 from browser import Browser
 
 from lorcbench.common.artifacts import write_json
+from lorcbench.report import tracking
+from lorcbench.report.comparison import changes
 from lorcbench.report.intervals import mean_perplexity_difference
 from lorcbench.report.results import CellResult
-from lorcbench.report.tracking.records import records
+from lorcbench.report.tracking.records import Record
 
 # MlflowClient from there: MLflow imported any earlier would send usage reports.
-from lorcbench.report.tracking.store import SETTINGS, MlflowClient, TrackingError, attach, track
+from lorcbench.report.tracking.store import SETTINGS, MlflowClient, TrackingError, attach
 from lorcbench.report.tracking.view import NAME, TAG, addresses, local_folder
 from lorcbench.study.cells import Cell
 
@@ -68,6 +70,16 @@ def uri(tmp_path, fresh_store):
     """The address of a store without any run."""
     (tmp_path / "mlflow.db").write_bytes(fresh_store)
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+def track(name: str, title: str, results: list[CellResult], uri: str, artifacts: str, resamples: int) -> dict:
+    """Import results by themselves."""
+    return tracking.store.track(name, title, results, changes(results, resamples), uri, artifacts)
+
+
+def records(name: str, parent: str, results: list[CellResult], resamples: int) -> dict[str, Record]:
+    """What is logged of results by themselves."""
+    return tracking.records.records(name, parent, results, changes(results, resamples))
 
 
 def imported(uri: str, results: list[CellResult]) -> dict:

@@ -11,7 +11,7 @@ import time
 
 from runs import ROOT, SNAKEMAKE, command, digests, snakemake, stage, stages_in
 
-from lorcbench.report.results import COLUMNS
+from lorcbench.report.tables import COLUMNS
 
 
 def test_the_table_is_tidy_and_complete(smoke):

@@ -1,9 +1,9 @@
 """What the results say about each claim: supported, contradicted or undecided.
 
 A verdict rests on one 95 % interval of what `lorcbench.report.statements` bounds: `supported` if the whole interval lies within
-the bounds, `contradicted` if none of it does, else `undecided`. Every model is judged by itself; where one cell is said to be
-below another at 3 bits and more, where differences are small, several models are pooled too. The intervals cover the sampling
-of text; a study with several calibration seeds gets a verdict for each.
+the bounds, `contradicted` if none of it does, else `undecided`. Every model is judged by itself. Where one cell is said to be
+below another at 3 bits and more, differences are small, so several models are pooled too. The intervals cover the sampling of
+text; a study with several calibration seeds gets a verdict for each.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lorcbench.core.formats import WeightFormat
+from lorcbench.report.comparison import Change
 from lorcbench.report.intervals import Interval, mean_perplexity_contrast, resampled_means
 from lorcbench.report.results import CellResult
+from lorcbench.report.spelling import number, percent
 from lorcbench.report.statements import Statement, statements
 from lorcbench.study.cells import Cell
 
@@ -42,48 +43,40 @@ class Verdict:
     standin: bool = False
 
 
-def judge(results: list[CellResult], resamples: int) -> list[Verdict]:
+def judge(results: list[CellResult], changes: dict[Cell, Change], resamples: int) -> list[Verdict]:
     """All verdicts that the finished cells allow; a claim without matching cells gets none.
 
     Args:
         results: the cells of a study, derived ones if claims may rest on them; those that are not ``ok`` are ignored.
-        resamples: of the bootstrap.
+        changes: what these cells lost to full precision.
+        resamples: of the bootstrap, where other cells are compared.
     """
     by_claim: dict[str, list[Statement]] = {}
     for statement in statements(results):
         by_claim.setdefault(statement.claim, []).append(statement)
     verdicts = []
-    for stated in by_claim.values():
-        verdicts += [_one_model(statement, resamples) for statement in stated]
+    for same_claim in by_claim.values():
+        verdicts += [_one_model(statement, changes, resamples) for statement in same_claim]
         pools: dict[Cell, list[Statement]] = {}
-        for statement in stated:
+        for statement in same_claim:
             cell = statement.subject.cell
-            if statement.is_comparison and WeightFormat.parse(cell.weight).bits >= 3:
+            if statement.is_comparison and cell.weight_format.bits >= 3:
                 pool = "all stand-ins" if statement.subject.standin else "all models"
                 pools.setdefault(replace(cell, model=pool), []).append(statement)
         verdicts += [_pooled(cell, members, resamples) for cell, members in pools.items() if len(members) > 1]
     return verdicts
 
 
-def full_precision(results: list[CellResult]) -> dict[str, CellResult]:
-    """The finished full-precision cell of each model, by model."""
-    return {
-        result.cell.model: result
-        for result in results
-        if result.status == "ok" and result.cell.method == "none" and result.cell.activation == "a16"
-    }
-
-
 def counts(verdicts: list[Verdict]) -> list[str]:
     """Lines for the terminal: how many verdicts of each kind every claim has; none if there are no verdicts."""
     if not verdicts:
         return []
-    ran = {"stand-ins" if verdict.standin else "published models" for verdict in verdicts}
-    lines = [f"  claims, tested on {' and '.join(sorted(ran))}"]
+    models = {"stand-ins" if verdict.standin else "published models" for verdict in verdicts}
+    lines = [f"  claims, tested on {' and '.join(sorted(models))}"]
     for claim in dict.fromkeys(verdict.claim for verdict in verdicts):
-        found = [verdict.verdict for verdict in verdicts if verdict.claim == claim]
-        told = [f"{found.count(kind)} {kind}" for kind in VERDICTS if kind in found]
-        lines.append(f"    {claim}: {', '.join(told)}")
+        kinds = [verdict.verdict for verdict in verdicts if verdict.claim == claim]
+        tally = ", ".join(f"{kinds.count(kind)} {kind}" for kind in VERDICTS if kind in kinds)
+        lines.append(f"    {claim}: {tally}")
     return lines
 
 
@@ -93,21 +86,32 @@ def _scope(cell: Cell) -> str:
     return " ".join([f"{model}:", *(part for part in recipe if part not in ("none", "a16", "r0"))])
 
 
-def _one_model(statement: Statement, resamples: int) -> Verdict:
-    change = mean_perplexity_contrast([(coefficient, result.nll) for coefficient, result in statement.terms], resamples)
-    verdict, subject = _decide(change, statement.low, statement.high), statement.subject
-    evidence = _evidence(statement, change)
+def _one_model(statement: Statement, changes: dict[Cell, Change], resamples: int) -> Verdict:
+    """The verdict on one recipe of one model."""
+    interval = _interval(statement, changes, resamples)
+    subject = statement.subject
+    verdict = _decide(interval, statement.low, statement.high)
+    evidence = _evidence(statement, interval)
     return Verdict(statement.claim, _scope(subject.cell), verdict, evidence, statement.source, subject.standin)
 
 
+def _interval(statement: Statement, changes: dict[Cell, Change], resamples: int) -> Interval:
+    """The sum that a statement bounds; a difference to full precision is the one that tables and figures show."""
+    _, first = statement.terms[0]
+    if statement.is_difference and first.cell.is_full_precision:
+        return changes[statement.subject.cell].mean
+    return mean_perplexity_contrast([(coefficient, result.nll) for coefficient, result in statement.terms], resamples)
+
+
 def _evidence(statement: Statement, change: Interval) -> str:
+    """The numbers that decided: the sum with its interval, and the perplexities in it."""
     levels = [result.mean_ppl for _, result in statement.terms]
     bounds = (change.value, change.low, change.high)
     if statement.low == -statement.high:  # a share of the first cell
         value, low, high = (percent(bound / levels[0], 3) for bound in bounds)
         return f"ΔPPL {value} [{low}, {high}] of {number(levels[0])}"
     value, low, high = (number(bound, "+") for bound in bounds)
-    if len(levels) > 2 or statement.terms[0][0] != -1.0:
+    if not statement.is_difference:
         parts = [f"{number(coefficient, '+')} · {number(result.mean_ppl)}" for coefficient, result in statement.terms]
         return f"{' '.join(parts)} = {value} [{low}, {high}]"
     claimed = f"; claimed {_range(statement.low, statement.high)}" if statement.high or np.isfinite(statement.low) else ""
@@ -115,6 +119,7 @@ def _evidence(statement: Statement, change: Interval) -> str:
 
 
 def _range(low: float, high: float) -> str:
+    """Two bounds in words."""
     if np.isinf(low):
         return f"at most {number(high)}"
     return f"above {number(low)}" if np.isinf(high) else f"{number(low)} to {number(high)}"
@@ -126,7 +131,8 @@ def _pooled(cell: Cell, pool: list[Statement], resamples: int) -> Verdict:
     Every pair is resampled with the same seed, hence with the same runs of windows: what the models share through the
     text stays in the variance. To add the pairs' variances as if independent would make the interval too narrow.
     """
-    values, samples = [], []
+    values = []
+    samples = []
     for statement in pool:
         (_, above), (_, below) = statement.terms
         for index, corpus in enumerate(sorted(below.nll)):
@@ -137,22 +143,12 @@ def _pooled(cell: Cell, pool: list[Statement], resamples: int) -> Verdict:
     change = Interval(float(np.mean(values)), float(low), float(high))
     ratio, low, high = (percent(np.expm1(bound), 2) for bound in (change.value, change.low, change.high))
     evidence = f"PPL {ratio} [{low}, {high}], geometric mean of {len(pool)} models"
-    one = pool[0]
-    return Verdict(one.claim, _scope(cell), _decide(change, -np.inf, 0.0), evidence, one.source, one.subject.standin)
+    first = pool[0]
+    return Verdict(first.claim, _scope(cell), _decide(change, -np.inf, 0.0), evidence, first.source, first.subject.standin)
 
 
 def _decide(change: Interval, low: float, high: float) -> str:
+    """Whether the interval lies within the bounds, outside them, or across one."""
     if low <= change.low and change.high < high:
         return "supported"
     return "contradicted" if change.low > high or change.high < low else "undecided"
-
-
-def number(value: float, sign: str = "") -> str:
-    """A perplexity or a difference (`sign` "+") for people: about four digits, no exponent, a typographic minus."""
-    digits = 2 if abs(value) < 100 else 1 if abs(value) < 1000 else 0
-    return f"{value:{sign},.{digits}f}".replace("-", "−")
-
-
-def percent(share: float, digits: int = 1) -> str:
-    """A signed share in percent, with a typographic minus."""
-    return f"{100 * share:+,.{digits}f} %".replace("-", "−")

@@ -1,8 +1,8 @@
 """Which of several quantizer conventions, or schemes of LoRC factors, comes closest to the published numbers.
 
-Papers print formats without saying which divisor, zero-point rounding or scale type is behind them, so one published number has
-as many measured counterparts as a study has conventions. `study=fingerprint` measures them all; this ranks them, question by
-question, by the mean of |ln(measured / published)| over the numbers that every candidate has.
+Papers print formats without saying which divisor, zero-point rounding or scale type is behind them. So a published number has
+as many measured counterparts as a study has conventions. `study=fingerprint` measures them all; this module ranks them,
+question by question, by the mean of |ln(measured / published)| over the numbers that every candidate has.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass
 
-from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.report.scorecard import Row
 
 
@@ -41,33 +40,36 @@ def rank(rows: list[Row]) -> list[Candidate]:
     """The candidates of every question to which the study has more than one answer, the closest first."""
     questions: dict[str, dict[str, dict[tuple, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
-        if asked := None if row.derived else _question(row):
+        if bears_on := None if row.derived else _question(row):
+            question, answer = bears_on
             place = (row.model, row.corpus, row.table, row.recipe, row.published)
-            distance = abs(math.log(row.measured / row.published)) if math.isfinite(row.published) else math.nan
-            questions[f"{row.source}: {asked[0]}"][asked[1]].setdefault(place, distance)
-    found = []
-    for question, answers in questions.items():
-        common = set.intersection(*(set(places) for places in answers.values()))
-        common = [place for place in common if all(math.isfinite(places[place]) for places in answers.values())]
-        if len(answers) < 2 or not common:
-            continue
-        candidates = []
-        for answer, places in answers.items():
-            distances = [places[place] for place in common]
-            candidates.append(Candidate(question, answer, len(common), math.fsum(distances) / len(common), max(distances)))
-        found += sorted(candidates, key=lambda candidate: candidate.distance)
-    return found
+            distance = math.nan if row.diverged_in_print else abs(math.log(row.measured / row.published))
+            questions[f"{row.source}: {question}"][answer].setdefault(place, distance)
+    return [candidate for question, answers in questions.items() for candidate in _ranked(question, answers)]
+
+
+def _ranked(question: str, answers: dict[str, dict[tuple, float]]) -> list[Candidate]:
+    """The answers to one question, by their distances to the numbers that all of them have; none if there is no choice."""
+    common = set.intersection(*(set(places) for places in answers.values()))
+    common = [place for place in common if all(math.isfinite(places[place]) for places in answers.values())]
+    if len(answers) < 2 or not common:
+        return []
+    candidates = []
+    for answer, places in answers.items():
+        distances = [places[place] for place in common]
+        candidates.append(Candidate(question, answer, len(common), math.fsum(distances) / len(common), max(distances)))
+    return sorted(candidates, key=lambda candidate: candidate.distance)
 
 
 def _question(row: Row) -> tuple[str, str] | None:
-    """What the row bears on, and its answer; None where weights and activations are both rounded, or nothing is."""
-    weight, activation = WeightFormat.parse(row.weight), ActivationFormat.parse(row.activation)
+    """The question that the row bears on, and its answer; None where both weights and activations are rounded, or neither."""
+    weight, activation = row.weight_format, row.activation_format
     if row.rank:
         return f"factors of LoRC, weights {weight.convention}", row.lorc
-    if weight.bits == 16 and activation.bits != 16:
+    if weight.is_full_precision and not activation.is_full_precision:
         kind = "symmetric" if activation.symmetric else "asymmetric"
         return f"{kind} activations", activation.convention
-    if weight.bits != 16 and activation.bits == 16:
+    if not weight.is_full_precision and activation.is_full_precision:
         kind = "symmetric" if weight.symmetric else "asymmetric"
         return f"{kind} weights under {row.method}", f"{weight.convention}, {weight.scale_dtype} scales"
     return None

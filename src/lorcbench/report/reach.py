@@ -1,6 +1,6 @@
 """Which study reaches which published number, or why none does: ``python -m lorcbench.report.reach``.
 
-Every study of published models is expanded without its limit of size, every cell taken for measured, and joined with the
+Every study of published models is expanded without its limit of size. Every cell is taken for measured, and joined with the
 published numbers just as a finished study is.
 """
 
@@ -11,7 +11,6 @@ from collections import Counter
 import numpy as np
 
 from lorcbench.config import compose
-from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.report import scorecard
 from lorcbench.report.derived import BEST, derive
 from lorcbench.report.results import CellResult
@@ -22,17 +21,17 @@ from lorcbench.study.published import CORPORA, PROTOCOLS, Published
 
 def studies() -> dict[Published, list[str]]:
     """For every published number the studies that have a cell, or a derived row, to hold against it."""
-    found: dict[Published, list[str]] = {row: [] for row in published.load()}
+    reached: dict[Published, list[str]] = {row: [] for row in published.load()}
     for name in compose.names("study"):
-        asked = load_study(name, ["study.max_params=null"])
-        if asked.eval not in PROTOCOLS.values():
+        study = load_study(name, ["study.max_params=null"])
+        if study.eval not in PROTOCOLS.values():
             continue
-        results = [_measured(cell) for cell in asked.cells]
+        results = [_measured(cell) for cell in study.cells]
         for result in [*results, *derive(results)]:
-            for row in scorecard.counterparts(result, asked.eval):
-                if name not in found[row]:
-                    found[row].append(name)
-    return found
+            for row in scorecard.counterparts(result, study.eval):
+                if name not in reached[row]:
+                    reached[row].append(name)
+    return reached
 
 
 def _measured(cell: Cell) -> CellResult:
@@ -56,9 +55,8 @@ def reason(row: Published) -> str:
         return "the model's weights were never public for download"
     if row.misprinted:
         return "misprint: another row's number, or a slip of a digit"
-    try:
-        formats = WeightFormat.parse(row.weight), ActivationFormat.parse(row.activation)
-    except ValueError:
+    formats = row.formats()
+    if formats is None:
         return "the paper states neither groups nor symmetry"
     model = compose.load("model", row.model)
     if any(width % fmt.group for fmt in formats if fmt.group for width in (model.hidden, model.ffn)):
@@ -68,13 +66,13 @@ def reason(row: Published) -> str:
 
 def main() -> None:
     """Print the number of published rows by what reaches them, by study, and by reason."""
-    found = studies()
-    reached = [row for row, names in found.items() if names]
-    missed = [row for row, names in found.items() if not names]
-    print(f"{len(found)} published perplexities, {len(reached)} reached by some study, {len(missed)} by none")
+    by_number = studies()
+    reached = [row for row, names in by_number.items() if names]
+    missed = [row for row, names in by_number.items() if not names]
+    print(f"{len(by_number)} published perplexities, {len(reached)} reached by some study, {len(missed)} by none")
     for title, counts in (
         ("reached, by what they are held against", Counter(map(kind, reached))),
-        ("reached, by study (a number can be in several)", Counter(name for names in found.values() for name in names)),
+        ("reached, by study (a number can be in several)", Counter(name for names in by_number.values() for name in names)),
         ("not reached", Counter(reason(row) or "no study asks for it" for row in missed)),
     ):
         print(f"\n{title}")

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
-from itertools import combinations
-
-import numpy as np
 
 from lorcbench.config import compose
-from lorcbench.core.formats import WeightFormat
-from lorcbench.report.claims import full_precision, number, percent
+from lorcbench.config.variants import Variant
+from lorcbench.core.formats import ActivationFormat, WeightFormat
+from lorcbench.report.comparison import Change
 from lorcbench.report.derived import base_method
-from lorcbench.report.intervals import mean_perplexity_difference, perplexity
+from lorcbench.report.intervals import perplexity
 from lorcbench.report.results import CellResult
 from lorcbench.study import published
-from lorcbench.study.cells import Study
+from lorcbench.study.cells import Cell, Study, activation_format, weight_format
 from lorcbench.study.published import CORPORA, Published
 
 CALIBRATION = "c4-128x2048"
@@ -35,7 +32,7 @@ class Tolerance:
         share: for models of a billion weights and more, at 4 bits and more.
         small: below a billion.
         low_bits: factor for 3 bits and fewer.
-        reason: why so much.
+        reason: why that is the right size.
     """
 
     kind: str
@@ -105,47 +102,41 @@ class Row:
         """What the published number is of: formats without convention, rank, bits of the factors, learning rate, method."""
         return (*_recipe(self.weight, self.activation, self.lorc, self.rank), _rate(self.method), base_method(self.method))
 
+    @property
+    def diverged_in_print(self) -> bool:
+        """Whether the table has no number, so that there is no difference to it."""
+        return math.isinf(self.published)
 
-@dataclass(frozen=True)
-class Ordering:
-    """Whether the cells of one table come in the published order.
+    @property
+    def weight_format(self) -> WeightFormat:
+        """`weight` as a value."""
+        return weight_format(self.weight)
 
-    Attributes:
-        table: where the published numbers stand.
-        scope: the model.
-        n: cells compared.
-        spearman: rank correlation of measured and published perplexity over them; NaN for fewer than three.
-        pairs: pairs of methods at one format and rank whose published numbers differ.
-        agreeing: those of them whose measured numbers differ the same way.
-    """
-
-    table: str
-    scope: str
-    n: int
-    spearman: float
-    pairs: int = 0
-    agreeing: int = 0
+    @property
+    def activation_format(self) -> ActivationFormat:
+        """`activation` as a value."""
+        return activation_format(self.activation)
 
 
 COLUMNS = tuple(Row.__dataclass_fields__)
 
 
-def compare(study: Study, results: list[CellResult], resamples: int = 2000) -> list[Row]:
-    """Every measured cell that has a published counterpart: one row a published number.
+def compare(study: Study, results: list[CellResult], changes: dict[Cell, Change]) -> list[Row]:
+    """Every measured cell that has a published counterpart: one row per published number.
 
     Args:
         study: of the results; its protocol says which source's numbers are comparable.
         results: measured cells, and derived ones if they are to be compared too.
-        resamples: of the bootstrap that says whether a class is open.
+        changes: what these cells lost to full precision, which their classes are made of.
     """
-    baselines, rows = full_precision(results), []
+    rows = []
     for result in results:
         if result.status != "ok":
             continue
         numbers = _numbers(result)
         for row in counterparts(result, study.eval):
             if row.corpus in numbers:
-                rows.append(_row(result, row, numbers[row.corpus], baselines.get(result.cell.model), resamples))
+                rows.append(_row(result, row, numbers[row.corpus], changes.get(result.cell)))
     return rows
 
 
@@ -162,11 +153,11 @@ def counterparts(result: CellResult, protocol: str) -> list[Published]:
 @cache
 def _printed(protocol: str) -> dict[tuple, list[Published]]:
     """What may be compared under a protocol, by model, recipe and method."""
-    found = defaultdict(list)
+    places = defaultdict(list)
     for row in published.load():
         if row.counts_under(protocol) and not row.misprinted:
-            found[row.model, row.weight, row.activation, row.rank, row.lorc_bits, row.method].append(row)
-    return found
+            places[row.model, row.weight, row.activation, row.rank, row.lorc_bits, row.method].append(row)
+    return places
 
 
 def _recipe(weight: str, activation: str, lorc: str, rank: int) -> tuple[str, str, int, int | None]:
@@ -179,13 +170,15 @@ def _published_calibration(name: str) -> bool:
     """Whether the calibration is the papers' own, whatever its seed."""
     if name == "none":
         return True
-    own, paper = (asdict(compose.load("calibration", one)) for one in (name, CALIBRATION))
+    own = asdict(compose.load("calibration", name))
+    paper = asdict(compose.load("calibration", CALIBRATION))
     return all(own[key] == paper[key] for key in ("corpora", "n_samples", "length"))
 
 
 def _rate(method: str) -> float | None:
     """The learning rate that a method's name gives."""
-    return next((float(part[3:]) for part in method.split("+") if part.startswith("lr=") and part != "lr=auto"), None)
+    rate = Variant.parse(method).setting("lr")
+    return None if rate in (None, "auto") else float(rate)
 
 
 def _numbers(result: CellResult) -> dict[str, float]:
@@ -201,103 +194,43 @@ def _finite(value: float) -> float:
     return value if math.isfinite(value) else math.inf
 
 
-def _row(result: CellResult, row: Published, measured: float, baseline: CellResult | None, resamples: int) -> Row:
+def _row(result: CellResult, row: Published, measured: float, change: Change | None) -> Row:
+    """The measured perplexity of a cell beside a published one, with its tolerance and, for means, the classes."""
     full = published.full_precision(row.model, published.PROTOCOLS[row.source])
     reference = sum(full.values()) / len(full) if row.corpus == "mean" else full[row.corpus]
-    kind, tolerance = _tolerance(row, compose.load("model", row.model).block_weights)
+    kind, tolerance = _tolerance(row, result.cell)
     comparable = math.isfinite(row.ppl)
     relative = measured / row.ppl - 1 if comparable else math.nan
     both_broken = min(measured, row.ppl) > DIVERGED * reference
-    own, printed, open_ = None, None, False
-    if row.corpus == "mean" and baseline is not None and baseline.cell != result.cell:
-        change = mean_perplexity_difference(result.nll, baseline.nll, resamples)
-        low, own, high = (published.sensitivity_class(loss) for loss in (change.low, change.value, change.high))
-        printed, open_ = published.sensitivity_class(row.ppl - reference), low != high
+    classes = {"class_measured": None, "class_published": None}
+    if row.corpus == "mean" and change is not None and not result.cell.is_full_precision:
+        loss = change.mean
+        low, value, high = (published.sensitivity_class(bound) for bound in (loss.low, loss.value, loss.high))
+        printed = published.sensitivity_class(row.ppl - reference)
+        classes = {"class_measured": value, "class_published": printed, "class_open": low != high}
     of_cell = ("model", "method", "weight", "activation", "lorc", "rank", "calibration")
     return Row(
         **{name: getattr(result.cell, name) for name in of_cell},
         **{name: getattr(row, name) for name in ("corpus", "table", "source")},
+        **classes,
         measured=measured,
         published=row.ppl,
         difference=measured - row.ppl if comparable else math.nan,
         relative=relative,
         tolerance=tolerance,
         within=both_broken or abs(relative) <= tolerance,
-        class_measured=own,
-        class_published=printed,
-        class_open=open_,
         derived=bool(result.derived),
         kind=kind,
     )
 
 
-def _tolerance(row: Published, weights: int) -> tuple[str, float]:
+def _tolerance(row: Published, cell: Cell) -> tuple[str, float]:
     """The kind of `TOLERANCES`, and the share for this number."""
     if row.method == "none":
         kind = "full precision" if row.activation == "a16" else "activations"
     else:
         kind = row.method if row.method in TOLERANCES else "distillation"
     tolerance = TOLERANCES[kind]
-    low = WeightFormat.parse(row.weight).bits <= 3
-    return kind, (tolerance.small if weights < _SMALL else tolerance.share) * (tolerance.low_bits if low else 1)
-
-
-def orderings(rows: list[Row]) -> list[Ordering]:
-    """One record a table and model, over the means, or WikiText-2 where a table has no mean.
-
-    Of several measured cells of one published number, the derived one counts where there is one (it was chosen as the paper
-    chose), and else the study's first.
-    """
-    tables: dict[tuple[str, str], dict[tuple, Row]] = {}
-    for row in sorted(rows, key=lambda row: (row.corpus != "mean", not row.derived)):
-        if row.corpus == ("mean" if row.source == "zeroquant-v2" else "wikitext2"):
-            tables.setdefault((row.table, row.model), {}).setdefault(row.recipe, row)
-    found = []
-    for (table, model), chosen in tables.items():
-        members = list(chosen.values())
-        pairs = list(_method_pairs(members))
-        correlation = spearman([row.measured for row in members], [row.published for row in members])
-        found.append(Ordering(table, model, len(members), correlation, len(pairs), sum(pairs)))
-    return found
-
-
-def _method_pairs(rows: list[Row]) -> Iterator[bool]:
-    """For every pair of methods at one format and rank whose published numbers differ: whether the measured ones agree."""
-    for one, other in combinations(rows, 2):
-        if one.recipe[:-1] == other.recipe[:-1] and one.published != other.published:
-            yield (one.measured < other.measured) == (one.published < other.published)
-
-
-def spearman(one: list[float], other: list[float]) -> float:
-    """Rank correlation, equal values sharing their mean rank; NaN for fewer than three values, or if one list is constant."""
-    if len(one) < 3:
-        return math.nan
-    ranks = []
-    for values in (np.asarray(one), np.asarray(other)):
-        below, equal = (values[:, None] > values).sum(1), (values[:, None] == values).sum(1)
-        ranks.append(below + (equal - 1) / 2 - (len(values) - 1) / 2)
-    length = np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum())
-    return float((ranks[0] * ranks[1]).sum() / length) if length else math.nan
-
-
-def summary(rows: list[Row], ordered: list[Ordering]) -> list[str]:
-    """Lines for the terminal: how much agrees, by kind of cell, and what is farthest off; none if nothing is comparable."""
-    if not rows:
-        return []
-    agree = sum(row.within for row in rows)
-    lines = [f"  published numbers: {len(rows)} compared, {agree} within tolerance"]
-    for kind in TOLERANCES:
-        if chosen := [row for row in rows if row.kind == kind]:
-            shares = sorted(abs(row.relative) for row in chosen if row.relative == row.relative)
-            median = f", median difference {100 * shares[len(shares) // 2]:.2f} %" if shares else ""
-            lines.append(f"    {kind:15} {sum(row.within for row in chosen)} of {len(chosen)}{median}")
-    if classed := [row for row in rows if row.class_measured]:
-        same = sum(row.class_measured == row.class_published for row in classed)
-        lines.append(f"    {'class':15} {same} of {len(classed)} agree, {sum(row.class_open for row in classed)} open")
-    if pairs := sum(ordering.pairs for ordering in ordered):
-        lines.append(f"    {'order':15} {sum(ordering.agreeing for ordering in ordered)} of {pairs} pairs of methods agree")
-    outside = [row for row in rows if not row.within and row.relative == row.relative]
-    for row in sorted(outside, key=lambda row: -abs(math.log1p(row.relative)))[:3]:
-        recipe = " ".join([row.model, row.method, row.weight, row.activation, f"r{row.rank}", row.corpus])
-        lines.append(f"    off: {recipe}: {number(row.measured)}, published {number(row.published)} ({percent(row.relative)})")
-    return lines
+    small = compose.load("model", cell.model).block_weights < _SMALL
+    few_bits = cell.weight_format.bits <= 3
+    return kind, (tolerance.small if small else tolerance.share) * (tolerance.low_bits if few_bits else 1)

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from lorcbench.config import compose
-from lorcbench.core.formats import ActivationFormat, WeightFormat
+from lorcbench.config.variants import Variant
+from lorcbench.report.comparison import full_precision
 from lorcbench.report.derived import settings_of
 from lorcbench.report.results import CellResult
 from lorcbench.study.cells import Cell
@@ -39,7 +40,7 @@ class Statement:
         claim: the sentence.
         source: where the paper makes it.
         terms: coefficient and cell; the last is the recipe that the claim is about.
-        low, high: between which Σ coefficient · perplexity is said to lie.
+        low, high: the bounds between which Σ coefficient · perplexity is said to lie.
     """
 
     claim: str
@@ -54,14 +55,14 @@ class Statement:
         return self.terms[-1][1]
 
     @property
-    def is_comparison(self) -> bool:
-        """Whether one cell is said to be below another, and no more."""
-        return len(self.terms) == 2 and self.bounds == (-math.inf, 0.0) and {c for c, _ in self.terms} == {-1.0, 1.0}
+    def is_difference(self) -> bool:
+        """Whether the sum is one perplexity minus another."""
+        return [coefficient for coefficient, _ in self.terms] == [-1.0, 1.0]
 
     @property
-    def bounds(self) -> tuple[float, float]:
-        """Between which the sum is said to lie."""
-        return self.low, self.high
+    def is_comparison(self) -> bool:
+        """Whether one cell is said to be below another, and no more."""
+        return self.is_difference and (self.low, self.high) == (-math.inf, 0.0)
 
 
 class Grid:
@@ -69,19 +70,20 @@ class Grid:
 
     def __init__(self, results: list[CellResult]) -> None:
         self.cells = {result.cell: result for result in results if result.status == "ok"}
+        self.baselines = full_precision(results)
 
-    def near(self, cell: Cell, **changes) -> CellResult | None:
-        """The cell with these fields instead."""
-        return self.cells.get(replace(cell, **changes))
+    def near(self, cell: Cell, **fields) -> CellResult | None:
+        """The cell with these fields instead, if it was measured."""
+        return self.cells.get(replace(cell, **fields))
 
     def full(self, cell: Cell) -> CellResult | None:
-        """Full precision of its model."""
-        return self.cells.get(Cell(cell.model, "none", "none", "w16", "a16", "a16", "none", 0))
+        """Full precision of the cell's model, if it was measured."""
+        return self.baselines.get(cell.model)
 
     def chosen(self) -> Iterator[tuple[Cell, CellResult]]:
-        """Cells that claims speak of: not one by one those of a sweep of learning rates, nor the best of methods."""
+        """The cells that claims speak of: neither each cell of a sweep of learning rates, nor the best of the methods."""
         for cell, result in self.cells.items():
-            if cell.method == "none" or (base(cell) and "+lr=" not in cell.method):
+            if cell.method == "none" or (base(cell) and Variant.parse(cell.method).setting("lr") is None):
                 yield cell, result
 
 
@@ -98,20 +100,23 @@ def base(cell: Cell) -> str:
 
 
 def _below(claim: str, source: str, below: CellResult, above: CellResult | None) -> Iterator[Statement]:
+    """That `below` has a lower perplexity than `above`; nothing if that was not measured."""
     if above is not None:
         yield Statement(claim, source, ((-1.0, above), (1.0, below)))
 
 
-def _alike(claim: str, source: str, share: float, one: CellResult | None, other: CellResult) -> Iterator[Statement]:
-    if one is not None:
-        bound = share * one.mean_ppl
-        yield Statement(claim, source, ((-1.0, one), (1.0, other)), -bound, bound)
+def _alike(claim: str, source: str, share: float, reference: CellResult | None, result: CellResult) -> Iterator[Statement]:
+    """That `result` is within a share of the perplexity of `reference`; nothing if that was not measured."""
+    if reference is not None:
+        bound = share * reference.mean_ppl
+        yield Statement(claim, source, ((-1.0, reference), (1.0, result)), -bound, bound)
 
 
 def _int8(grid: Grid) -> Iterator[Statement]:
+    """8 bits by row cost nothing."""
     claim = f"INT8 round-to-nearest with one scale a row stays within {100 * INT8_BOUND:g} % of full precision"
     for cell, result in grid.chosen():
-        weight = WeightFormat.parse(cell.weight)
+        weight = cell.weight_format
         if _plain(cell) and cell.method == "rtn" and weight.bits == 8 and weight.group is None:
             yield from _alike(claim, "table 2", INT8_BOUND, grid.full(cell), result)
 
@@ -119,7 +124,7 @@ def _int8(grid: Grid) -> Iterator[Statement]:
 def _symmetry(grid: Grid) -> Iterator[Statement]:
     """Asymmetric against symmetric: weights by row at 4 bits, activations by token."""
     for cell, result in grid.chosen():
-        weight, activation = WeightFormat.parse(cell.weight), ActivationFormat.parse(cell.activation)
+        weight, activation = cell.weight_format, cell.activation_format
         if _plain(cell) and cell.method == "rtn" and weight.bits == 4 and weight.group is None and not weight.symmetric:
             claim = "At 4 bits, asymmetric weights have a lower perplexity than symmetric ones under RTN"
             yield from _below(claim, "table 2", result, grid.near(cell, weight=str(replace(weight, symmetric=True))))
@@ -131,49 +136,51 @@ def _symmetry(grid: Grid) -> Iterator[Statement]:
 
 
 def _methods(grid: Grid) -> Iterator[Statement]:
+    """GPTQ against RTN, and at 4 bits by row against distillation."""
     for cell, result in grid.chosen():
-        if base(cell) != "GPTQ" or cell.rank or _bits(cell) > FEW:
+        bits = cell.weight_format.bits
+        if base(cell) != "GPTQ" or cell.rank or bits > FEW:
             continue
-        bits, weight = _bits(cell), WeightFormat.parse(cell.weight)
         if cell.activation == "a16":
             claim = f"At {bits} bits, GPTQ has a lower perplexity than RTN"
             yield from _below(claim, "table 3", result, grid.near(cell, method="rtn", calibration="none"))
-        if bits != 4 or weight.group:
+        if bits != 4 or cell.weight_format.group:
             continue
         for other in _distilled(grid, cell):
             rival = base(other.cell)
             if cell.activation == "a16":
                 yield from _below(f"At W4A16, GPTQ has a lower perplexity than {rival}", "appendix C, table 3", result, other)
-            elif rival == "ZQ-Global" and ActivationFormat.parse(cell.activation).group is None:
+            elif rival == "ZQ-Global" and cell.activation_format.group is None:
                 yield from _below(f"At W4A8, {rival} has a lower perplexity than GPTQ", "appendix C, table 3", other, result)
 
 
 def _distilled(grid: Grid, cell: Cell) -> Iterator[CellResult]:
     """ZQ-Local and ZQ-Global of the same formats; the best of a sweep of learning rates where there is one, as in the paper."""
-    found: dict[str, CellResult] = {}
+    rivals: dict[str, CellResult] = {}
     for other, result in grid.chosen():
         same = replace(other, method=cell.method, trained=cell.trained) == cell
-        if same and base(other).startswith("ZQ") and (result.derived or base(other) not in found):
-            found[base(other)] = result
-    yield from found.values()
+        if same and base(other).startswith("ZQ") and (result.derived or base(other) not in rivals):
+            rivals[base(other)] = result
+    yield from rivals.values()
 
 
 def _groups(grid: Grid) -> Iterator[Statement]:
     """The finest group of each recipe against rows; and most of that gain from groups of 256 alone."""
     finest: dict[Cell, tuple[int, CellResult]] = {}
     for cell, result in grid.chosen():
-        weight = WeightFormat.parse(cell.weight)
+        weight = cell.weight_format
         if not _plain(cell) or not base(cell) or weight.group is None or weight.bits > FEW:
             continue
         row = replace(cell, weight=str(replace(weight, group=None)))
         if row in grid.cells and (row not in finest or weight.group < finest[row][0]):
             finest[row] = weight.group, result
     for row, (group, result) in finest.items():
-        claim = f"At {_bits(row)} bits, groups instead of rows lower the perplexity of {base(row)}"
+        bits = row.weight_format.bits
+        claim = f"At {bits} bits, groups instead of rows lower the perplexity of {base(row)}"
         yield from _below(claim, "table 4", result, grid.cells[row])
-        middle = grid.near(row, weight=str(replace(WeightFormat.parse(row.weight), group=_scaled(256, result))))
+        middle = grid.near(row, weight=str(replace(row.weight_format, group=_scaled(256, result))))
         if middle is not None and group <= _scaled(32, result) and base(row) != "RTN":
-            claim = f"At {_bits(row)} bits, groups of 256 give most of what groups of 32 give to {base(row)}"
+            claim = f"At {bits} bits, groups of 256 give most of what groups of 32 give to {base(row)}"
             terms = ((-1.0, grid.cells[row]), (-1.0, result), (2.0, middle))
             yield Statement(claim, "table 4", terms)
 
@@ -181,8 +188,8 @@ def _groups(grid: Grid) -> Iterator[Statement]:
 def _activations(grid: Grid) -> Iterator[Statement]:
     """A8 in groups, with weights in groups and optimized."""
     for cell, result in grid.chosen():
-        activation, source = ActivationFormat.parse(cell.activation), "tables 5 and 6"
-        if activation.bits != 8 or cell.rank or base(cell) in ("", "RTN") or WeightFormat.parse(cell.weight).group is None:
+        activation, source = cell.activation_format, "tables 5 and 6"
+        if activation.bits != 8 or cell.rank or base(cell) in ("", "RTN") or cell.weight_format.group is None:
             continue
         if activation.group == _scaled(128, result):
             claim = f"A8 in groups of 128 stays within {100 * BLOCK_BOUND:g} % of A16"
@@ -195,11 +202,12 @@ def _activations(grid: Grid) -> Iterator[Statement]:
 
 
 def _lorc(grid: Grid) -> Iterator[Statement]:
+    """LoRC against the same recipe without it, and how much it brings back where 2 bits break the model."""
     for cell, result in grid.chosen():
-        without = grid.near(cell, rank=0, lorc="none")
-        if not cell.rank or not base(cell) or without is None or _bits(cell) > FEW:
+        without, bits = grid.near(cell, rank=0, lorc="none"), cell.weight_format.bits
+        if not cell.rank or not base(cell) or without is None or bits > FEW:
             continue
-        bits, full = _bits(cell), grid.full(cell)
+        full = grid.full(cell)
         claim = f"At {bits} bits, LoRC lowers the perplexity of {base(cell)}"
         yield from _below(claim, "table 7", result, without)
         if bits == 2 and cell.activation == "a16" and full is not None and without.mean_ppl > 2 * full.mean_ppl:
@@ -217,7 +225,7 @@ def _factors(grid: Grid) -> Iterator[Statement]:
             yield from _alike(claim, "table 8", FACTOR_BOUND, grid.near(cell, lorc="plain-fp16"), result)
         zero, eight = grid.near(cell, rank=0, lorc="none"), grid.near(cell, rank=8)
         if cell.rank == 32 and zero is not None and eight is not None:
-            claim = f"At {_bits(cell)} bits, rank 8 gives most of what rank 32 gives"
+            claim = f"At {cell.weight_format.bits} bits, rank 8 gives most of what rank 32 gives"
             yield Statement(claim, "table 9", ((-1.0, zero), (-1.0, result), (2.0, eight)))
 
 
@@ -235,8 +243,8 @@ def _classes(grid: Grid) -> Iterator[Statement]:
 
 
 def _class_claims(cell: Cell, size: int) -> Iterator[tuple[str, str, tuple[float, float]]]:
-    """Claim, source and bounds of the loss, of every class claim that speaks of a cell of a model of `size` weights."""
-    weight, activation = WeightFormat.parse(cell.weight), ActivationFormat.parse(cell.activation)
+    """The class claims that speak of a cell of a model of `size` weights: claim, source and bounds of the loss."""
+    weight, activation = cell.weight_format, cell.activation_format
     if cell.method == "none" and activation.bits == 8 and not activation.group and not activation.symmetric:
         if size < 1e9:
             yield "A8 by token is class 1 below a billion weights", "table 2", _CLASS_1
@@ -261,10 +269,6 @@ def _class_claims(cell: Cell, size: int) -> Iterator[tuple[str, str, tuple[float
         yield "LoRC and groups of 256 and less bring 4 bits to class 1 from 13 billion weights on", "table 7", _CLASS_1
 
 
-def _bits(cell: Cell) -> int:
-    return WeightFormat.parse(cell.weight).bits
-
-
 def _plain(cell: Cell) -> bool:
     """Whether only the weights are quantized, without LoRC."""
     return cell.rank == 0 and cell.activation == "a16"
@@ -276,4 +280,5 @@ def _scaled(group: int, result: CellResult) -> int:
 
 
 def _size(model: str) -> int | None:
+    """The weights of a model's blocks; None for a folder given on the command line."""
     return compose.load("model", model).block_weights if model in compose.names("model") else None

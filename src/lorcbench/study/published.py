@@ -62,6 +62,13 @@ class Published:
         """Whether the number is plainly not this row's: another model's triple, a slip of a digit."""
         return "misprint" in self.note or "typo" in self.note
 
+    def formats(self) -> tuple[WeightFormat, ActivationFormat] | None:
+        """Both formats as values, or None if the paper leaves groups or symmetry unstated."""
+        try:
+            return WeightFormat.parse(self.weight), ActivationFormat.parse(self.activation)
+        except ValueError:
+            return None
+
     def counts_under(self, protocol: str) -> bool:
         """Whether a perplexity of that protocol may be held against this one; both protocols measure WikiText-2 alike."""
         own = PROTOCOLS[self.source]

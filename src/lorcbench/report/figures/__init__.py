@@ -13,36 +13,45 @@ from pathlib import Path
 import numpy as np
 from matplotlib import rc_context
 
+from lorcbench.report.comparison import Change
+from lorcbench.report.derived import best_of_rates
 from lorcbench.report.figures import activation, bits, errors, pareto, ranks, rates, sensitivity, size
 from lorcbench.report.figures.style import STYLE, Figure
 from lorcbench.report.results import CellResult
 from lorcbench.report.scorecard import Row
+from lorcbench.study.cells import Cell
 
 RATES = " Of several learning rates of a distillation, the best by this perplexity."
 
 
-def draw(results: list[CellResult], folder: Path, rows: Iterable[Row] = ()) -> list[Figure]:
+def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path, rows: Iterable[Row] = ()) -> list[Figure]:
     """Draw every figure that the finished cells have data for.
 
     Args:
         results: the cells of a study; those that are not ``ok`` or have no finite perplexity are left out. A derived one
-            repeats a measured one, so that only its published counterpart is drawn.
-        folder: where the files go; it is made.
+            repeats a measured one, so only its published counterpart is drawn.
+        changes: what the cells lost to full precision.
+        folder: where the files go; it is made if there is none.
         rows: of the scorecard; published means are drawn beside ours in the figure of sizes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     finished = [result for result in results if result.status == "ok" and np.isfinite(result.mean_ppl)]
     measured = [result for result in finished if not result.derived]
-    tuned = rates.best(measured)
+    changes = {cell: change for cell, change in changes.items() if np.isfinite(change.baseline.mean_ppl)}
+    best = best_of_rates(measured)
+    # A cell that is shown under another name has the change of the cell that was measured.
+    tuned = [replace(result, cell=cell) for cell, result in best.items()]
+    tuned_changes = {cell: changes[result.cell] for cell, result in best.items() if result.cell in changes}
+    derived = [result for result in finished if result.derived]
     with rc_context(STYLE):
         drawn = [
-            bits.draw(tuned, folder),
-            sensitivity.draw(tuned, folder),
-            ranks.draw(tuned, folder),
+            bits.draw(tuned, tuned_changes, folder),
+            sensitivity.draw(tuned, tuned_changes, folder),
+            ranks.draw(tuned, tuned_changes, folder),
             pareto.draw(tuned, folder),
-            size.draw([*tuned, *(result for result in finished if result.derived)], folder, rows),
-            activation.draw(tuned, folder),
-            rates.draw(measured, folder),
+            size.draw([*tuned, *derived], folder, rows),
+            activation.draw(tuned, tuned_changes, folder),
+            rates.draw(measured, changes, folder),
             errors.draw_depth(tuned, folder),
             errors.draw_spectra(tuned, folder),
         ]

@@ -7,45 +7,33 @@ from pathlib import Path
 
 import numpy as np
 
-from lorcbench.core.formats import ActivationFormat
-from lorcbench.report.claims import full_precision
-from lorcbench.report.figures.lines import plot
-from lorcbench.report.figures.style import Figure, Looks, axis_labels, canvas, drop_spare, log_axis, save, unique
+from lorcbench.report.comparison import Change
+from lorcbench.report.figures.lines import named_places, panel_per_model
+from lorcbench.report.figures.style import Figure, Looks, axis_labels, save
 from lorcbench.report.results import CellResult
+from lorcbench.study.cells import Cell
 
 
-def draw(results: list[CellResult], folder: Path) -> Figure | None:
-    """One panel a model; a recipe is shown if it was run with two group sizes of the same activation bits."""
-    baselines = full_precision(results)
-    lines: dict[tuple, list[CellResult]] = {}
-    for result in results:
-        if result.cell.model in baselines and result.cell.activation != "a16":
-            lines.setdefault(_line(result), []).append(result)
-    lines = {key: line for key, line in lines.items() if len({_group(result) for result in line}) > 1}
+def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -> Figure | None:
+    """One panel per model; a recipe is shown if it was run with two group sizes of the same activation bits."""
+    lines = _lines([result for result in results if result.cell in changes])
     if not lines:
         return None
-    whole = {_recipe(result): result for result in results if result.cell.activation == "a16"}
-    for line in lines.values():
-        line.sort(key=_group, reverse=True)
-        if (unrounded := whole.get(_recipe(line[0]))) and unrounded.cell.model in baselines:
-            line.append(unrounded)
-    shown = [result for line in lines.values() for result in line]
+    shown = [result for line in lines for result in line]
     groups = sorted({_group(result) for result in shown}, reverse=True)
-    models = unique(result.cell.model for result in shown)
-    looks = Looks((result.cell.method for result in shown), (_stroke(line[0]) for line in lines.values()))
-    columns = min(len(models), 4)
+    names = [_spell(group) for group in groups]
+    looks = Looks((result.cell.method for result in shown), map(_stroke, lines))
     title = "How fine must the groups of the activations be?"
-    handles = [*looks.methods, *looks.formats]
-    fig, axes = canvas((-(-len(models) // columns), columns), 2.6, title, results, handles)
-    for ax, model in zip(axes.flat, models, strict=False):
-        ax.set_title(model)
-        ax.set_xticks(range(len(groups)), [_spell(group) for group in groups])
-        ax.set_xlim(-0.4, len(groups) - 0.6)
-        of_model = [line for line in lines.values() if line[0].cell.model == model]
-        plot(ax, of_model, lambda result: groups.index(_group(result)), baselines[model], looks, lambda line: _stroke(line[0]))
-    drop_spare(axes, len(models))
-    axes[0, 0].set_yscale("log")
-    log_axis(axes[0, 0].yaxis, "×")
+    fig = panel_per_model(
+        title,
+        results,
+        lines,
+        lambda result: groups.index(_group(result)),
+        changes,
+        looks,
+        lambda ax: named_places(ax, names),
+        _stroke,
+    )
     axis_labels(fig, "features of a token that share a scale; none: activations as they are", "PPL ÷ full precision")
     black = " Black is weights in full precision." if any(result.cell.method == "none" for result in shown) else ""
     caption = (
@@ -55,28 +43,42 @@ def draw(results: list[CellResult], folder: Path) -> Figure | None:
     return save(fig, folder, Figure("activation", title, caption))
 
 
-def _line(result: CellResult) -> tuple:
-    """What the cells of one line have in common: all but the group of the activations."""
-    plain = replace(ActivationFormat.parse(result.cell.activation), group=None)
-    return (*_recipe(result), str(plain))
+def _lines(results: list[CellResult]) -> list[list[CellResult]]:
+    """The cells that differ in the group of the activations only, and last the same recipe with activations as they are."""
+    lines: dict[tuple, list[CellResult]] = {}
+    whole: dict[tuple, CellResult] = {}
+    for result in results:
+        if result.cell.activation_format.is_full_precision:
+            whole[_recipe(result)] = result
+        else:
+            any_group = replace(result.cell.activation_format, group=None)
+            lines.setdefault((*_recipe(result), any_group), []).append(result)
+    several = [line for line in lines.values() if len({_group(result) for result in line}) > 1]
+    for line in several:
+        line.sort(key=_group, reverse=True)
+        if unrounded := whole.get(_recipe(line[0])):
+            line.append(unrounded)
+    return several
 
 
 def _recipe(result: CellResult) -> tuple:
+    """All of a cell but its activations."""
     cell = result.cell
     return cell.model, cell.method, cell.calibration, cell.weight, cell.lorc, cell.rank
 
 
-def _stroke(result: CellResult) -> str:
+def _stroke(line: list[CellResult]) -> str:
     """Weight format and activation bits of a line, for the legend."""
-    parsed, cell = ActivationFormat.parse(result.cell.activation), result.cell
+    cell = line[0].cell
+    activation = cell.activation_format
     rank = f" r{cell.rank}" if cell.rank else ""
-    return f"{cell.weight}{rank} a{parsed.bits}-{'sym' if parsed.symmetric else 'asym'}"
+    return f"{cell.weight}{rank} a{activation.bits}-{'sym' if activation.symmetric else 'asym'}"
 
 
 def _group(result: CellResult) -> float:
     """Features that share a scale: a whole token is infinite, no rounding is one."""
-    parsed = ActivationFormat.parse(result.cell.activation)
-    return 1 if parsed.bits == 16 else parsed.group or np.inf
+    activation = result.cell.activation_format
+    return 1 if activation.is_full_precision else activation.group or np.inf
 
 
 def _spell(group: float) -> str:

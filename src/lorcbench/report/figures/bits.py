@@ -1,49 +1,36 @@
-"""Perplexity against the bits of a weight."""
+"""Perplexity against the bits per weight."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from lorcbench.report.claims import full_precision
-from lorcbench.report.figures.lines import plot
-from lorcbench.report.figures.style import (
-    Figure,
-    Looks,
-    axis_labels,
-    canvas,
-    drop_spare,
-    format_of,
-    log_axis,
-    save,
-    unique,
-    weight_of,
-)
+from lorcbench.report.comparison import Change
+from lorcbench.report.figures.lines import named_places, panel_per_model
+from lorcbench.report.figures.style import Figure, Looks, axis_labels, format_of, save
 from lorcbench.report.results import CellResult
+from lorcbench.study.cells import Cell
 
 
-def draw(results: list[CellResult], folder: Path) -> Figure | None:
-    """One panel a model, without LoRC."""
-    baselines = full_precision(results)
-    shown = [r for r in results if r.cell.model in baselines and r.cell.method != "none" and r.cell.rank == 0]
+def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -> Figure | None:
+    """One panel per model, without LoRC."""
+    shown = [r for r in results if r.cell in changes and r.cell.method != "none" and r.cell.rank == 0]
     shown = [result for result in shown if result.cell.activation == "a16"] or shown
     if not shown:
         return None
     looks = Looks((result.cell.method for result in shown), map(format_of, shown))
-    models = unique(result.cell.model for result in shown)
-    bits = sorted({weight_of(result).bits for result in shown})
-    columns, handles = min(len(models), 4), looks.methods + looks.formats
+    bits = sorted({result.cell.weight_format.bits for result in shown})
+    names = [str(value) for value in bits]
     title = "How much perplexity does each bit width cost?"
-    fig, axes = canvas((-(-len(models) // columns), columns), 2.6, title, results, handles)
-    for ax, model in zip(axes.flat, models, strict=False):
-        ax.set_title(model)
-        ax.set_xticks(range(len(bits)), [str(value) for value in bits])
-        ax.set_xlim(-0.4, len(bits) - 0.6)
-        lines = _lines([result for result in shown if result.cell.model == model])
-        plot(ax, lines, lambda result: bits.index(weight_of(result).bits), baselines[model], looks)
-    drop_spare(axes, len(models))
-    axes[0, 0].set_yscale("log")
-    log_axis(axes[0, 0].yaxis, "×")
-    axis_labels(fig, "bits a weight, scales and zero points not counted", "PPL ÷ full precision")
+    fig = panel_per_model(
+        title,
+        results,
+        _lines(shown),
+        lambda result: bits.index(result.cell.weight_format.bits),
+        changes,
+        looks,
+        lambda ax: named_places(ax, names),
+    )
+    axis_labels(fig, "bits per weight, scales and zero points not counted", "PPL ÷ full precision")
     caption = (
         "Mean perplexity of the corpora without LoRC, divided by the same model's at full precision; lower is better. "
         "Bars are 95 % intervals of the paired difference over the same windows of text."
@@ -55,5 +42,6 @@ def _lines(results: list[CellResult]) -> list[list[CellResult]]:
     """The cells that differ in bits only."""
     lines: dict[tuple, list[CellResult]] = {}
     for result in results:
-        lines.setdefault((result.cell.method, result.cell.calibration, format_of(result)), []).append(result)
-    return [sorted(line, key=lambda result: weight_of(result).bits) for line in lines.values()]
+        cell = result.cell
+        lines.setdefault((cell.model, cell.method, cell.calibration, format_of(result)), []).append(result)
+    return [sorted(line, key=lambda result: result.cell.weight_format.bits) for line in lines.values()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,6 @@ from lorcbench.report.figures.style import (
     row_title,
     save,
     unique,
-    weight_of,
 )
 from lorcbench.report.results import CellResult
 
@@ -44,9 +43,9 @@ class _Errors:
 
 
 def draw_depth(results: list[CellResult], folder: Path) -> Figure | None:
-    """‖E‖ / ‖W‖ over the blocks, a row of panels a model, a panel a linear."""
-    found = _fewest_bits(results)
-    if not found:
+    """‖E‖ / ‖W‖ over the blocks: one row of panels per model, one panel per linear."""
+    of_models = _fewest_bits(results)
+    if not of_models:
         return None
 
     def show(ax, errors: _Errors, name: str, colour: str, dash, mark: str) -> None:
@@ -54,7 +53,7 @@ def draw_depth(results: list[CellResult], folder: Path) -> Figure | None:
         ax.plot(range(len(values)), values, color=colour, ls=dash, marker=mark if len(values) < 16 else "", ms=4)
 
     title = "Where in the model is the error?"
-    fig, axes = _panels(found, results, title, lambda errors: errors.relative, show)
+    fig, axes = _panels(of_models, results, title, lambda errors: errors.relative, show)
     axes[0, 0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axis_labels(fig, "decoder block", "‖W − Ŵ‖ ÷ ‖W‖")
     caption = (
@@ -65,9 +64,9 @@ def draw_depth(results: list[CellResult], folder: Path) -> Figure | None:
 
 
 def draw_spectra(results: list[CellResult], folder: Path) -> Figure | None:
-    """Singular values of E, a row of panels a model, a panel a linear."""
-    found = [errors for errors in _fewest_bits(results) if any(errors.spectra)]
-    if not found:
+    """Singular values of E: one row of panels per model, one panel per linear."""
+    of_models = [errors for errors in _fewest_bits(results) if any(errors.spectra)]
+    if not of_models:
         return None
 
     def show(ax, errors: _Errors, name: str, colour: str, dash, mark: str) -> None:
@@ -75,7 +74,7 @@ def draw_spectra(results: list[CellResult], folder: Path) -> Figure | None:
         ax.plot(np.arange(1, len(values) + 1), values, color=colour, ls=dash)
 
     title = "How much of the error is of low rank?"
-    fig, axes = _panels(found, results, title, lambda errors: errors.spectra, show)
+    fig, axes = _panels(of_models, results, title, lambda errors: errors.spectra, show)
     axes[0, 0].set_xscale("log")
     log_axis(axes[0, 0].xaxis, narrow=True)
     for row in axes:
@@ -83,9 +82,8 @@ def draw_spectra(results: list[CellResult], folder: Path) -> Figure | None:
         log_axis(row[0].yaxis)
     axis_labels(fig, "component", "singular value ÷ ‖E‖")
     caption = (
-        "The largest singular values of E = W − Ŵ, divided by its Frobenius norm, of which the squares of all sum to one; mean "
-        "over the blocks. "
-        f"A flat line gives LoRC little to take. {_captured(found)}"
+        "The largest singular values of E = W − Ŵ, divided by its Frobenius norm, so that the squares of all of them sum to "
+        f"one; mean over the blocks. A flat line gives LoRC little to take. {_captured(of_models)}"
     )
     return save(fig, folder, Figure("spectra", title, caption.strip()))
 
@@ -95,41 +93,49 @@ def _fewest_bits(results: list[CellResult]) -> list[_Errors]:
     corrected = [result for result in results if result.cell.rank and "factors" in result.folders]
     fewest: dict[str, int] = {}
     for result in corrected:
-        fewest[result.cell.model] = min(weight_of(result).bits, fewest.get(result.cell.model, 16))
-    found: dict[tuple, _Errors] = {}
+        cell = result.cell
+        fewest[cell.model] = min(cell.weight_format.bits, fewest.get(cell.model, 16))
+    of_models: dict[tuple, _Errors] = {}
     for result in corrected:
-        cell, path = result.cell, result.folders["factors"] / "result.json"
+        cell = result.cell
+        path = result.folders["factors"] / "result.json"
         key = (cell.model, cell.method, cell.calibration, cell.weight, cell.trained)
-        if weight_of(result).bits == fewest[cell.model] and key not in found and path.is_file():
-            factors = read_json(path, "factors")
-            # Factors that an earlier version made hold no spectra.
-            blocks = zip(factors.get("singular_values", []), factors.get("error_norm", []), strict=True)
-            spectra = [{name: np.array(values) / (norms[name] or 1) for name, values in of.items()} for of, norms in blocks]
-            found[key] = _Errors(result, factors["relative_error"], spectra)
-    return list(found.values())
+        if cell.weight_format.bits == fewest[cell.model] and key not in of_models and path.is_file():
+            of_models[key] = _read(result, path)
+    return list(of_models.values())
+
+
+def _read(result: CellResult, path: Path) -> _Errors:
+    """The errors of a quantized model from the result of its factors."""
+    factors = read_json(path, "factors")
+    # Factors that an earlier version made hold no spectra.
+    blocks = zip(factors.get("singular_values", []), factors.get("error_norm", []), strict=True)
+    spectra = [{name: np.array(values) / (norms[name] or 1) for name, values in block.items()} for block, norms in blocks]
+    return _Errors(result, factors["relative_error"], spectra)
 
 
 def _panels(
-    found: list[_Errors], results: list[CellResult], title: str, blocks: Callable[[_Errors], list[dict]], show: Callable
+    of_models: list[_Errors], results: list[CellResult], title: str, blocks: Callable[[_Errors], list[dict]], show: Callable
 ) -> tuple[mpl_figure.Figure, np.ndarray]:
-    """A row of panels a model, a panel a linear, a line a quantized model."""
-    looks = Looks((errors.result.cell.method for errors in found), (format_of(errors.result) for errors in found))
-    models = unique(errors.result.cell.model for errors in found)
-    names = {
-        model: sorted(
-            {name for errors in found if errors.result.cell.model == model for block in blocks(errors) for name in block},
-            key=lambda name: ("att" not in name, name),  # attention first
-        )
-        for model in models
-    }
+    """One row of panels per model, one panel per linear, one line per quantized model.
+
+    Args:
+        of_models: what is shown.
+        results: of the whole study.
+        blocks: what is shown of a quantized model: of each block, by the linear's name.
+        show: draws one line: axes, errors, name of the linear, colour, dash, mark.
+    """
+    looks = Looks((errors.result.cell.method for errors in of_models), (format_of(errors.result) for errors in of_models))
+    models = unique(errors.result.cell.model for errors in of_models)
+    of_model = {model: [errors for errors in of_models if errors.result.cell.model == model] for model in models}
+    names = {model: _linears(block for errors in of_model[model] for block in blocks(errors)) for model in models}
     shape = len(models), max(map(len, names.values()))
     fig, axes = canvas(shape, 1.5, title, results, looks.methods + looks.formats, share="row", about=ABOUT)
     for row, model in zip(axes, models, strict=True):
-        of_model = [errors for errors in found if errors.result.cell.model == model]
-        row_title(row[0], f"{model}, {weight_of(of_model[0].result).bits} bits")
+        row_title(row[0], f"{model}, {of_model[model][0].result.cell.weight_format.bits} bits")
         for ax, name in zip(row, names[model], strict=False):
             ax.set_title(name.rpartition(".")[2], fontweight="normal", color=GREY, fontsize=9)
-            for errors in of_model:
+            for errors in of_model[model]:
                 if any(name in block for block in blocks(errors)):
                     dash, mark = looks.strokes[format_of(errors.result)]
                     show(ax, errors, name, looks.colours[errors.result.cell.method], dash, mark)
@@ -138,10 +144,15 @@ def _panels(
     return fig, axes
 
 
-def _captured(found: list[_Errors]) -> str:
+def _linears(blocks: Iterable[dict]) -> list[str]:
+    """The names of the linears, those of the attention first."""
+    return sorted({name for block in blocks for name in block}, key=lambda name: ("att" not in name, name))
+
+
+def _captured(of_models: list[_Errors]) -> str:
     """How much of the error the first eight components hold, for the caption."""
     shares: dict[str, list[float]] = {}
-    for errors in found:
+    for errors in of_models:
         for block in errors.spectra:
             for values in block.values():
                 shares.setdefault(errors.result.cell.method, []).append(float((values[:8] ** 2).sum()))

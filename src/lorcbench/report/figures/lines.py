@@ -1,30 +1,36 @@
-"""Lines of perplexity relative to full precision, with intervals: the form that most figures have."""
+"""What several figures are made of: lines of perplexity relative to full precision with intervals, and the sizes of cells."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import numpy as np
+from matplotlib import figure as mpl_figure
 from matplotlib.axes import Axes
 
-from lorcbench.report.figures.style import EDGE, INK, WIDTH, Looks, format_of
-from lorcbench.report.intervals import mean_perplexity_difference
-from lorcbench.report.results import CellResult
+from lorcbench.report.comparison import Change, full_precision
+from lorcbench.report.figures.style import EDGE, INK, WIDTH, Looks, canvas, drop_spare, format_of, log_axis, unique
+from lorcbench.report.results import CellResult, mebibytes
+from lorcbench.study.cells import Cell
+
+COLLAPSED = 10  # cells whose perplexity is more than this many times the worst at full precision are counted, not drawn
+ABREAST = 4  # panels that stand side by side
 
 
 def plot(
     ax: Axes,
     lines: list[list[CellResult]],
     place: Callable[[CellResult], float],
-    baseline: CellResult,
+    changes: dict[Cell, Change],
     looks: Looks,
     stroke: Callable[[list[CellResult]], str] = lambda line: format_of(line[0]),
 ) -> None:
-    """The lines of one panel: perplexities relative to `baseline`, with 95 % intervals of the paired difference.
+    """The lines of one panel: perplexities relative to full precision, with 95 % intervals of the paired difference.
 
     Args:
-        lines: cells that a line joins; all of one have one method and one stroke.
+        lines: cells that a line joins; all cells of a line have one method and one stroke.
         place: where on the horizontal axis a cell lies.
+        changes: what the cells lost to full precision.
         stroke: which of the strokes of `looks` a line has.
     """
     ax.axhline(1, color=EDGE, lw=0.8, zorder=1)
@@ -34,15 +40,61 @@ def plot(
     for index, line in enumerate(lines):
         # A sideways shift of a few points, so that the bars of several lines do not hide one another.
         shift = min(2, 36 / len(lines)) * (index - (len(lines) - 1) / 2) * point if linear else 0
-        changes = [mean_perplexity_difference(result.nll, baseline.nll) for result in line]
-        ratio = 1 + np.array([change.value for change in changes]) / baseline.mean_ppl
-        half = np.array([change.high - change.value for change in changes]) / baseline.mean_ppl
+        rises = [changes[result.cell].relative for result in line]
+        ratio = 1 + np.array([rise.value for rise in rises])
+        half = np.array([rise.high - rise.value for rise in rises])
         half = np.minimum(half, 0.9 * ratio)  # a logarithmic axis has no zero
         dash, marker = looks.strokes[stroke(line)]
-        x, colour = [place(result) + shift for result in line], looks.colours.get(line[0].cell.method, INK)
+        colour = looks.colours.get(line[0].cell.method, INK)
+        x = [place(result) + shift for result in line]
         ax.errorbar(x, ratio, half, color=colour, ls=dash, marker=marker, ms=4.5, elinewidth=1, zorder=3)
 
 
-def lost(result: CellResult, baselines: dict[str, CellResult]) -> float:
-    """The rise of perplexity as a share of the model's at full precision."""
-    return result.mean_ppl / baselines[result.cell.model].mean_ppl - 1
+def panel_per_model(
+    title: str,
+    results: list[CellResult],
+    lines: list[list[CellResult]],
+    place: Callable[[CellResult], float],
+    changes: dict[Cell, Change],
+    looks: Looks,
+    prepare: Callable[[Axes], None],
+    stroke: Callable[[list[CellResult]], str] = lambda line: format_of(line[0]),
+) -> mpl_figure.Figure:
+    """A figure with one panel per model, with one vertical axis for all of them.
+
+    Args:
+        results: of the whole study, for the line below the title.
+        lines, place, changes, looks, stroke: as in `plot`.
+        prepare: sets up the horizontal axis of a panel, before anything is drawn in it.
+    """
+    models = unique(line[0].cell.model for line in lines)
+    columns = min(len(models), ABREAST)
+    rows = -(-len(models) // columns)
+    fig, axes = canvas((rows, columns), 2.6, title, results, looks.methods + looks.formats)
+    for ax, model in zip(axes.flat, models, strict=False):
+        ax.set_title(model)
+        prepare(ax)
+        plot(ax, [line for line in lines if line[0].cell.model == model], place, changes, looks, stroke)
+    drop_spare(axes, len(models))
+    axes[0, 0].set_yscale("log")
+    log_axis(axes[0, 0].yaxis, "×")
+    return fig
+
+
+def named_places(ax: Axes, names: list[str]) -> None:
+    """Names instead of numbers at 0, 1, … of the horizontal axis."""
+    ax.set_xticks(range(len(names)), names)
+    ax.set_xlim(-0.4, len(names) - 0.6)
+
+
+def sizes(results: list[CellResult]) -> dict[Cell, float]:
+    """The size of the block linears, in MiB, of each cell that knows it."""
+    # Full precision stores no codes that would tell the number of weights; other cells of the model do.
+    weights = {result.cell.model: result.weights for result in results if result.weights}
+    known = [result for result in results if result.bits_per_weight and result.cell.model in weights]
+    return {result.cell: mebibytes(result.bits_per_weight, weights[result.cell.model]) for result in known}
+
+
+def collapsed_above(results: list[CellResult]) -> float:
+    """The perplexity above which a cell has collapsed."""
+    return COLLAPSED * max((result.mean_ppl for result in full_precision(results).values()), default=np.inf)

@@ -8,75 +8,64 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from lorcbench.core.formats import WeightFormat
-from lorcbench.report.claims import full_precision, number
+from lorcbench.report.figures.lines import collapsed_above, sizes
 from lorcbench.report.figures.style import GREY, INK, Figure, Looks, axis_labels, canvas, log_axis, save, span, unique
 from lorcbench.report.results import CellResult
+from lorcbench.report.spelling import number
 from lorcbench.study.cells import Cell
 
 MARKS = {"no LoRC": "o", "LoRC": "^", "full precision": "*"}
-COLLAPSED = 10  # cells whose perplexity is more than this many times the worst at full precision are counted, not drawn
 
 
 def draw(results: list[CellResult], folder: Path) -> Figure | None:
-    """One panel a family, each with its front of undominated cells."""
-    sizes = mebibytes(results)
+    """One panel per family, each with its front of undominated cells."""
+    mebibytes = sizes(results)
     ceiling = collapsed_above(results)
-    shown = [result for result in results if result.cell in sizes and result.mean_ppl <= ceiling]
+    shown = [result for result in results if result.cell in mebibytes and result.mean_ppl <= ceiling]
     if all(result.cell.method == "none" for result in shown):
         return None
-    looks, families = Looks(result.cell.method for result in results), unique(result.family for result in shown)
+    looks = Looks(result.cell.method for result in results)
+    families = unique(result.family for result in shown)
     title = "Which recipe is best at a given size?"
     marks = [Line2D([], [], ls="", marker=mark, ms=8, color=GREY, label=name) for name, mark in MARKS.items()]
     handles = [*looks.methods, *marks, Line2D([], [], color=INK, label="Pareto front")]
     fig, axes = canvas((1, len(families)), 4.4, title, results, handles)
     first = axes[0, 0]
     first.set(xscale="log", yscale="log")
-    first.set_xlim(span([sizes[result.cell] for result in shown], 0.12, 0.05))
+    first.set_xlim(span([mebibytes[result.cell] for result in shown], 0.12, 0.05))
     first.set_ylim(span([result.mean_ppl for result in shown], 0.15, 0.05))
     log_axis(first.xaxis)
     log_axis(first.yaxis)
     for ax, family in zip(axes[0], families, strict=True):
         ax.set_title(family)
-        _draw_family(ax, [result for result in shown if result.family == family], sizes, looks)
+        _draw_family(ax, [result for result in shown if result.family == family], mebibytes, looks)
     axis_labels(fig, "size of the block linears in MiB: codes, scales, zero points and factors", "mean PPL of the corpora")
     caption = (
         "Every cell of the study; lower and further left is better. No cell of its family is both smaller and better "
         "than a cell on the line; the others are pale."
     )
-    if hidden := len(sizes) - len(shown):
+    if hidden := len(mebibytes) - len(shown):
         caption += f" Cells with a perplexity above {number(ceiling)} are not drawn: {hidden}."
     return save(fig, folder, Figure("pareto", title, caption))
 
 
-def mebibytes(results: list[CellResult]) -> dict[Cell, float]:
-    """The size of the block linears of each cell that knows it."""
-    # Full precision stores no codes that would tell the number of weights; other cells of the model do.
-    weights = {result.cell.model: result.weights for result in results if result.weights}
-    known = [result for result in results if result.bits_per_weight and result.cell.model in weights]
-    return {result.cell: result.bits_per_weight * weights[result.cell.model] / 8 / 2**20 for result in known}
-
-
-def collapsed_above(results: list[CellResult]) -> float:
-    """The perplexity above which a cell has collapsed."""
-    return COLLAPSED * max((result.mean_ppl for result in full_precision(results).values()), default=np.inf)
-
-
-def _draw_family(ax: Axes, members: list[CellResult], sizes: dict[Cell, float], looks: Looks) -> None:
+def _draw_family(ax: Axes, members: list[CellResult], mebibytes: dict[Cell, float], looks: Looks) -> None:
     """The cells of one family by size, and their front: those that no cell beats in size and perplexity."""
     front: list[CellResult] = []
-    for result in sorted(members, key=lambda result: (sizes[result.cell], result.mean_ppl)):
+    for result in sorted(members, key=lambda result: (mebibytes[result.cell], result.mean_ppl)):
         if not front or result.mean_ppl < front[-1].mean_ppl:
             front.append(result)
-    best = {result.cell: (sizes[result.cell], result.mean_ppl) for result in front}
+    best = {result.cell: (mebibytes[result.cell], result.mean_ppl) for result in front}
     ax.step(*zip(*best.values(), strict=True), where="post", color=INK)
     for result in members:
-        cell, place = result.cell, (sizes[result.cell], result.mean_ppl)
-        if cell.method == "none" and cell.activation == "a16":
+        cell = result.cell
+        place = (mebibytes[cell], result.mean_ppl)
+        if cell.is_full_precision:
             ax.plot(*place, marker=MARKS["full precision"], color=INK, ms=11, zorder=5)
             ax.annotate(cell.model, place, (-6, 7), textcoords="offset points", fontsize=9, ha="right", zorder=6)
         else:
-            mark, (size, alpha) = MARKS["LoRC" if cell.rank else "no LoRC"], (7, 1) if cell in best else (5, 0.35)
+            mark = MARKS["LoRC" if cell.rank else "no LoRC"]
+            size, alpha = (7, 1) if cell in best else (5, 0.35)
             colour = looks.colours.get(cell.method, INK)
             ax.plot(*place, marker=mark, color=colour, ms=size, alpha=alpha, zorder=3 + alpha)
     _name_front(ax, {cell: place for cell, place in best.items() if cell.method != "none"})
@@ -86,10 +75,11 @@ def _name_front(ax: Axes, front: dict[Cell, tuple[float, float]]) -> None:
     """Write the weight format to cells of the front, where there is room; nothing else lies below and left of it."""
     last = np.array([-np.inf, -np.inf])
     for cell, place in front.items():
-        here = ax.transData.transform(place) * 72 / ax.get_figure().dpi
-        if np.hypot(*(here - last)) < 13:
+        point = ax.transData.transform(place) * 72 / ax.get_figure().dpi
+        if np.hypot(*(point - last)) < 13:  # points on the page; closer names would overlap
             continue
-        weight, last = WeightFormat.parse(cell.weight), here
+        last = point
+        weight = cell.weight_format
         text = f"w{weight.bits} {f'g{weight.group}' if weight.group else 'row'}{f' r{cell.rank}' if cell.rank else ''}"
         slanted = {"ha": "right", "va": "top", "rotation": 40, "rotation_mode": "anchor"}
         ax.annotate(text, place, (-3, -4), textcoords="offset points", color=GREY, fontsize=7.5, **slanted)

@@ -1,8 +1,7 @@
-"""What each weight format costs, as a heat map: bits by group, a panel for every model and method."""
+"""What each weight format costs, as a heat map: bits by group, one panel per model and method."""
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,53 +12,61 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from lorcbench.core.formats import WeightFormat
-from lorcbench.report.claims import full_precision
-from lorcbench.report.figures.lines import lost
-from lorcbench.report.figures.style import GREY, WIDTH, Figure, axis_labels, canvas, row_title, save, stem, unique, weight_of
+from lorcbench.report.comparison import Change
+from lorcbench.report.figures.style import (
+    GREY,
+    WIDTH,
+    Figure,
+    axis_labels,
+    canvas,
+    method_labels,
+    row_title,
+    save,
+    unique,
+)
 from lorcbench.report.results import CellResult
+from lorcbench.study.cells import Cell
 
 SHADES = colormaps["OrRd"]
-SCALE = LogNorm(0.001, 1, clip=True)  # of the rise of perplexity as a share: from 0.1 % to twice as much
+SCALE = LogNorm(0.001, 1, clip=True)  # of the rise of perplexity as a share: from 0.1 % to a doubling
 WIDEST = 0.9  # inches of a cell
 DARK_INK, LIGHT_INK = "#1a1a1a", "#fefefe"  # on shades, in both schemes
 
 
-def draw(results: list[CellResult], folder: Path) -> Figure | None:
+def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -> Figure | None:
     """Weights without LoRC, activations as they are; a method is shown if it was run with two rows and four formats."""
-    baselines = full_precision(results)
-    plain = [r for r in results if r.cell.model in baselines and r.cell.method != "none" and r.cell.rank == 0]
+    plain = [r for r in results if r.cell in changes and r.cell.method != "none" and r.cell.rank == 0]
     plain = [result for result in plain if result.cell.activation == "a16"]
-    formats: dict[str, set[str]] = {}
+    formats: dict[str, set[WeightFormat]] = {}
     for result in plain:
-        formats.setdefault(result.cell.method, set()).add(result.cell.weight)
-    methods = [m for m, found in formats.items() if len(found) >= 4 and len({_row(weight) for weight in found}) > 1]
+        formats.setdefault(result.cell.method, set()).add(result.cell.weight_format)
+    methods = [method for method, tried in formats.items() if len(tried) >= 4 and len(set(map(_row, tried))) > 1]
     shown = [result for result in plain if result.cell.method in methods]
     if not shown:
         return None
     models = unique(result.cell.model for result in shown)
-    rows = sorted({_row(result.cell.weight) for result in shown}, key=lambda row: (-row[0], row[1]))
-    groups = sorted({weight_of(result).group or 0 for result in shown}, key=lambda group: -group if group else -np.inf)
+    rows = sorted({_row(result.cell.weight_format) for result in shown}, key=lambda row: (-row[0], row[1]))
+    groups = sorted({_group(result) for result in shown}, key=lambda group: -group if group else -np.inf)
     title = "How sensitive is each model to bits and groups?"
     legend = Line2D([], [], ls="", marker="s", ms=9, color=SHADES(0.5), label="rise of PPL over full precision, in percent")
     # Models stand side by side, if their cells are not too narrow for numbers and their panels for names.
     fit = len(models) <= 10 and len(models) * len(groups) <= 24
     down, across = (methods, models) if fit and len(methods) <= len(models) else (models, methods)
     fig, axes = canvas((len(down), len(across)), 0.1 + 0.3 * len(rows), title, results, [legend], share="row")
-    stems = Counter(map(stem, methods))
-    labels = {method: method if stems[stem(method)] > 1 else stem(method) for method in methods}
-    for row, one in zip(axes, down, strict=True):
-        row_title(row[0], labels.get(one, one))
-        for ax, other in zip(row, across, strict=True):
-            cells = {}
+    labels = method_labels(methods)
+    for panels, row_name in zip(axes, down, strict=True):
+        row_title(panels[0], labels.get(row_name, row_name))
+        for ax, name in zip(panels, across, strict=True):
+            rises: dict[tuple[int, int], float] = {}
             for result in shown:
-                if {result.cell.model, result.cell.method} == {one, other}:
-                    place = groups.index(weight_of(result).group or 0), rows.index(_row(result.cell.weight))
-                    cells[place] = min(lost(result, baselines), cells.get(place, np.inf))
-            _shade(ax, cells, (len(groups), len(rows)))
-            ax.set_title(labels.get(other, other), fontweight="normal", color=GREY, fontsize=9.5 if len(across) < 8 else 8)
+                if {result.cell.model, result.cell.method} == {row_name, name}:
+                    place = groups.index(_group(result)), rows.index(_row(result.cell.weight_format))
+                    rises[place] = min(changes[result.cell].relative.value, rises.get(place, np.inf))
+            _shade(ax, rises, (len(groups), len(rows)))
+            ax.set_title(labels.get(name, name), fontweight="normal", color=GREY, fontsize=9.5 if len(across) < 8 else 8)
             ax.set_xticks(range(len(groups)), [f"g{group}" if group else "row" for group in groups])
-            ax.set_yticks(range(len(rows)), _labels(rows))
-    axis_labels(fig, "weights that share a scale", "bits a weight")
+            ax.set_yticks(range(len(rows)), _row_labels(rows))
+    axis_labels(fig, "weights that share a scale", "bits per weight")
     caption = (
         "Rise of the mean perplexity over full precision in percent, without LoRC; the darker, the more is lost. "
         "Where a format was run with several calibrations, the lowest."
@@ -67,21 +74,26 @@ def draw(results: list[CellResult], folder: Path) -> Figure | None:
     return save(fig, folder, Figure("sensitivity", title, caption))
 
 
-def _row(weight: str) -> tuple[int, str]:
+def _group(result: CellResult) -> int:
+    """Weights that share a scale; 0 is a whole row."""
+    return result.cell.weight_format.group or 0
+
+
+def _row(weight: WeightFormat) -> tuple[int, str]:
     """Bits, and what else but the group tells formats apart."""
-    parsed = WeightFormat.parse(weight)
-    rest = [part for part in weight.split("-")[1:] if part != "row" and part != f"g{parsed.group}"]
-    return parsed.bits, " ".join(rest)
+    _, symmetry, _, *conventions = str(weight).split("-")  # as in w4-asym-g128-pow2
+    return weight.bits, " ".join([symmetry, *conventions])
 
 
-def _labels(rows: list[tuple[int, str]]) -> list[str]:
+def _row_labels(rows: list[tuple[int, str]]) -> list[str]:
+    """The bits; with the rest of the format where rows differ in it."""
     several = len({rest for _, rest in rows}) > 1
     return [f"{bits} {rest}" if several else str(bits) for bits, rest in rows]
 
 
-def _shade(ax: Axes, cells: dict[tuple[int, int], float], shape: tuple[int, int]) -> None:
-    """The panel's cells: a shade and the rise in percent each."""
-    for (x, y), rise in cells.items():
+def _shade(ax: Axes, rises: dict[tuple[int, int], float], shape: tuple[int, int]) -> None:
+    """A panel: each of its cells has a shade, and the rise in percent."""
+    for (x, y), rise in rises.items():
         shade = SCALE(max(rise, SCALE.vmin))
         ax.add_patch(Rectangle((x - 0.47, y - 0.46), 0.94, 0.92, color=SHADES(0.9 * shade), lw=0))
         digits = 0 if abs(rise) >= 0.0995 else 1 if abs(rise) >= 0.00095 else 2

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from lorcbench.common.artifacts import replacing, write_text
-from lorcbench.core.formats import WeightFormat
+from lorcbench.config.variants import Variant
 from lorcbench.report.results import CellResult
 
 INK, GREY, PAPER = "#222222", "#666666", "#ffffff"
@@ -65,16 +65,25 @@ class Looks:
 
     def __init__(self, names: Iterable[str], formats: Iterable[str] = ()) -> None:
         methods = sorted(set(names) - {"none"}, key=lambda name: (name != "rtn", name))
-        stems = Counter(stem(name) for name in methods)
-        # A method with one variant goes by its own name and colour.
-        labels = {name: stem(name) if stems[stem(name)] == 1 else name for name in methods}
+        labels = method_labels(methods)
         spare = [name for name in methods if labels[name] not in COLOURS]
         self.colours = {name: COLOURS[labels[name]] for name in methods if labels[name] in COLOURS}
         self.colours |= {name: SPARE_COLOURS[index % len(SPARE_COLOURS)] for index, name in enumerate(spare)}
         self.strokes = {name: STROKES[index % len(STROKES)] for index, name in enumerate(unique(formats))}
         self.methods = [Line2D([], [], color=colour, lw=4, label=labels[name]) for name, colour in self.colours.items()]
-        strokes = self.strokes.items()
-        self.formats = [Line2D([], [], color=GREY, ls=dash, marker=mark, label=name) for name, (dash, mark) in strokes]
+        self.formats = [stroke_handle(name, dash, mark) for name, (dash, mark) in self.strokes.items()]
+
+
+def method_labels(methods: list[str]) -> dict[str, str]:
+    """What each method is called in a figure: a method with one variant goes by its own name."""
+    stems = {method: Variant.parse(method).stem for method in methods}
+    variants = Counter(stems.values())
+    return {method: stem if variants[stem] == 1 else method for method, stem in stems.items()}
+
+
+def stroke_handle(label: str, dash, mark: str) -> Line2D:
+    """The entry of the legend for a stroke, whatever the method."""
+    return Line2D([], [], color=GREY, ls=dash, marker=mark, label=label)
 
 
 def canvas(
@@ -86,14 +95,20 @@ def canvas(
     share: str = "all",
     about: str = "Perplexity (PPL) over the study's corpora",
 ) -> tuple[mpl_figure.Figure, np.ndarray]:
-    """An empty figure with question, subtitle and legend, and its panels, each `height` inches high.
+    """An empty figure with question, subtitle and legend, and its panels.
 
     Args:
+        shape: rows and columns of panels.
+        height: of each panel, in inches.
+        title: the question that the figure answers.
+        results: of the study; the subtitle says which of their models are stand-ins.
+        handles: the entries of the legend.
         share: which panels have the vertical axis in common: ``all``, ``row`` or ``col``; rows have names in the last two.
-        about: the line below the title, where no model is a stand-in.
+        about: the subtitle, where no model is a stand-in.
     """
     lines = _legend_lines([len(handle.get_label()) + 7 for handle in handles])
-    (rows, columns), header = shape, HEADER + 0.21 * (lines - 1) + 0.2 * (share != "all")
+    rows, columns = shape
+    header = HEADER + 0.21 * (lines - 1) + 0.2 * (share != "all")
     total = header + rows * height + (rows - 1) * GAP + FOOTER
     fig = mpl_figure.Figure(figsize=(WIDTH, total))
     axes = fig.subplots(rows, columns, sharex=True, sharey=True if share == "all" else share, squeeze=False)
@@ -125,6 +140,7 @@ def drop_spare(axes: np.ndarray, used: int) -> None:
 
 
 def _subtitle(results: list[CellResult], about: str) -> str:
+    """Which of the models are stand-ins; `about` if none is."""
     standins = {result.cell.model for result in results if result.standin}
     if not standins:
         return about
@@ -148,10 +164,11 @@ def row_title(ax, text: str) -> None:
 def log_axis(axis: Axis, unit: str = "", narrow: bool = False) -> None:
     """Round numbers as ticks of a logarithmic axis, however short it is; fewer on a narrow panel."""
     low, high = axis.get_view_interval()
-    short = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
-    axis.set_major_locator(
-        short if high < 6 * low else LogLocator(subs=(1, 2, 5) if high < (20 if narrow else 500) * low else (1,))
-    )
+    if high < 6 * low:
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    else:
+        few_decades = high < (20 if narrow else 500) * low
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few_decades else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}{unit}"))
     axis.set_minor_locator(NullLocator())
 
@@ -163,20 +180,11 @@ def span(values: Iterable[float], before: float, after: float) -> tuple[float, f
     return float(np.exp(low - before * width)), float(np.exp(high + after * width))
 
 
-def weight_of(result: CellResult) -> WeightFormat:
-    """The cell's weight format."""
-    return WeightFormat.parse(result.cell.weight)
-
-
 def format_of(result: CellResult) -> str:
     """A cell's formats without the bits of the weights, such as ``asym-g32``."""
-    weight = result.cell.weight.partition("-")[2]
+    fmt = result.cell.weight_format
+    weight = "" if fmt.is_full_precision else str(fmt).removeprefix(f"w{fmt.bits}-")
     return weight if result.cell.activation == "a16" else f"{weight} {result.cell.activation}"
-
-
-def stem(method: str) -> str:
-    """A method's name without its settings."""
-    return method.partition("+")[0]
 
 
 def unique(names: Iterable[str]) -> list[str]:
@@ -191,6 +199,7 @@ def save(fig: mpl_figure.Figure, folder: Path, figure: Figure) -> Figure:
     file = io.StringIO()
     fig.savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()
+    # One rule per colour that the figure paints with: matplotlib writes them as ``style="fill: #222222"``.
     paints = [(f"{part}: {light}", part, dark) for light, dark in DARK.items() for part in ("fill", "stroke")]
     rules = "".join(f'[style*="{paint}"]{{{part}:{dark} !important}}' for paint, part, dark in paints if paint in text)
     sheet = f"<style>@media (prefers-color-scheme: dark){{{rules}}}</style>\n"

@@ -1,4 +1,4 @@
-"""The table of all cells, and behind every row the jobs that it rests on: settings, digests, records and logs."""
+"""The table of all cells, and the jobs that each row rests on: settings, digests, records and logs."""
 
 from __future__ import annotations
 
@@ -9,25 +9,29 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lorcbench.config import compose
-from lorcbench.report.claims import number, percent
 from lorcbench.report.intervals import Interval, perplexity
 from lorcbench.report.page.parts import MISSING, chip, css_class, method_cell, sortable, value
 from lorcbench.report.results import CellResult, jobs
+from lorcbench.report.spelling import number, percent
 from lorcbench.study.cells import Cell
 
 SETTINGS = {"calibration": "calibration", "LoRC": "lorc"}  # named in the table only where a study has several
-KEPT = ("result.json", "run.json", "log.txt", "failed.json")
+JOB_FILES = ("result.json", "run.json", "log.txt", "failed.json")
 
 
-def all_cells(results: list[CellResult], changes: dict[Cell, Interval]) -> str:
-    """One row a cell, derived ones marked as such."""
+def all_cells(results: list[CellResult], rises: dict[Cell, Interval]) -> str:
+    """One row per cell, derived ones marked as such.
+
+    Args:
+        rises: of the mean perplexity over full precision, as a share.
+    """
     corpora = list(dict.fromkeys(corpus for result in results for corpus in result.nll))
     heads = ["model", "method", "weight", "activation", "LoRC", "status"]
-    numbers = [*corpora, "mean PPL", "ΔPPL in %", "bits a weight", "seconds", "peak MiB"]
+    numbers = [*corpora, "mean PPL", "ΔPPL in %", "bits per weight", "seconds", "peak MiB"]
     several = [attribute for attribute in SETTINGS.values() if len(settings(results, attribute)) > 1]
     rows = "".join(
         f'<tr class="{css_class("derived" if result.derived else result.status)}">{_names(index, result, several)}'
-        + (_numbers(result, corpora, changes) if result.status == "ok" else _reason(result, len(numbers)))
+        + (_numbers(result, corpora, rises.get(result.cell)) if result.status == "ok" else _reason(result, len(numbers)))
         + "</tr>"
         for index, result in enumerate(results)
     )
@@ -48,26 +52,30 @@ def provenance(results: list[CellResult], folder: Path) -> str:
     Args:
         folder: of the page; links are relative to it.
     """
-    left = jobs(results)
-    index = {path: position for position, path in enumerate(left)}
-    found = []
-    for path, records in left.items():
-        result, run = records["result"] or {}, records["run"] or {}
-        identity = result.get("identity", {})
-        job = {
-            "stage": run.get("stage") or identity.get("stage") or path.name,
-            "folder": str(path),
-            "files": {name: quote(os.path.relpath(path / name, folder)) for name in KEPT if (path / name).is_file()},
-            "digest": result.get("digest"),
-            "code": identity.get("code"),
-            "settings": identity.get("settings"),
-            "versions": identity.get("versions"),
-            **{name: run[name] for name in ("seconds", "peak_rss_mib", "host", "commit") if name in run},
-        }
-        found.append({name: about for name, about in job.items() if about is not None})
-    cells = [[index[path] for path in result.folders.values()] for result in results]
+    job_files = jobs(results)
+    index = {path: position for position, path in enumerate(job_files)}
+    known = {
+        "jobs": [_job(path, records["result"] or {}, records["run"] or {}, folder) for path, records in job_files.items()],
+        "cells": [[index[path] for path in result.folders.values()] for result in results],
+    }
     # "</script>" must not end the element that holds this.
-    return json.dumps({"jobs": found, "cells": cells}, ensure_ascii=False).replace("</", "<\\/")
+    return json.dumps(known, ensure_ascii=False).replace("</", "<\\/")
+
+
+def _job(path: Path, result: dict, run: dict, folder: Path) -> dict:
+    """What the page shows of the job in `path`: its files, relative to the page's `folder`, and what it did when and where."""
+    identity = result.get("identity", {})
+    job = {
+        "stage": run.get("stage") or identity.get("stage") or path.name,
+        "folder": str(path),
+        "files": {name: quote(os.path.relpath(path / name, folder)) for name in JOB_FILES if (path / name).is_file()},
+        "digest": result.get("digest"),
+        "code": identity.get("code"),
+        "settings": identity.get("settings"),
+        "versions": identity.get("versions"),
+        **{name: run[name] for name in ("seconds", "peak_rss_mib", "host", "commit") if name in run},
+    }
+    return {name: value for name, value in job.items() if value is not None}
 
 
 def degraded(result: CellResult) -> str:
@@ -84,6 +92,7 @@ def settings(results: list[CellResult], attribute: str) -> list[str]:
 
 
 def _opener(index: int, result: CellResult) -> str:
+    """The button that opens the jobs of a row."""
     if not result.folders:
         return ""
     return (
@@ -93,7 +102,8 @@ def _opener(index: int, result: CellResult) -> str:
 
 def _names(index: int, result: CellResult, several: list[str]) -> str:
     """The cells of a row that say which cell it is and how it went."""
-    cell, status = result.cell, chip(result.status)
+    cell = result.cell
+    status = chip(result.status)
     names = {name: getattr(cell, name) for name in several}
     small = {name: f"<small>{escape(text)}</small>" for name, text in names.items() if text != "none"}
     if reason := degraded(result):
@@ -107,12 +117,13 @@ def _names(index: int, result: CellResult, several: list[str]) -> str:
     )
 
 
-def _numbers(result: CellResult, corpora: list[str], changes: dict[Cell, Interval]) -> str:
+def _numbers(result: CellResult, corpora: list[str], rise: Interval | None) -> str:
+    """The cells of a row with what was measured."""
     ppls = (perplexity(result.nll[corpus]) if corpus in result.nll else None for corpus in corpora)
     return (
         "".join(value(ppl, number) for ppl in ppls)
         + value(result.mean_ppl, number)
-        + _change(changes.get(result.cell))
+        + _rise(rise)
         + value(result.bits_per_weight, "{:.2f}".format)
         + value(result.seconds, "{:,.1f}".format)
         + value(result.peak_rss_mib, "{:,.0f}".format)
@@ -123,8 +134,9 @@ def _reason(result: CellResult, columns: int) -> str:
     return f'<td class="wrap" colspan="{columns}">{escape(result.reason)}</td>'
 
 
-def _change(change: Interval | None) -> str:
-    if change is None:
+def _rise(rise: Interval | None) -> str:
+    """The rise in percent with its interval."""
+    if rise is None:
         return MISSING
-    shown, low, high = (percent(share, 2).removesuffix(" %") for share in (change.value, change.low, change.high))
-    return f'<td class="num" data-v="{change.value!r}">{shown} <span class="interval">[{low}, {high}]</span></td>'
+    spelled, low, high = (percent(share, 2).removesuffix(" %") for share in (rise.value, rise.low, rise.high))
+    return f'<td class="num" data-v="{rise.value!r}">{spelled} <span class="interval">[{low}, {high}]</span></td>'

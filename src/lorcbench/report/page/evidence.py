@@ -6,10 +6,12 @@ import math
 from collections import Counter
 from html import escape
 
-from lorcbench.report.claims import VERDICTS, Verdict, number, percent
+from lorcbench.report.agreement import Agreement, Ordering, agreements
+from lorcbench.report.claims import VERDICTS, Verdict
 from lorcbench.report.conventions import Candidate
-from lorcbench.report.page.parts import chip, method_cell, sortable, table, value
-from lorcbench.report.scorecard import TOLERANCES, Ordering, Row
+from lorcbench.report.page.parts import MISSING, chip, method_cell, sortable, table, value
+from lorcbench.report.scorecard import Row
+from lorcbench.report.spelling import number, percent
 
 
 def claims(verdicts: list[Verdict]) -> str:
@@ -39,9 +41,9 @@ def scorecard(rows: list[Row], ordered: list[Ordering]) -> str:
     """Every measured number that was printed too, how far off it is, and whether tables keep their order."""
     if not rows:
         return ""
-    kinds = "".join(_kind(kind, chosen) for kind in TOLERANCES if (chosen := [row for row in rows if row.kind == kind]))
+    kinds = "".join(map(_agreement, agreements(rows)))
     heads = ["kind of cell", "numbers", "within tolerance", "median difference"]
-    orders = "".join(_ordering(one) for one in ordered if one.n > 2 or one.pairs)
+    orders = "".join(_ordering(ordering) for ordering in ordered if ordering.n > 2 or ordering.pairs)
     order_heads = ["table", "model", "cells", "rank correlation", "pairs of methods that agree"]
     columns = ["model", "method", "weight", "activation", "LoRC", "corpus", "table", "agrees"]
     numbers = ["measured", "published", "difference in %", "tolerance in %", "class", "class in print"]
@@ -60,9 +62,9 @@ def scorecard(rows: list[Row], ordered: list[Ordering]) -> str:
 def fingerprint(candidates: list[Candidate]) -> str:
     """Which convention that the papers leave open comes closest to their numbers."""
     rows = "".join(
-        f"<tr><td>{escape(one.question)}</td><td>{escape(one.answer)}</td>{value(one.n, str)}"
-        f"{value(one.distance, _percent)}{value(one.farthest, _percent)}</tr>"
-        for one in candidates
+        f"<tr><td>{escape(candidate.question)}</td><td>{escape(candidate.answer)}</td>{value(candidate.n, str)}"
+        f"{value(candidate.distance, _percent)}{value(candidate.farthest, _percent)}</tr>"
+        for candidate in candidates
     )
     heads = ["question", "answer", "numbers", "mean distance", "farthest"]
     note = "What the papers leave unsaid, answered by the published numbers: of each question, the closest answer first."
@@ -73,24 +75,24 @@ def _percent(distance: float) -> str:
     return f"{100 * distance:.2f} %"
 
 
-def _kind(kind: str, rows: list[Row]) -> str:
-    shares = sorted(abs(row.relative) for row in rows if row.relative == row.relative)
-    median = shares[len(shares) // 2] if shares else None
-    within = sum(row.within for row in rows)
-    spelled = value(median, lambda share: f"{100 * share:.2f} %")
-    return f"<tr><td>{escape(kind)}</td>{value(len(rows), str)}{value(within, str)}{spelled}</tr>"
+def _agreement(agreement: Agreement) -> str:
+    """The row of a kind of cells."""
+    numbers = value(agreement.count, str) + value(agreement.within, str) + value(agreement.median, _percent)
+    return f"<tr><td>{escape(agreement.kind)}</td>{numbers}</tr>"
 
 
-def _ordering(one: Ordering) -> str:
-    correlation = None if math.isnan(one.spearman) else one.spearman
-    pairs = f'<td class="num">{one.agreeing} of {one.pairs}</td>' if one.pairs else '<td class="num">–</td>'
+def _ordering(ordering: Ordering) -> str:
+    """The row of a table of a paper and a model."""
+    correlation = None if math.isnan(ordering.spearman) else ordering.spearman
+    pairs = f'<td class="num">{ordering.agreeing} of {ordering.pairs}</td>' if ordering.pairs else MISSING
     return (
-        f"<tr><td>{escape(one.table)}</td><td>{escape(one.scope)}</td>{value(one.n, str)}"
+        f"<tr><td>{escape(ordering.table)}</td><td>{escape(ordering.scope)}</td>{value(ordering.n, str)}"
         f"{value(correlation, '{:.2f}'.format)}{pairs}</tr>"
     )
 
 
 def _row(row: Row) -> str:
+    """The row of a number that was printed too."""
     lorc = f"r{row.rank}" if not row.rank else f"r{row.rank} {row.lorc}"
     method = method_cell(row.method, f" {chip('derived')}" if row.derived else "")
     relative = None if math.isnan(row.relative) else row.relative

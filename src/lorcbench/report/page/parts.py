@@ -20,8 +20,10 @@ def sortable(name: str, heads: list[str], rows: str, numeric: Iterable[str], exa
 
     Args:
         name: its id.
+        heads: of its columns; those in `numeric` are set to the right.
+        rows: the body, as HTML.
         example: what may be typed into the box.
-        what: the rows are.
+        what: what the rows are, such as ``cells``.
     """
     cells = "".join(
         f'<th{" class=num" if head in numeric else ""}><button type="button">{escape(head)}</button></th>' for head in heads
@@ -51,5 +53,5 @@ def method_cell(method: str, more: str = "") -> str:
 
 
 def value(number: float | None, spell: Callable[[float], str]) -> str:
-    """A cell with a number, which the table sorts by whatever its spelling."""
+    """A cell with a number; the table sorts by the number, whatever its spelling."""
     return MISSING if number is None else f'<td class="num" data-v="{number!r}">{escape(spell(number))}</td>'

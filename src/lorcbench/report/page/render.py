@@ -12,16 +12,16 @@ from string import Template
 import numpy as np
 
 from lorcbench.common import paths
-from lorcbench.core.formats import WeightFormat
-from lorcbench.report.claims import Verdict, full_precision, number, percent
-from lorcbench.report.conventions import Candidate
+from lorcbench.report.comparison import Change
 from lorcbench.report.figures import Figure
-from lorcbench.report.intervals import Interval, mean_perplexity_difference
+from lorcbench.report.findings import Findings
+from lorcbench.report.intervals import Interval
 from lorcbench.report.page import cells, evidence
 from lorcbench.report.page.cells import SETTINGS, degraded, settings
-from lorcbench.report.page.parts import MISSING, chip, sortable, table, value
+from lorcbench.report.page.parts import chip, table, value
+from lorcbench.report.page.tasks import tasks
 from lorcbench.report.results import CellResult
-from lorcbench.report.scorecard import Ordering, Row
+from lorcbench.report.spelling import number, percent
 from lorcbench.study.cells import Cell, Study
 
 STATUSES = ("ok", "failed", "not run")
@@ -33,13 +33,11 @@ LOCAL = "http://127.0.0.1:5000"  # where `make ui` serves MLflow
 def render(
     study: Study,
     results: list[CellResult],
-    verdicts: list[Verdict],
+    changes: dict[Cell, Change],
+    findings: Findings,
     figures: list[Figure],
     folder: Path,
     stages: list[dict],
-    rows: list[Row] = (),
-    ordered: list[Ordering] = (),
-    candidates: list[Candidate] = (),
     imported: dict | None = None,
 ) -> str:
     """The page as text; equal inputs give equal text.
@@ -47,27 +45,28 @@ def render(
     Args:
         study: what was asked for.
         results: every cell of it, the failed and missing ones included; derived ones are marked as such.
-        verdicts: of `lorcbench.report.claims.judge`.
+        changes: what the finished cells lost to full precision.
+        findings: what the results say.
         figures: of `lorcbench.report.figures.draw`.
         folder: where the page will lie: the figures are in ``figures/`` there, the tables beside it, and links to the jobs'
             files are relative to it.
-        stages: how each stage went, ``{"stage", "jobs", "seconds", "peak_rss_mib"}``.
-        rows, ordered: the scorecard, empty where nothing measured was ever printed.
-        candidates: of `lorcbench.report.conventions.rank`.
+        stages: what each stage took, of `lorcbench.report.results.stage_costs`.
         imported: what the track stage left (`lorcbench.report.tracking.store.track`) and its ``uri``; None if nothing was
             tracked.
     """
-    changes, measured = _changes(results), [result for result in results if not result.derived]
+    measured = [result for result in results if not result.derived]
+    # Of full precision itself nothing is shown: it has no rise.
+    rises = {cell: change.relative for cell, change in changes.items() if not cell.is_full_precision}
     sections = {
-        ("best", "Best cell per bit width"): _best(measured, changes),
-        ("claims", "Claims"): evidence.claims(verdicts),
-        ("scorecard", "Beside the published numbers"): evidence.scorecard(rows, ordered),
-        ("fingerprint", "Which conventions are the papers'?"): evidence.fingerprint(candidates),
+        ("best", "Best cell per bit width"): _best(measured, rises),
+        ("claims", "Claims"): evidence.claims(findings.verdicts),
+        ("scorecard", "Beside the published numbers"): evidence.scorecard(findings.scorecard, findings.orderings),
+        ("fingerprint", "Which conventions are the papers'?"): evidence.fingerprint(findings.candidates),
         ("figures", "Figures"): "".join(_figure(figure, folder) for figure in figures),
-        ("cells", "All cells"): cells.all_cells(results, changes),
-        ("tasks", "Tasks of lm-eval"): _harness(measured),
+        ("cells", "All cells"): cells.all_cells(results, rises),
+        ("tasks", "Tasks of lm-eval"): tasks(measured, changes),
         ("stages", "What it took"): _stages(stages),
-        ("files", "Where the numbers are"): _files(study, bool(rows), imported),
+        ("files", "Where the numbers are"): _files(study, bool(findings.scorecard), imported),
     }
     shown = {name: body for name, body in sections.items() if body}
     nav = [*shown, ("reading", "How to read this")]
@@ -76,7 +75,7 @@ def render(
         title=escape(study.config.title),
         what=_what(study, measured),
         facts=_facts(measured),
-        headline=_headline(measured, changes, verdicts, rows),
+        headline=_headline(measured, rises, findings),
         mlflow=_mlflow(imported),
         alerts=_alerts(study, measured),
         nav="".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, title in nav),
@@ -88,19 +87,8 @@ def render(
     )
 
 
-def _changes(results: list[CellResult]) -> dict[Cell, Interval]:
-    """The change of the mean perplexity of every finished quantized cell, as a share of full precision's."""
-    baselines, changes = full_precision(results), {}
-    for result in results:
-        baseline = baselines.get(result.cell.model)
-        if result.status == "ok" and baseline and result is not baseline:
-            change = mean_perplexity_difference(result.nll, baseline.nll)
-            share = (bound / baseline.mean_ppl for bound in (change.value, change.low, change.high))
-            changes[result.cell] = Interval(*share)
-    return changes
-
-
 def _what(study: Study, results: list[CellResult]) -> str:
+    """Study, protocol, settings and models, in one sentence."""
     models = list(dict.fromkeys(result.cell.model for result in results))
     parts = [f"Study <code>{escape(study.name)}</code>", f"perplexity protocol <code>{escape(study.eval)}</code>"]
     for label, attribute in SETTINGS.items():
@@ -111,26 +99,27 @@ def _what(study: Study, results: list[CellResult]) -> str:
 
 
 def _facts(results: list[CellResult]) -> str:
+    """How many cells there are, by status."""
     counts = Counter(result.status for result in results)
     facts = [(len(results), "cells"), *((counts[status], status) for status in STATUSES)]
     return "".join(f"<li><b>{count:,}</b><span>{escape(text)}</span></li>" for count, text in facts)
 
 
-def _headline(results: list[CellResult], changes: dict[Cell, Interval], verdicts: list[Verdict], rows: list[Row]) -> str:
+def _headline(results: list[CellResult], rises: dict[Cell, Interval], findings: Findings) -> str:
     """What the best recipe costs at each bit width, and how many claims and published numbers hold."""
     best: dict[int, dict[str, float]] = {}
-    for result in results:
-        if result.cell in changes and result.cell.activation == "a16" and result.cell.method != "none":
-            models, rise = best.setdefault(WeightFormat.parse(result.cell.weight).bits, {}), changes[result.cell].value
-            models[result.cell.model] = min(rise, models.get(result.cell.model, np.inf))
+    for cell in (result.cell for result in results if result.cell in rises):
+        if cell.activation == "a16":
+            of_models = best.setdefault(cell.weight_format.bits, {})
+            of_models[cell.model] = min(rises[cell].value, of_models.get(cell.model, np.inf))
     count = max(map(len, best.values()), default=0)
     of = "" if count < 2 else f", median of {count}"
-    rises = {bits: percent(np.median([*best[bits].values()])) for bits in sorted(best, reverse=True)}
-    facts = [(rise, f"PPL at {bits} bits, best recipe{of}") for bits, rise in rises.items()]
-    if verdicts:
+    medians = {bits: percent(np.median([*best[bits].values()])) for bits in sorted(best, reverse=True)}
+    facts = [(rise, f"PPL at {bits} bits, best recipe{of}") for bits, rise in medians.items()]
+    if verdicts := findings.verdicts:
         supported = sum(verdict.verdict == "supported" for verdict in verdicts)
         facts.append((f"{supported} of {len(verdicts)}", "tests of claims supported"))
-    if rows:
+    if rows := findings.scorecard:
         facts.append((f"{sum(row.within for row in rows)} of {len(rows)}", "published numbers met"))
     return "".join(f"<li><b>{escape(figure)}</b><span>{escape(text)}</span></li>" for figure, text in facts)
 
@@ -182,16 +171,17 @@ def _alerts(study: Study, results: list[CellResult]) -> str:
 
 
 def _named(keys: list[str]) -> str:
+    """The keys of a few cells, and how many more there are."""
     rest = f" and {len(keys) - NAMED} more (see the table)" if len(keys) > NAMED else ""
     return ", ".join(f"<code>{escape(key)}</code>" for key in keys[:NAMED]) + rest
 
 
-def _best(results: list[CellResult], changes: dict[Cell, Interval]) -> str:
+def _best(results: list[CellResult], rises: dict[Cell, Interval]) -> str:
     """Per weight bits and activation bits, the cell of lowest mean perplexity of each model."""
     best: dict[tuple[int, str], dict[str, CellResult]] = {}
     for result in results:
         if result.status == "ok" and np.isfinite(result.mean_ppl):
-            row = best.setdefault((WeightFormat.parse(result.cell.weight).bits, result.cell.activation), {})
+            row = best.setdefault((result.cell.weight_format.bits, result.cell.activation), {})
             current = row.get(result.cell.model)
             if current is None or result.mean_ppl < current.mean_ppl:
                 row[result.cell.model] = result
@@ -200,21 +190,25 @@ def _best(results: list[CellResult], changes: dict[Cell, Interval]) -> str:
     models = list(dict.fromkeys(model for row in best.values() for model in row))
     lines = []
     for (bits, activation), row in sorted(best.items(), key=lambda item: (-item[0][0], item[0][1])):
-        cells = "".join(_best_cell(row[model], changes) if model in row else "<td>–</td>" for model in models)
-        lines.append(f"<tr><th>{f'W{bits}'}<small class='soft'> {escape(activation)}</small></th>{cells}</tr>")
+        of_models = "".join(_best_cell(row[model], rises) if model in row else "<td>–</td>" for model in models)
+        lines.append(f"<tr><th>W{bits}<small class='soft'> {escape(activation)}</small></th>{of_models}</tr>")
     note = "The lowest mean perplexity at each bit width of the codes, whatever the size of scales and factors."
     return f'<p class="note">{note}</p>' + table(["", *models], "".join(lines))
 
 
-def _best_cell(result: CellResult, changes: dict[Cell, Interval]) -> str:
-    cell, change = result.cell, changes.get(result.cell)
-    rise = f" <span class='interval'>{percent(change.value)}</span>" if change else ""
-    size = f"{result.bits_per_weight:.2f} bits a weight" if result.bits_per_weight else ""
-    recipe = "full precision" if cell.method == "none" else f"{cell.method} {cell.weight} r{cell.rank}"
+def _best_cell(result: CellResult, rises: dict[Cell, Interval]) -> str:
+    """Perplexity, its rise, recipe and size of one cell."""
+    cell = result.cell
+    rise = f" <span class='interval'>{percent(rises[cell].value)}</span>" if cell in rises else ""
+    size = f"{result.bits_per_weight:.2f} bits per weight" if result.bits_per_weight else ""
+    recipe = f"{cell.method} {cell.weight} r{cell.rank}"
+    if cell.method == "none":
+        recipe = "full precision" if cell.is_full_precision else "weights in full precision"
     return f"<td><b>{number(result.mean_ppl)}</b>{rise}<small>{escape(recipe)}</small><small>{size}</small></td>"
 
 
 def _figure(figure: Figure, folder: Path) -> str:
+    """A figure with its caption, and links to its files."""
     # As a data URI an SVG stays sharp and shares no ids or styles with the page.
     image = base64.b64encode((folder / "figures" / f"{figure.stem}.svg").read_bytes()).decode()
     links = " ".join(f'<a href="figures/{figure.stem}.{kind}">{kind.upper()}</a>' for kind in ("svg", "png"))
@@ -224,39 +218,8 @@ def _figure(figure: Figure, folder: Path) -> str:
     )
 
 
-def _harness(results: list[CellResult]) -> str:
-    """lm-eval's metrics with its standard errors, and what they lost to full precision."""
-    measured = [result for result in results if result.harness]
-    if not measured:
-        return ""
-    baselines = {result.cell.model: result.harness for result in results if result.cell.method == "none"}
-    metrics = sorted({name for result in measured for name in result.harness if not name.endswith("_stderr")})
-    rows = "".join(
-        f"<tr><td><code>{escape(result.cell.key)}</code></td>"
-        + "".join(_task(result, metric, baselines.get(result.cell.model, {}).get(metric)) for metric in metrics)
-        + "</tr>"
-        for result in measured
-    )
-    tasks = {name: task for result in measured for name, task in result.tasks.items()}
-    versions = [f"{name} {task['version']} ({task['documents']:,} documents)" for name, task in tasks.items()]
-    prefixes = {f"{result.prefix_token} for {result.cell.model}" for result in measured if result.prefix_token}
-    note = "A value ± lm-eval's standard error where it gives one; below it, the difference to full precision."
-    note += f" Versions: {', '.join(versions)}." if versions else ""
-    note += f" Before a text without context: {', '.join(sorted(prefixes))}." if prefixes else ""
-    heads = ["cell", *metrics]
-    return f'<p class="note">{escape(note)}</p>' + sortable("task-table", heads, rows, metrics, "w2 rtn")
-
-
-def _task(result: CellResult, metric: str, baseline: float | None) -> str:
-    score, error = result.harness.get(metric), result.harness.get(f"{metric}_stderr")
-    if score is None:
-        return MISSING
-    spread = f' <span class="interval">± {error:.4f}</span>' if error is not None else ""
-    change = f"<small>{score - baseline:+.4f}</small>" if baseline is not None and result.cell.method != "none" else ""
-    return f'<td class="num" data-v="{score!r}">{score:.4f}{spread}{change}</td>'
-
-
 def _stages(stages: list[dict]) -> str:
+    """One row per stage: jobs, seconds, memory."""
     rows = "".join(
         f"<tr><td>{escape(stage['stage'])}</td>{value(stage['jobs'], '{:,}'.format)}"
         f"{value(stage['seconds'], '{:,.1f}'.format)}{value(stage['peak_rss_mib'], '{:,.0f}'.format)}</tr>"
@@ -267,9 +230,10 @@ def _stages(stages: list[dict]) -> str:
 
 
 def _files(study: Study, scored: bool, imported: dict | None) -> str:
+    """Links to the tables, and where the runs of MLflow are."""
     tables = {
-        "cells.csv": "every perplexity of this page, a row a cell and corpus",
-        "tasks.csv": "every metric of lm-eval, a row a cell and metric",
+        "cells.csv": "every perplexity of this page, one row per cell and corpus",
+        "tasks.csv": "every metric of lm-eval, one row per cell and metric",
         "claims.json": "every verdict with its evidence",
     }
     if scored:
@@ -279,11 +243,12 @@ def _files(study: Study, scored: bool, imported: dict | None) -> str:
     store = f"<code>{escape(paths.MLFLOW)}</code>, which <code>make ui</code> shows"
     if imported and imported["uri"].startswith("http"):
         store = f"<code>{escape(imported['uri'])}</code>"
-    runs = f"<li>MLflow, experiment <code>{escape(study.name)}</code> in {store}: a run a cell</li>"
+    runs = f"<li>MLflow, experiment <code>{escape(study.name)}</code> in {store}: one run per cell</li>"
     return f"<ul>{items}{runs}</ul>"
 
 
 def _windows(results: list[CellResult]) -> str:
+    """How many windows of each corpus were measured."""
     nll = next((result.nll for result in results if result.nll), {})
     counts = ", ".join(f"{len(values)} windows of {corpus}" for corpus, values in nll.items())
     return f"Here: {escape(counts)}." if counts else ""

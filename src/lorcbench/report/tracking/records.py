@@ -1,4 +1,4 @@
-"""What MLflow is told of each cell: names, parameters, metrics, tags, data sets, and a document. MLflow is not imported."""
+"""What is logged of each cell: name, parameters, metrics, tags, data sets, and a document. MLflow is not imported."""
 
 from __future__ import annotations
 
@@ -11,25 +11,29 @@ from pathlib import Path
 import numpy as np
 
 from lorcbench.common.artifacts import fingerprint
-from lorcbench.core.formats import WeightFormat
-from lorcbench.report.claims import full_precision
-from lorcbench.report.intervals import mean_perplexity_difference, perplexity
-from lorcbench.report.results import CellResult, jobs
+from lorcbench.report.comparison import Change
+from lorcbench.report.intervals import perplexity
+from lorcbench.report.results import CellResult, jobs, mebibytes
 from lorcbench.study.cells import Cell
 
 KEY = "lorcbench.key"
 PARENT, COMMIT = "mlflow.parentRunId", "mlflow.source.git.commit"
-# They differ from one execution of the same work to the next.
+# These differ from one execution of the same work to the next.
 UNDIGESTED = ("system/seconds", "system/peak_rss_mib", COMMIT)
 
 
 @dataclass(frozen=True)
 class Record:
-    """What MLflow is told of one cell.
+    """What is logged of one cell.
 
     Attributes:
+        name: of the run, for people.
+        status: MLflow's: ``FINISHED`` or ``FAILED``.
+        params: the axes in which the cells of the study differ.
+        metrics: finite numbers; MLflow allows little punctuation in their names.
+        tags: what filters may ask for.
         datasets: token streams: the arguments of MLflow's `Dataset`, and ``context``: ``calibration`` or ``eval``.
-        document: the cell's record, an artifact.
+        document: all that was measured of the cell, which becomes an artifact.
     """
 
     name: str
@@ -43,79 +47,89 @@ class Record:
     @property
     def digest(self) -> str:
         """Changes when, and only when, something else than time and memory changed."""
-        told = asdict(self)
+        logged = asdict(self)
         for part in ("metrics", "tags"):
-            told[part] = {key: value for key, value in told[part].items() if key not in UNDIGESTED}
-        return fingerprint(told)
+            logged[part] = {key: value for key, value in logged[part].items() if key not in UNDIGESTED}
+        return fingerprint(logged)
 
 
-def records(study_name: str, parent_run_id: str, results: list[CellResult], resamples: int) -> dict[str, Record]:
-    """What is logged of each cell, by its key; differences are to the full-precision cell of the same model."""
-    baselines = {model: result.nll for model, result in full_precision(results).items()}
+def records(study_name: str, parent_run_id: str, results: list[CellResult], changes: dict[Cell, Change]) -> dict[str, Record]:
+    """What is logged of each cell, by its key.
+
+    Args:
+        study_name: a tag of each run.
+        parent_run_id: the study's own run in MLflow.
+        results: all cells of the study, failed ones too.
+        changes: what the finished cells lost to full precision.
+    """
     cells = [result.cell for result in results]
-    # Which calibration and which kind of LoRC is worth a word only in a study that has several.
-    telling = [axis for axis in ("calibration", "lorc") if len({getattr(cell, axis) for cell in cells} - {"none"}) > 1]
-    all_params = [_params(cell, telling) for cell in cells]
+    # Names and parameters tell the calibration, or the kind of LoRC, only in a study that has several.
+    several = [axis for axis in ("calibration", "lorc") if len({getattr(cell, axis) for cell in cells} - {"none"}) > 1]
+    all_params = [_params(cell, several) for cell in cells]
     # What all runs have in common would fill columns of the table and axes of the charts; tags tell it.
     differing = [axis for axis in (all_params[0] if cells else ()) if len({params[axis] for params in all_params}) > 1]
-    left, sizes = jobs(results), _sizes(results)
+    job_files = jobs(results)
+    sizes = _sizes(results)
     return {
         result.cell.key: Record(
-            name=_run_name(result.cell, telling),
+            name=_run_name(result.cell, several),
             status="FINISHED" if result.status == "ok" else "FAILED",
             params={axis: params[axis] for axis in differing},
-            metrics=_metrics(result, baselines.get(result.cell.model), resamples),
-            tags=_tags(result, study_name, parent_run_id, sizes, left),
-            datasets=_datasets(result, left),
-            document=_document(result, study_name, left),
+            metrics=_metrics(result, changes.get(result.cell)),
+            tags=_tags(result, study_name, parent_run_id, sizes[result.cell.model], job_files),
+            datasets=_datasets(result, job_files),
+            document=_document(result, study_name, job_files),
         )
         for result, params in zip(results, all_params, strict=True)
     }
 
 
-def _run_name(cell: Cell, telling: list[str]) -> str:
+def _run_name(cell: Cell, several: list[str]) -> str:
+    """The cell in words, without the parts that say nothing."""
     parts = [cell.model, cell.method, cell.weight, cell.activation, f"r{cell.rank}"]
-    parts += [getattr(cell, axis) for axis in telling]
+    parts += [getattr(cell, axis) for axis in several]
     return " ".join(part for part in parts if part not in ("none", "a16", "r0"))
 
 
-def _params(cell: Cell, telling: list[str]) -> dict[str, str]:
+def _params(cell: Cell, several: list[str]) -> dict[str, str]:
     """The axes of the study, and bits and group of the weights by themselves, so that charts can order by them."""
-    weight = WeightFormat.parse(cell.weight)
+    weight = cell.weight_format
     group = "none" if weight.is_full_precision else str(weight.group or "row")
-    axes = {"model", "method", "weight", "activation", "lorc", "rank", *telling}
+    axes = {"model", "method", "weight", "activation", "lorc", "rank", *several}
     return {**{axis: str(getattr(cell, axis)) for axis in sorted(axes)}, "bits": str(weight.bits), "group": group}
 
 
-def _tags(
-    result: CellResult, study_name: str, parent_run_id: str, sizes: dict[str, str], left: dict[Path, dict]
-) -> dict[str, str]:
+def _tags(result: CellResult, study_name: str, parent_run_id: str, size: str, job_files: dict[Path, dict]) -> dict[str, str]:
     """Tags repeat what a filter asks for: in MLflow's table a filter sees a run's own tags, not its parent's."""
     cell = result.cell
-    tags = {KEY: cell.key, PARENT: parent_run_id, "study": study_name, "family": result.family, "size": sizes[cell.model]}
+    tags = {KEY: cell.key, PARENT: parent_run_id, "study": study_name, "family": result.family, "size": size}
     axes = ("model", "method", "calibration", "weight", "activation", "lorc", "rank")
     tags |= {axis: str(getattr(cell, axis)) for axis in axes}
     tags |= {"status": result.status, "standin": str(result.standin).lower(), "mlflow.source.name": "lorcbench"}
-    run = left.get(result.folders.get("evaluation"), {}).get("run") or {}
+    run = job_files.get(result.folders.get("evaluation"), {}).get("run") or {}
     optional = {"reason": result.reason, COMMIT: run.get("commit")}
     return {**tags, **{name: value for name, value in optional.items() if value}}
 
 
 def _sizes(results: list[CellResult]) -> dict[str, str]:
     """The size of each model for people: as in its name, ``125m``, or else by the weights of its blocks."""
-    counted = {result.cell.model: result.weights for result in results if result.weights}
-    sizes = {}
-    for model in {result.cell.model for result in results}:
-        named, weights = re.search(r"\d+(?:\.\d+)?[mb]$", model, re.IGNORECASE), counted.get(model)
-        spelled = f"{weights / 1e9:.1f}b" if weights and weights >= 1e9 else f"{weights / 1e6:.2g}m" if weights else "unknown"
-        sizes[model] = named[0].lower() if named else spelled
-    return sizes
+    weights = {result.cell.model: result.weights for result in results if result.weights}
+    return {model: _size(model, weights.get(model)) for model in {result.cell.model for result in results}}
 
 
-def _datasets(result: CellResult, left: dict[Path, dict]) -> list[dict[str, str]]:
+def _size(model: str, weights: int | None) -> str:
+    """The size of one model, from its name or its number of weights."""
+    if in_name := re.search(r"\d+(?:\.\d+)?[mb]$", model, re.IGNORECASE):
+        return in_name[0].lower()
+    if weights is None:
+        return "unknown"
+    return f"{weights / 1e9:.1f}b" if weights >= 1e9 else f"{weights / 1e6:.2g}m"
+
+
+def _datasets(result: CellResult, job_files: dict[Path, dict]) -> list[dict[str, str]]:
     """The token streams that the cell was measured on and calibrated with; named by model too, whose tokenizer made them."""
     model = result.cell.model
-    found = [
+    streams = [
         {
             "context": "eval",
             "name": f"{corpus} {model}",
@@ -126,32 +140,36 @@ def _datasets(result: CellResult, left: dict[Path, dict]) -> list[dict[str, str]
         for corpus, stream in result.corpora.items()
         if stream.get("stream_sha256")
     ]
-    tokens = left.get(result.folders.get("calibration"), {}).get("result")
+    tokens = job_files.get(result.folders.get("calibration"), {}).get("result")
     if tokens:
         settings = tokens["identity"]["settings"]
-        kept = {name: settings[name] for name in ("n_samples", "length", "seed") if name in settings}
+        profile = {name: settings[name] for name in ("n_samples", "length", "seed") if name in settings}
         texts = {corpus: about["text"] for corpus, about in tokens["corpora"].items()}
-        about = {"name": f"{result.cell.calibration} {model}", "digest": tokens["digest"][:16]}
-        found.append({"context": "calibration", **about, "source": json.dumps(texts), "profile": json.dumps(kept)})
-    return found
+        stream = {"name": f"{result.cell.calibration} {model}", "digest": tokens["digest"][:16]}
+        streams.append({"context": "calibration", **stream, "source": json.dumps(texts), "profile": json.dumps(profile)})
+    return streams
 
 
-def _document(result: CellResult, study_name: str, left: dict[Path, dict]) -> dict:
-    """The cell's record: what was measured, window by window, and from which jobs, by folder and digest."""
+def _document(result: CellResult, study_name: str, job_files: dict[Path, dict]) -> dict:
+    """All that was measured of the cell, window by window, and from which jobs, by folder and digest."""
     fields = ("status", "reason", "standin", "bits_per_weight", "weights", "max_damp", "harness", "tasks", "corpora")
     jobs_of = {stage: {"folder": str(folder)} for stage, folder in result.folders.items()}
     for stage, folder in result.folders.items():
-        if made := left[folder]["result"]:
-            jobs_of[stage]["digest"] = made["digest"]
-    told = {name: getattr(result, name) for name in fields}
-    # A perplexity that overflowed is no JSON number.
-    told["harness"] = {name: value if math.isfinite(value) else str(value) for name, value in result.harness.items()}
-    nll = {corpus: [float(value) for value in values] for corpus, values in result.nll.items()}
-    nll = {corpus: [value if math.isfinite(value) else str(value) for value in values] for corpus, values in nll.items()}
-    return {"study": study_name, "key": result.cell.key, **vars(result.cell), **told, "nll": nll, "jobs": jobs_of}
+        if job_result := job_files[folder]["result"]:
+            jobs_of[stage]["digest"] = job_result["digest"]
+    measured = {name: getattr(result, name) for name in fields}
+    measured["harness"] = {name: _json_number(value) for name, value in result.harness.items()}
+    measured["nll"] = {corpus: [_json_number(float(value)) for value in values] for corpus, values in result.nll.items()}
+    return {"study": study_name, "key": result.cell.key, **vars(result.cell), **measured, "jobs": jobs_of}
 
 
-def _metrics(result: CellResult, baseline: dict[str, np.ndarray] | None, resamples: int) -> dict[str, float]:
+def _json_number(value: float) -> float | str:
+    """The value; as text if it overflowed, which is no number in JSON."""
+    return value if math.isfinite(value) else str(value)
+
+
+def _metrics(result: CellResult, change: Change | None) -> dict[str, float]:
+    """Size, cost, perplexities, what they lost to full precision, and lm-eval's metrics."""
     metrics = {
         "bits_per_weight": result.bits_per_weight,
         "max_damp": result.max_damp,
@@ -159,13 +177,13 @@ def _metrics(result: CellResult, baseline: dict[str, np.ndarray] | None, resampl
         "system/peak_rss_mib": result.peak_rss_mib,
     }
     if result.bits_per_weight is not None and result.weights is not None:
-        metrics["size_mib"] = result.bits_per_weight * result.weights / 8 / 2**20
+        metrics["size_mib"] = mebibytes(result.bits_per_weight, result.weights)
     if result.nll:
         metrics |= {f"ppl_{corpus}": perplexity(nll) for corpus, nll in result.nll.items()}
         metrics["ppl_mean"] = result.mean_ppl
-    if result.nll and baseline:
-        change = mean_perplexity_difference(result.nll, baseline, resamples)
-        metrics |= {"delta_ppl": change.value, "delta_ppl_low": change.low, "delta_ppl_high": change.high}
+    if change is not None:
+        mean, baseline = change.mean, change.baseline.nll
+        metrics |= {"delta_ppl": mean.value, "delta_ppl_low": mean.low, "delta_ppl_high": mean.high}
         metrics |= {f"delta_nll_{corpus}": float(np.mean(nll - baseline[corpus])) for corpus, nll in result.nll.items()}
     # MLflow refuses most punctuation in names, which lm-eval uses: lambada/acc,none.
     metrics |= {re.sub(r"[^\w.-]+", "_", name): value for name, value in result.harness.items()}

@@ -1,9 +1,9 @@
-"""Finished results → MLflow: one experiment a study, in it one parent run, and under that one run a cell.
+"""Finished results → MLflow: one experiment per study, in it one parent run, and under that one run per cell.
 
-MLflow shows the result files, it is not where results live: the store can be deleted and is built again. One process
+MLflow shows the result files; results do not live in it: the store can be deleted and is built again. One process
 writes it, after the jobs (several processes that open a fresh SQLite store at once break it for good). Importing again
-changes nothing: a run carries its cell's key and a digest of all that was logged, and only a run whose digest differs
-is replaced, since MLflow neither changes a parameter nor forgets a metric. Start and end are those of the import; a
+changes nothing: a run carries its cell's key and a digest of all that was logged. Only a run whose digest differs is
+replaced, since MLflow neither changes a parameter nor forgets a metric. Start and end are those of the import; a
 cell's own time is the metric ``system/seconds``.
 """
 
@@ -23,9 +23,11 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from lorcbench.common.artifacts import replacing
+from lorcbench.report.comparison import Change
 from lorcbench.report.results import CellResult
 from lorcbench.report.tracking.records import KEY, Record, records
 from lorcbench.report.tracking.view import TAG, addresses, local_folder, saved_view
+from lorcbench.study.cells import Cell
 
 # Read by MLflow while it is imported: usage reports go nowhere, setting up a store says nothing.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -36,7 +38,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 
 DIGEST, NOTE = "lorcbench.digest", "mlflow.note.content"
-# MLflow would wait minutes for a server that is not there, and print two lines a run; a setting of the user's stays.
+# MLflow would wait minutes for a server that is not there, and print two lines per run. The user's own settings stay.
 SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -54,9 +56,9 @@ def track(
     study_name: str,
     title: str,
     results: list[CellResult],
+    changes: dict[Cell, Change],
     uri: str,
     artifact_root: str,
-    resamples: int,
     rebuildable: bool = False,
 ) -> dict:
     """Bring a study's experiment in line with its results.
@@ -64,9 +66,9 @@ def track(
     Args:
         study_name, title: the experiment's and parent run's name, and the line that describes them.
         results: all cells of the study, failed ones too.
+        changes: what the finished cells lost to full precision.
         uri: an MLflow tracking URI: a SQLite store (made if there is none), another database, or a server.
         artifact_root: folder or URI for the runs' artifacts; a server has its own and is not told.
-        resamples: of the confidence intervals.
         rebuildable: whether a SQLite store holds nothing but such imports, so that nothing is lost if the machine (not this
             process) crashes while it is written; writing is twice as fast for it.
 
@@ -80,20 +82,21 @@ def track(
     with _one_line_errors(uri), _settings(), _unsynchronized() if rebuildable else nullcontext():
         client = _open(uri)
         experiment_id = _experiment(client, study_name, uri, artifact_root)
-        found = _runs_by_key(client, experiment_id)
-        parent = _parent(client, experiment_id, study_name, title, results, found.pop(study_name, []))
-        wanted = records(study_name, parent.info.run_id, results, resamples)
-        names = [{name for record in wanted.values() for name in getattr(record, kind)} for kind in ("params", "metrics")]
-        for tag, value in ((NOTE, title), (TAG, saved_view(*names))):
-            client.set_experiment_tag(experiment_id, tag, value)
-        runs, created = {}, 0
-        for key, record in wanted.items():
-            kept = next((run for run in found.get(key, []) if _shows(run, record)), None)
-            if kept:
-                found[key].remove(kept)
-            created += kept is None
-            runs[key] = kept.info.run_id if kept else _create(client, experiment_id, record)
-        outdated = [run for same_key in found.values() for run in same_key]
+        stored = _runs_by_key(client, experiment_id)
+        parent = _parent(client, experiment_id, study_name, title, results, stored.pop(study_name, []))
+        by_key = records(study_name, parent.info.run_id, results, changes)
+        names = [{name for record in by_key.values() for name in getattr(record, kind)} for kind in ("params", "metrics")]
+        client.set_experiment_tag(experiment_id, NOTE, title)
+        client.set_experiment_tag(experiment_id, TAG, saved_view(*names))
+        runs = {}
+        created = 0
+        for key, record in by_key.items():
+            same = next((run for run in stored.get(key, []) if _shows(run, record)), None)
+            if same:
+                stored[key].remove(same)
+            created += same is None
+            runs[key] = same.info.run_id if same else _create(client, experiment_id, record)
+        outdated = [run for same_key in stored.values() for run in same_key]
         for run in outdated:
             client.delete_run(run.info.run_id)
         status = "FINISHED" if all(result.status == "ok" for result in results) else "FAILED"
@@ -103,7 +106,7 @@ def track(
         "experiment_id": experiment_id,
         "parent_run_id": parent.info.run_id,
         "parent_artifacts": parent.info.artifact_uri,
-        "pages": addresses(experiment_id, [runs[key] for key, record in wanted.items() if record.status == "FINISHED"]),
+        "pages": addresses(experiment_id, [runs[key] for key, record in by_key.items() if record.status == "FINISHED"]),
         "created": created,
         "kept": len(runs) - created,
         "deleted": len(outdated),
@@ -123,12 +126,13 @@ def attach(uri: str, run_id: str, files: list[Path]) -> None:
 
 
 def without_password(text: str) -> str:
-    """A text with stars in place of what addresses in it say of a user."""
+    """The text with stars in place of the user's name and password in addresses."""
     return re.sub(r"//[^/@\s]*@", "//***@", text)
 
 
 @contextmanager
 def _one_line_errors(uri: str):
+    """Whatever MLflow and its database raise becomes one line that names the store."""
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
@@ -139,7 +143,7 @@ def _one_line_errors(uri: str):
 
 @contextmanager
 def _settings():
-    """SETTINGS, for as long as we talk to the store, and no word of its own about errors: they arrive as exceptions, too."""
+    """SETTINGS hold while we talk to the store, and it logs no errors of its own: they arrive as exceptions too."""
     logger = logging.getLogger("mlflow.store")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -169,13 +173,14 @@ def _unsynchronized():
 
 
 def _open(uri: str) -> MlflowClient:
+    """A client of the store; a SQLite store that is not there yet is set up."""
     database = make_url(uri).database if uri.startswith("sqlite:") else None
     if database and Path(database).is_file():
-        # MLflow tries for minutes to open a file that is no database; this says so at once.
+        # MLflow tries for minutes to open a file that is no database; this line fails at once.
         with closing(sqlite3.connect(database)) as connection:
             connection.execute("PRAGMA schema_version")
     elif database:
-        # A store whose set-up was killed half-way stays unusable: set up beside its place, then renamed.
+        # A store whose set-up was killed half-way stays unusable, so it is set up beside its place, then renamed.
         with replacing(Path(database)) as fresh:
             MlflowClient(f"sqlite:///{fresh}").search_experiments()
     return MlflowClient(uri)
@@ -196,27 +201,27 @@ def _experiment(client: MlflowClient, name: str, uri: str, artifact_root: str) -
 
 def _runs_by_key(client: MlflowClient, experiment_id: str) -> dict[str, list[Run]]:
     """The experiment's runs that are ours; a user's own runs have no key and are left alone."""
-    found: dict[str, list[Run]] = {}
+    runs: dict[str, list[Run]] = {}
     token = None
     while True:
         page = client.search_runs([experiment_id], f"tags.`{KEY}` != ''", page_token=token)
         for run in page:
-            found.setdefault(run.data.tags[KEY], []).append(run)
+            runs.setdefault(run.data.tags[KEY], []).append(run)
         token = page.token
         if not token:
-            return found
+            return runs
 
 
 def _parent(
-    client: MlflowClient, experiment_id: str, study_name: str, title: str, results: list[CellResult], found: list[Run]
+    client: MlflowClient, experiment_id: str, study_name: str, title: str, results: list[CellResult], stored: list[Run]
 ) -> Run:
     """The study's own run, kept if there is one, with tags that sum the study up."""
     ok = sum(result.status == "ok" for result in results)
     tags = {KEY: study_name, "study": study_name, NOTE: title, "cells": str(len(results)), "cells_ok": str(ok)}
-    if not found:
+    if not stored:
         return client.create_run(experiment_id, tags=tags, run_name=study_name)
-    client.log_batch(found[0].info.run_id, tags=[RunTag(*tag) for tag in tags.items()])
-    return found[0]
+    client.log_batch(stored[0].info.run_id, tags=[RunTag(*tag) for tag in tags.items()])
+    return stored[0]
 
 
 def _shows(run: Run, record: Record) -> bool:
@@ -225,9 +230,11 @@ def _shows(run: Run, record: Record) -> bool:
 
 
 def _create(client: MlflowClient, experiment_id: str, record: Record) -> str:
-    now = int(time.time() * 1000)
+    """A new run that holds all of the record; returns its id."""
+    now = int(time.time() * 1000)  # milliseconds
     run = client.create_run(experiment_id, now, {**record.tags, DIGEST: record.digest}, record.name)
-    run_id, text = run.info.run_id, json.dumps(record.document, indent=1, sort_keys=True) + "\n"
+    run_id = run.info.run_id
+    text = json.dumps(record.document, indent=1, sort_keys=True) + "\n"
     if folder := local_folder(run.info.artifact_uri):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CELL).write_text(text, encoding="utf-8")

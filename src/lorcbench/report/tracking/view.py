@@ -1,8 +1,8 @@
 """What MLflow's pages show of a study: a saved view of the experiment, and the addresses of its pages. MLflow is not imported.
 
 A saved view is a tag of the experiment, ``mlflow.sharedViewState.KEY``, as the pages of MLflow 3.17 write it themselves: a JSON
-object with a name, two times, and the state of table and charts as a JSON string. The parameter ``viewStateShareKey=KEY`` of
-the page's address opens it, and the menu of saved views lists it by its name.
+object with a name, two times, and the state of table and charts as a JSON string. The parameter ``viewStateShareKey=KEY`` in
+the page's address opens the view, and the menu of saved views lists it by its name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def saved_view(params: Iterable[str], metrics: Iterable[str]) -> str:
     Args:
         params, metrics: names that the study's runs have.
     """
-    params, metrics = set(params), set(metrics)
+    params = set(params)
+    metrics = set(metrics)
     leading = [name for name in LEADING if name in metrics]
     others = sorted(name for name in metrics - set(leading) if name.startswith("ppl_") or name.endswith(("_acc", "_acc_norm")))
     columns = [f"params.`{name}`" for name in PARAMS if name in params] + [f"metrics.`{name}`" for name in leading + others]
@@ -64,7 +65,7 @@ def _charts(params: set[str], metrics: list[str]) -> list[dict]:
 
 
 def addresses(experiment_id: str, run_ids: list[str]) -> dict[str, str]:
-    """Paths below the server's address: the ``table`` and ``charts`` of the saved view, and the page that ``compare``s runs."""
+    """Paths below the server's address: ``table`` and ``charts`` show the saved view, ``compare`` the runs side by side."""
     view = f"/#/experiments/{experiment_id}/runs?viewStateShareKey={KEY}"
     runs, experiments = (quote(json.dumps(ids, separators=(",", ":"))) for ids in (run_ids[:COMPARED], [experiment_id]))
     return {

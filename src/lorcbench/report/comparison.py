@@ -1,0 +1,73 @@
+"""What each cell lost to full precision: one comparison per report, which tables, figures, page, claims and MLflow show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from lorcbench.report.intervals import Interval, mean_perplexity_difference, metric_difference, nll_difference
+from lorcbench.report.results import CellResult
+from lorcbench.study.cells import Cell
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """A finished cell beside the full-precision cell of its model; each interval is computed once, when it is first asked for.
+
+    Attributes:
+        result: the cell.
+        baseline: full precision of the same model; the cell itself if it is that.
+        resamples: of the bootstrap.
+    """
+
+    result: CellResult
+    baseline: CellResult
+    resamples: int
+
+    @cached_property
+    def mean(self) -> Interval:
+        """Change of the arithmetic mean of the corpora's perplexities."""
+        return mean_perplexity_difference(self.result.nll, self.baseline.nll, self.resamples)
+
+    @cached_property
+    def relative(self) -> Interval:
+        """`mean` as a share of full precision's mean perplexity."""
+        whole = self.baseline.mean_ppl
+        return Interval(self.mean.value / whole, self.mean.low / whole, self.mean.high / whole)
+
+    @cached_property
+    def losses(self) -> dict[str, Interval]:
+        """Change of the mean loss on each corpus, in nats per token."""
+        baseline = self.baseline.nll
+        return {corpus: nll_difference(nll, baseline[corpus], self.resamples) for corpus, nll in self.result.nll.items()}
+
+    @cached_property
+    def tasks(self) -> dict[str, Interval]:
+        """Change of each lm-eval metric, ``task/metric``, of which both cells have the documents."""
+        baseline = self.baseline.documents
+        return {
+            name: metric_difference(name.rpartition("/")[2], values, baseline[name])
+            for name, values in self.result.documents.items()
+            if name in baseline
+        }
+
+
+def full_precision(results: Iterable[CellResult]) -> dict[str, CellResult]:
+    """The finished full-precision cell of each model, by model."""
+    return {result.cell.model: result for result in results if result.status == "ok" and result.cell.is_full_precision}
+
+
+def changes(results: list[CellResult], resamples: int) -> dict[Cell, Change]:
+    """The change of each finished cell whose model has a finished full-precision cell; full precision's own is zero.
+
+    Args:
+        results: all cells of a study, derived ones if they are to be shown too.
+        resamples: of the bootstrap.
+    """
+    baselines = full_precision(results)
+    return {
+        result.cell: Change(result, baselines[result.cell.model], resamples)
+        for result in results
+        if result.status == "ok" and result.cell.model in baselines
+    }

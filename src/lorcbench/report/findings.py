@@ -1,0 +1,50 @@
+"""What the measurements of a study say: verdicts on claims, the published numbers beside ours, the papers' conventions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lorcbench.report import agreement, claims, conventions, scorecard
+from lorcbench.report.agreement import Ordering
+from lorcbench.report.claims import Verdict
+from lorcbench.report.comparison import Change
+from lorcbench.report.conventions import Candidate
+from lorcbench.report.results import CellResult
+from lorcbench.report.scorecard import Row
+from lorcbench.study.cells import Cell, Study
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that is derived from the results of a study; a part is empty where the study has no cells for it.
+
+    Attributes:
+        verdicts: of `lorcbench.report.claims.judge`.
+        scorecard: one row per measured number that a paper printed too.
+        orderings: whether the cells of the papers' tables come in the published order.
+        candidates: the conventions that the papers leave open, ranked.
+    """
+
+    verdicts: list[Verdict]
+    scorecard: list[Row]
+    orderings: list[Ordering]
+    candidates: list[Candidate]
+
+    def lines(self) -> list[str]:
+        """All of it in short, for the terminal."""
+        published = agreement.summary(self.scorecard, self.orderings)
+        return [*claims.counts(self.verdicts), *published, *conventions.summary(self.candidates)]
+
+
+def find(study: Study, results: list[CellResult], changes: dict[Cell, Change], resamples: int) -> Findings:
+    """What the results say.
+
+    Args:
+        study: that they are of.
+        results: all cells of the study, derived ones too.
+        changes: what these cells lost to full precision.
+        resamples: of the bootstrap, where other cells are compared.
+    """
+    verdicts = claims.judge(results, changes, resamples)
+    rows = scorecard.compare(study, results, changes)
+    return Findings(verdicts, rows, agreement.orderings(rows), conventions.rank(rows))

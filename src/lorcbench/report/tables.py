@@ -1,0 +1,92 @@
+"""The tidy tables: every perplexity and every metric of lm-eval, each beside the same number at full precision."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from lorcbench.report.comparison import Change
+from lorcbench.report.intervals import perplexity
+from lorcbench.report.results import CellResult
+from lorcbench.study.cells import Cell, Study
+
+_CELL = ("study", "model", "family", "standin", "method", "weight", "activation", "rank", "lorc", "hessian", "calibration")
+_TEXT = ("seed", "protocol", "corpus", "windows", "stream_tokens", "stream_sha256")
+_PERPLEXITY = ("ppl", "ppl_fp", "delta_nll", "delta_nll_low", "delta_nll_high", "delta_ppl", "delta_ppl_low", "delta_ppl_high")
+_COST = ("bits_per_weight", "paper_bits", "weights", "max_damp", "seconds", "peak_rss_mib")
+_STATUS = ("status", "reason", "derived_from")
+COLUMNS = _CELL + _TEXT + _PERPLEXITY + _COST + _STATUS
+
+_RECIPE = ("study", "model", "method", "calibration", "weight", "activation", "lorc", "rank")
+_TASK = ("task", "version", "documents", "shots", "prefix_token")
+_METRIC = ("metric", "value", "stderr", "value_fp", "delta", "delta_low", "delta_high")
+HARNESS_COLUMNS = _RECIPE + _TASK + _METRIC
+
+
+def rows(study: Study, results: list[CellResult], changes: dict[Cell, Change]) -> list[dict]:
+    """Rows of cells.csv: one per cell and corpus, and one for the mean of the corpora; a cell without numbers has one."""
+    table = []
+    for result in results:
+        shared = _shared_columns(study, result)
+        change = changes.get(result.cell)
+        numbers = [] if change is None else [*_corpus_columns(result, change), _mean_columns(result, change)]
+        table += [shared | columns for columns in numbers] or [shared]
+    return [{column: row.get(column, "") for column in COLUMNS} for row in table]
+
+
+def _shared_columns(study: Study, result: CellResult) -> dict:
+    """What all rows of a cell say: which cell it is, what it cost, how it went."""
+    cell = result.cell
+    columns = {name: getattr(cell, name) for name in ("model", "method", "calibration", "weight", "activation", "lorc", "rank")}
+    of_result = ("family", "standin", "hessian", "seed", "bits_per_weight", "weights", "max_damp", "seconds", "peak_rss_mib")
+    for name in (*of_result, "status", "reason"):
+        if (value := getattr(result, name)) is not None:
+            columns[name] = value
+    paper_bits = cell.weight_format.paper_bits()
+    return columns | {"study": study.name, "protocol": study.eval, "paper_bits": paper_bits, "derived_from": result.derived}
+
+
+def _corpus_columns(result: CellResult, change: Change) -> list[dict]:
+    """For each corpus its token stream, and the perplexity beside full precision's."""
+    columns = []
+    for corpus, loss in change.losses.items():
+        stream = result.corpora.get(corpus, {})
+        ppl, ppl_fp = perplexity(result.nll[corpus]), perplexity(change.baseline.nll[corpus])
+        numbers = {"corpus": corpus, "ppl": ppl, "ppl_fp": ppl_fp, "delta_ppl": ppl - ppl_fp}
+        numbers |= {name: stream.get(name, "") for name in ("windows", "stream_tokens", "stream_sha256")}
+        columns.append(numbers | {"delta_nll": loss.value, "delta_nll_low": loss.low, "delta_nll_high": loss.high})
+    return columns
+
+
+def _mean_columns(result: CellResult, change: Change) -> dict:
+    """The mean of the corpora's perplexities beside full precision's."""
+    numbers = {"corpus": "mean", "ppl": result.mean_ppl, "ppl_fp": change.baseline.mean_ppl, "delta_ppl": change.mean.value}
+    return numbers | {"delta_ppl_low": change.mean.low, "delta_ppl_high": change.mean.high}
+
+
+def harness_rows(study: Study, results: list[CellResult], changes: dict[Cell, Change]) -> list[dict]:
+    """Rows of tasks.csv: one per cell and metric."""
+    table = []
+    for result in results:
+        change = changes.get(result.cell)
+        for name, value in result.harness.items():
+            task, _, metric = name.rpartition("/")
+            if metric.endswith("_stderr"):
+                continue
+            row = {"study": study.name, **vars(result.cell), **result.tasks.get(task, {}), "task": task, "metric": metric}
+            row |= {"value": value, "stderr": result.harness.get(f"{name}_stderr"), "prefix_token": result.prefix_token}
+            if change and name in change.tasks:
+                difference = change.tasks[name]
+                row |= {"value_fp": change.baseline.harness[name], "delta": difference.value}
+                row |= {"delta_low": difference.low, "delta_high": difference.high}
+            table.append({column: "" if row.get(column) is None else row[column] for column in HARNESS_COLUMNS})
+    return table
+
+
+def as_csv(columns: tuple[str, ...], table: list[dict]) -> str:
+    """The table as the text of a CSV file."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return text.getvalue()
