@@ -13,13 +13,13 @@ import torch
 from gpu.record import Record, Settings
 
 from lorcbench.common import paths
-from lorcbench.common.artifacts import Shards
 from lorcbench.core import gptq
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.quantizer import dequantize
+from lorcbench.jobs.inputs import read_windows
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.checkpoint import Checkpoint
-from lorcbench.models.observe import observed
+from lorcbench.models.observe import last_linear_skipped, observed
 from lorcbench.models.surgery import install_weights
 
 FORMATS = ("w4-asym-g32", "w3-sym-row")
@@ -31,8 +31,8 @@ def run(record: Record, settings: Settings, base: Path) -> None:
     torch.set_num_threads(1)  # so small matrices lose by more
     checkpoints = {}
     for model in ("opt-standin-s", "bloom-standin-s")[: 1 if settings.tiny else None]:
-        cache = base / paths.CALIBRATION_TOKENS.format(model=model, calibration="stdlib")
-        tokens = Shards(cache / "result.json", "tokens").block(0)["calibration"].long()
+        windows, _ = read_windows(base / paths.CALIBRATION_TOKENS.format(model=model, calibration="stdlib"))
+        tokens = windows["calibration"]
         checkpoints[model] = base / paths.CHECKPOINT.format(model=model), tokens
     llama = _random_llama(settings.folder / "work" / "llama")
     checkpoints["random Llama"] = llama, torch.randint(0, 512, (32, 64), generator=torch.Generator().manual_seed(0))
@@ -57,7 +57,7 @@ def _random_llama(folder: Path) -> Path:
 
 def _solved(walk: BlockWalk, block, hidden: torch.Tensor, fmt: WeightFormat) -> dict[str, gptq.Quantized]:
     """GPTQ of a block, given what enters it."""
-    with observed(block, walk.architecture, outputs=False) as moments:
+    with observed(block, walk.architecture) as moments, last_linear_skipped(block, walk.architecture):
         for _, states in walk.fetched(hidden):
             walk.forward(block, states)
     found = {}
@@ -92,7 +92,7 @@ def _fed_the_same(record: Record, device: str, name: str, checkpoint: Checkpoint
             shares.append(_equal(expected, found))
             with other.block(index) as copy:
                 reordered.append(_equal(expected, _solved(other, copy, hidden.flip(0), fmt)))
-            install_weights(block, {linear: dequantize(matrix, fmt) for linear, matrix in expected.items()})
+            install_weights(block, {linear: dequantize(matrix) for linear, matrix in expected.items()})
             cpu.advance(block, hidden)
     record.add("b", f"GPTQ, {name}, block 0: share of equal codes", shares[0], target="≥ 0.9999")
     record.add("b", f"GPTQ, {name}, later blocks fed the same: least share", min(shares[1:]), target="≥ 0.999")
@@ -108,7 +108,7 @@ def _whole(record: Record, device: str, name: str, checkpoint: Checkpoint, token
         for index in range(walk.depth):
             with walk.block(index) as block:
                 made.append(_solved(walk, block, hidden, fmt))
-                install_weights(block, {linear: dequantize(matrix, fmt) for linear, matrix in made[-1].items()})
+                install_weights(block, {linear: dequantize(matrix) for linear, matrix in made[-1].items()})
                 walk.advance(block, hidden)
         runs[run_name] = made, walk.score(hidden, order).double().mean().exp().item()
     for other in ("reversed", "device"):

@@ -15,7 +15,7 @@ from lorcbench.core.quantizer import dequantize, quantize
 from lorcbench.models.architectures import ARCHITECTURES
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.checkpoint import Checkpoint
-from lorcbench.models.observe import observed
+from lorcbench.models.observe import last_linear_skipped, observed
 from lorcbench.models.perplexity import window_losses
 from lorcbench.models.surgery import install_weights
 
@@ -127,7 +127,8 @@ def gptq_blocks(walk: BlockWalk, tokens: torch.Tensor, clock: Clock, blocks: int
         with clock(MADE):
             opened = walk.block(index)
             block = opened.__enter__()
-        with clock("forward and Hessians"), observed(block, walk.architecture, outputs=False) as moments:
+        skipped = last_linear_skipped(block, walk.architecture)
+        with clock("forward and Hessians"), observed(block, walk.architecture) as moments, skipped:
             for _, states in walk.fetched(hidden):
                 walk.forward(block, states)
         for group in walk.architecture.linears:
@@ -137,7 +138,7 @@ def gptq_blocks(walk: BlockWalk, tokens: torch.Tensor, clock: Clock, blocks: int
                 weights = [block.get_submodule(name).weight for name in group]
                 matrices = gptq.quantize_stacked(weights, prepared, FORMAT, gptq.GptqSettings())
             with clock("install"):
-                install_weights(block, {name: dequantize(m, FORMAT) for name, m in zip(group, matrices, strict=True)})
+                install_weights(block, {name: dequantize(m) for name, m in zip(group, matrices, strict=True)})
             del prepared
         with clock("forward of the quantized block"):
             walk.advance(block, hidden)
@@ -175,7 +176,7 @@ def _lorc(record: Record, settings: Settings, model: RandomModel) -> None:
     with peak_memory(settings.device) as peak:
         for index in range(-1, model.depth):  # once for nothing: the first calls
             for name, weight in model.linears(max(index, 0)).items():
-                error = weight.float() - dequantize(quantize(weight, FORMAT), FORMAT)
+                error = weight.float() - dequantize(quantize(weight, FORMAT))
                 with clock("first calls" if index < 0 else name):
                     stored = lorc.store(*lorc.decompose(error, RANK, exact=False), 8)
                 norms.append(stored["B_scale"].float().norm())

@@ -16,12 +16,12 @@ from gpu.record import Record, Settings
 from threadpoolctl import threadpool_limits
 
 from lorcbench.common import paths
-from lorcbench.common.artifacts import Shards, read_json
+from lorcbench.common.artifacts import read_json
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.lorc import correction
-from lorcbench.core.quantizer import from_stored
-from lorcbench.jobs.inputs import parts_of
 from lorcbench.jobs.job import Job
+from lorcbench.jobs.quantized import stored_matrix
+from lorcbench.jobs.shards import Shards
 
 MODELS = ("opt-standin-s", "bloom-standin-s")
 _SHORT = "+iterations=8+lr=0.0001"
@@ -172,7 +172,7 @@ def _codes(one: Path, other: Path) -> list[float]:
     for index in range(len(shards[0].result["shards"])):
         blocks, equal, count = [part.block(index) for part in shards], 0, 0
         for linear, width in shards[0].result["widths"].items():
-            cpu, here = (from_stored(parts_of(block, linear), fmt, width).codes for block in blocks)
+            cpu, here = (stored_matrix(block, linear, fmt, width).codes for block in blocks)
             equal, count = equal + int((cpu == here).sum()), count + cpu.numel()
         shares.append(equal / count)
     return shares
