@@ -235,6 +235,23 @@ def test_groups_that_do_not_divide_are_refused():
         solve(weight, hessian, WeightFormat(4, group=32))
 
 
+@pytest.mark.parametrize("value", [1e8, float("nan")])
+def test_a_sweep_that_does_not_look_at_its_scales_refuses_them_at_its_end(value, monkeypatch):
+    monkeypatch.setattr(gptq, "scale_and_zero", quantizer.scale_and_zero_unchecked)  # as on a GPU
+    weight, hessian = problem(seed=14)
+    weight[3, 20] = value
+    with pytest.raises(ValueError, match="fp32scale"):
+        solve(weight, hessian, WeightFormat(4, group=16))
+
+
+def test_blocks_inverted_together_are_those_inverted_one_by_one():
+    _, hessian = problem(seed=15)
+    upper = hessian_factor(hessian, 0.01).upper
+    blocks = [upper[start : start + 16, start : start + 16] for start in range(0, WIDTH, 16)]
+    for one, together in zip(blocks, gptq._inverse(torch.stack(blocks)), strict=True):
+        assert torch.equal(gptq._inverse(one), together)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the Triton sweep needs a CUDA device")
 @pytest.mark.parametrize("name", ["w4-asym-g128", "w3-sym-row", "w2-asym-g32-pow2", "w4-sym-g64-restricted"])
 def test_triton_sweep_equals_the_plain_one(name, monkeypatch):

@@ -20,6 +20,7 @@ from lorcbench.core.quantizer import (
     pack,
     quantize,
     scale_and_zero,
+    scale_and_zero_unchecked,
     to_stored,
     unpack,
 )
@@ -130,6 +131,16 @@ def test_nan_and_infinity_are_refused(value, fmt):
         quantize(matrix, fmt)
     with pytest.raises(ValueError, match="NaN or infinite"):
         fake_quantize_activations(matrix, ActivationFormat(8))
+
+
+@pytest.mark.parametrize("fmt", [WeightFormat(4), WeightFormat(4, True), WeightFormat(4, False, 4, "pow2")], ids=str)
+def test_without_looking_scales_are_the_same_and_those_of_values_that_are_none_are_not_finite(fmt):
+    groups = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    for checked, unchecked in zip(scale_and_zero(groups, fmt), scale_and_zero_unchecked(groups, fmt), strict=True):
+        assert torch.equal(checked, unchecked)
+    for value in (float("nan"), float("inf"), -float("inf"), 1e7):
+        groups[1, 2, 3] = value
+        assert not torch.isfinite(scale_and_zero_unchecked(groups, fmt)[0][1, 2])
 
 
 def test_groups_that_do_not_divide_are_refused():

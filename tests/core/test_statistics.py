@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lorcbench.core import moments
 from lorcbench.core.moments import SecondMoment, from_triangle, to_triangle
 
 
@@ -21,6 +22,16 @@ def test_a_stream_of_batches_equals_one_product(sizes):
     expected = x.double().T @ x.double() / 60
     assert moment.tokens == 60
     assert (moment.mean().double() - expected).norm() <= 1e-6 * expected.norm()
+
+
+@pytest.mark.parametrize("width", [1, 8, 12, 13])
+def test_the_bands_that_a_gpu_multiplies_hold_the_lower_triangle_once(width, monkeypatch):
+    monkeypatch.setattr(moments, "_BAND", 4)
+    times = torch.zeros(width, width)
+    for band, seen in moments._lower_bands(width):
+        times[band, seen] += 1
+    assert times.tril().equal(torch.ones(width, width).tril())
+    assert times.max() == 1
 
 
 def test_all_axes_but_the_last_are_tokens_and_half_precision_is_summed_in_float32():

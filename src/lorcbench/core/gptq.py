@@ -19,6 +19,7 @@ swept on its own.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ import torch
 
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.linalg import HessianFactor, hessian_factor, product
-from lorcbench.core.quantizer import Quantized, encode, grouped, offset_first, scale_and_zero
+from lorcbench.core.quantizer import Quantized, encode, grouped, offset_first, scale_and_zero, scale_and_zero_unchecked
 from lorcbench.core.settings import GptqSettings
 
 
@@ -92,32 +93,49 @@ def _sweep(w, upper, fmt, settings, group_of, scale, zero, static) -> torch.Tens
     """Codes (out, in) of W in sweep order; fills `scale` and `zero` as it goes unless they are static. Leaves Δ in `w`."""
     width = w.shape[1]
     codes = torch.empty_like(w, dtype=torch.uint8)
-    corrected = not static and settings.group_params == "corrected"
     sweep_block = _sweep_block_triton if w.is_cuda else _sweep_block_compiled
+    find = scale_and_zero_unchecked if w.is_cuda else scale_and_zero
+    blocks = list(_blocks(width, fmt, settings, static))
+    for (start, stop, seen, groups), inverse in zip(blocks, _inverses(upper, blocks), strict=True):
+        now = w[:, start:seen] + product(product(w[:, :start], upper[:start, start:seen]), inverse)
+        for group in groups:
+            first = group * fmt.group - start
+            found = find(now[:, first : first + fmt.group].unsqueeze(1), fmt)
+            scale[:, group], zero[:, group] = found[0][:, 0], found[1][:, 0]
+        size, columns = stop - start, slice(start, stop)
+        rounded = sweep_block(now[:, :size], inverse[:size, :size], scale, zero, group_of[columns], fmt, codes[:, columns])
+        w[:, columns] -= rounded
+    if not torch.isfinite(scale).all():  # looked at once, for a GPU would have to wait for every look
+        raise ValueError(f"a scale is infinite or too large for {scale.dtype}: use the -fp32scale variant of the weight format")
+    return codes
+
+
+def _blocks(width: int, fmt: WeightFormat, settings: GptqSettings, static: bool) -> Iterator[tuple[int, int, int, range]]:
+    """Column blocks: where each starts and stops, how far it looks, and the groups whose scales are found in it."""
+    corrected = not static and settings.group_params == "corrected"
     start = 0
     while start < width:
         # A block ends where a group starts if that group's scale must see every correction before it.
         next_group = (start // fmt.group + 1) * fmt.group if corrected else width
         stop = min(start + settings.block, next_group, width)
-        groups = [] if static else range(-(-start // fmt.group), -(-stop // fmt.group))  # that start in this block
+        groups = range(0) if static else range(-(-start // fmt.group), -(-stop // fmt.group))  # that start in this block
         # Scales are found on all of a group, as it stands when its block starts, even where it reaches beyond the block.
-        seen = max(stop, groups[-1] * fmt.group + fmt.group if groups else 0)
-        inverse = _inverse(upper[start:seen, start:seen])
-        now = w[:, start:seen] + product(product(w[:, :start], upper[:start, start:seen]), inverse)
-        for group in groups:
-            first = group * fmt.group - start
-            found = scale_and_zero(now[:, first : first + fmt.group].unsqueeze(1), fmt)
-            scale[:, group], zero[:, group] = found[0][:, 0], found[1][:, 0]
-        size, columns = stop - start, slice(start, stop)
-        rounded = sweep_block(now[:, :size], inverse[:size, :size], scale, zero, group_of[columns], fmt, codes[:, columns])
-        w[:, columns] -= rounded
+        yield start, stop, max(stop, groups[-1] * fmt.group + fmt.group if groups else 0), groups
         start = stop
-    return codes
+
+
+def _inverses(upper: torch.Tensor, blocks: list[tuple[int, int, int, range]]) -> Iterable[torch.Tensor]:
+    """U[b, b] = R[b, b]⁻¹ of every column block, as far as it looks; on a GPU all at once if they are of one size."""
+    found = (upper[start:seen, start:seen] for start, _, seen, _ in blocks)
+    if upper.is_cuda and len({seen - start for start, _, seen, _ in blocks}) == 1:
+        return _inverse(torch.stack(list(found))).contiguous()
+    return map(_inverse, found)
 
 
 def _inverse(upper: torch.Tensor) -> torch.Tensor:
-    """R⁻¹ of an upper triangular R (k, k)."""
-    return torch.linalg.solve_triangular(upper, torch.eye(len(upper), dtype=upper.dtype, device=upper.device), upper=True)
+    """R⁻¹ of one upper triangular R (k, k), or of several (n, k, k)."""
+    one = torch.eye(upper.shape[-1], dtype=upper.dtype, device=upper.device)
+    return torch.linalg.solve_triangular(upper, one.expand_as(upper), upper=True)
 
 
 def sweep_block_reference(block, inverse, scale, zero, group_of, fmt, codes) -> torch.Tensor:
@@ -146,8 +164,7 @@ def sweep_block_reference(block, inverse, scale, zero, group_of, fmt, codes) -> 
 def _sweep_block_triton(block, inverse, scale, zero, group_of, fmt, codes) -> torch.Tensor:
     from lorcbench.core.gptq_triton import sweep_block
 
-    sweep_block(block, inverse, scale, zero, group_of, *_bounds(fmt), codes)
-    return (codes.float() - zero[:, group_of].float()) * scale[:, group_of].float()
+    return sweep_block(block, inverse, scale, zero, group_of, *_bounds(fmt), codes)
 
 
 def _bounds(fmt: WeightFormat) -> tuple[int, int, bool]:

@@ -10,37 +10,43 @@ from triton.language.extra import libdevice
 _ROWS = 16  # rows a program; with 128 columns, 16 values a thread
 
 
-def sweep_block(block, inverse, scale, zero, group_of, lowest: int, highest: int, shift_first: bool, codes) -> None:
+def sweep_block(block, inverse, scale, zero, group_of, lowest: int, highest: int, shift_first: bool, codes) -> torch.Tensor:
     """The same as `lorcbench.core.gptq.sweep_block_reference`, on CUDA tensors; `block` is left as it is.
 
+    Returns what the codes mean, (out, k) in float32.
+
     Args:
-        block: (out, k) float32.
+        block: (out, k) float32, a view whose rows are contiguous.
         inverse: (k, k) U[b, b].
         scale, zero: (out, groups).
         group_of: (k,) int64.
         codes: (out, k) uint8 view, filled.
     """
     rows, columns = block.shape
-    found = torch.empty(rows, columns, dtype=torch.uint8, device=block.device)
+    meaning = torch.empty(rows, columns, dtype=torch.float32, device=block.device)
     _sweep[(triton.cdiv(rows, _ROWS),)](
-        block.contiguous(), inverse.contiguous(), scale.float(), zero.contiguous(), group_of, found, rows, columns,
-        scale.shape[1], lowest, highest, SHIFT_FIRST=shift_first, ROWS=_ROWS, COLUMNS=triton.next_power_of_2(columns),
+        block, inverse.contiguous(), scale, zero, group_of, codes, meaning, rows, columns,
+        block.stride(0), codes.stride(0), scale.shape[1], lowest, highest,
+        SHIFT_FIRST=shift_first, ROWS=_ROWS, COLUMNS=triton.next_power_of_2(columns),
+        enable_fp_fusion=False,  # a product and a sum rounded at once would move some codes
     )  # fmt: skip
-    codes.copy_(found)
+    return meaning
 
 
-@triton.jit
+# Numbers that differ between formats and shapes: a kernel compiled anew for every such number would take seconds each.
+@triton.jit(do_not_specialize=["rows", "groups", "lowest", "highest"])
 def _sweep(
-    w_ptr, u_ptr, scale_ptr, zero_ptr, group_ptr, codes_ptr, rows, columns, groups,
-    lowest, highest, SHIFT_FIRST: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    w_ptr, u_ptr, scale_ptr, zero_ptr, group_ptr, codes_ptr, meaning_ptr, rows, columns,
+    w_stride, codes_stride, groups, lowest, highest,
+    SHIFT_FIRST: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     column = tl.arange(0, COLUMNS)
     inside = row < rows
-    w = tl.load(w_ptr + row[:, None] * columns + column[None, :], inside[:, None] & (column < columns)[None, :], 0.0)
+    w = tl.load(w_ptr + row[:, None] * w_stride + column[None, :], inside[:, None] & (column < columns)[None, :], 0.0)
     for j in range(columns):
         group = tl.load(group_ptr + j)
-        s = tl.load(scale_ptr + row * groups + group, inside, 1.0)
+        s = tl.load(scale_ptr + row * groups + group, inside, 1.0).to(tl.float32)
         z = tl.load(zero_ptr + row * groups + group, inside, 0).to(tl.float32)
         u = tl.load(u_ptr + j * columns + column, column < columns, 0.0)
         diagonal = tl.load(u_ptr + j * columns + j)
@@ -51,6 +57,8 @@ def _sweep(
         else:
             code = libdevice.rint(tl.div_rn(weight, s)) + z
         code = tl.minimum(tl.maximum(code, lowest), highest)
-        error = tl.div_rn(weight - (code - z) * s, diagonal)
-        tl.store(codes_ptr + row * columns + j, code.to(tl.uint8), inside)
+        rounded = (code - z) * s
+        error = tl.div_rn(weight - rounded, diagonal)
+        tl.store(codes_ptr + row * codes_stride + j, code.to(tl.uint8), inside)
+        tl.store(meaning_ptr + row * columns + j, rounded, inside)
         w -= error[:, None] * tl.where(column > j, u, 0.0)[None, :]

@@ -10,6 +10,7 @@ import torch
 from numba.extending import get_cython_function_address
 
 _ROWS_AT_ONCE = 512
+_BAND = 2048  # rows of XᵀX in one product on a GPU
 # BLAS's symmetric update computes one triangle only: 1.5 to 1.8 times as fast as PyTorch's product (`python
 # benchmarks/cpu_kernels.py`; benchmarks/README.md, "Kernels that are not PyTorch's"). It is called through ctypes because
 # SciPy's own wrapper lets no other thread of Python run, and `lorcbench.models.observe` adds beside the forward pass.
@@ -33,9 +34,12 @@ class SecondMoment:
             _add_gram(rows.float().contiguous(), self.sum)
         elif rows.dtype != torch.float32:
             # A product of two 16-bit numbers is exact in float32, so the tensor cores lose nothing.
-            self.sum += torch.mm(rows.T, rows, out_dtype=torch.float32)
+            for band, seen in _lower_bands(rows.shape[1]):
+                part = self.sum[band, seen]
+                torch.addmm(part, rows[:, band].T, rows[:, seen], out_dtype=torch.float32, out=part)
         else:
-            self.sum.addmm_(rows.T, rows)
+            for band, seen in _lower_bands(rows.shape[1]):
+                self.sum[band, seen].addmm_(rows[:, band].T, rows[:, seen])
         self.tokens += len(rows)
 
     def mean(self) -> torch.Tensor:
@@ -48,6 +52,11 @@ class SecondMoment:
             raise ValueError("no calibration token reached this linear")
         mean = self.sum / self.tokens
         return mean if mean.is_cuda else _symmetric(mean)
+
+
+def _lower_bands(width: int) -> list[tuple[slice, slice]]:
+    """Bands of rows of a (width, width) matrix, each with the columns up to its diagonal block: little more than half of it."""
+    return [(slice(start, start + _BAND), slice(min(start + _BAND, width))) for start in range(0, width, _BAND)]
 
 
 def _add_gram(rows: torch.Tensor, total: torch.Tensor) -> None:

@@ -111,6 +111,21 @@ def scale_and_zero(groups: torch.Tensor, fmt: WeightFormat | ActivationFormat) -
     low, high = groups.amin(-1), groups.amax(-1)
     if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
         raise ValueError("cannot quantize NaN or infinite values")
+    scale, zero = _scale_and_zero(low, high, fmt)
+    if torch.isinf(scale).any():
+        raise ValueError(f"a scale overflows {scale.dtype}: use the -fp32scale variant of the weight format")
+    return scale, zero
+
+
+def scale_and_zero_unchecked(groups: torch.Tensor, fmt: WeightFormat | ActivationFormat) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same as `scale_and_zero`, without looking: what is NaN, infinite or too large gives such a scale.
+
+    A GPU would have to wait for every look.
+    """
+    return _scale_and_zero(groups.amin(-1), groups.amax(-1), fmt)
+
+
+def _scale_and_zero(low, high, fmt) -> tuple[torch.Tensor, torch.Tensor]:
     dtype = getattr(torch, getattr(fmt, "scale_dtype", "float32"))
     levels = 2**fmt.bits - (fmt.convention == "minmax")
     if fmt.symmetric:
@@ -138,10 +153,7 @@ def _stored(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         # Below the normal numbers of float16 (2^-14) neighbours are 2^-24 apart, which is coarse: a scale that was rounded down
         # there would push values and zero points beyond the b bits. So it is rounded up.
         scale = torch.where(scale < 2.0**-14, torch.ceil(scale * 2.0**24) * 2.0**-24, scale)
-    scale = scale.to(dtype)
-    if torch.isinf(scale).any():
-        raise ValueError(f"a scale overflows {dtype}: use the -fp32scale variant of the weight format")
-    return scale.clamp(min=_SMALLEST_SCALE[dtype])
+    return scale.to(dtype).clamp(min=_SMALLEST_SCALE[dtype])
 
 
 def offset_first(fmt: WeightFormat | ActivationFormat) -> bool:

@@ -105,17 +105,17 @@ def distill_factors(
         block: holds the quantized weights.
         block_inputs, targets, activation: as `distill_block`.
         fmt: of those weights.
-        start: B (out, m) and A (m, in) of each matrix.
+        start: B (out, m) and A (m, in) of each matrix, on the walk's device.
 
     Returns:
-        The trained B and A of each matrix, on the CPU, and the notes of the training.
+        The trained B and A of each matrix, and the notes of the training.
 
     Raises:
         ValueError, Diverged: as `lorcbench.core.zeroquant.distill`.
     """
     quantized = {name: block.get_submodule(name).weight for name in walk.architecture.linear_names}
-    parameters = {f"{name}.B": b.to(walk.device) for name, (b, _) in start.items()}
-    parameters |= {f"{name}.A": a.to(walk.device) for name, (_, a) in start.items()}
+    parameters = {f"{name}.B": b for name, (b, _) in start.items()}
+    parameters |= {f"{name}.A": a for name, (_, a) in start.items()}
 
     def forward(values: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         products = {name: lorc.product_as_stored(values[f"{name}.B"], values[f"{name}.A"], settings.bits) for name in start}
@@ -124,7 +124,7 @@ def distill_factors(
 
     with rounded_inputs(block, walk.architecture.linear_names, activation):
         unit = distill(forward, parameters, [], block_inputs, targets, fmt, settings)
-    return {name: (unit.others[f"{name}.B"].cpu(), unit.others[f"{name}.A"].cpu()) for name in start}, unit.notes
+    return {name: (unit.others[f"{name}.B"], unit.others[f"{name}.A"]) for name in start}, unit.notes
 
 
 def _inputs_of(walk: BlockWalk, block: nn.Module, linear: str, block_inputs: torch.Tensor) -> torch.Tensor:

@@ -37,26 +37,27 @@ def from_moments(moments: dict[str, SecondMoment], settings: GptqSettings) -> He
 def to_stored(prepared: PreparedHessian) -> dict[str, torch.Tensor]:
     """The tensors that a shard keeps of the Hessian of one input, by part."""
     # Rᵀ is lower triangular: its rows, cut at the diagonal, are what is kept.
-    stored = {"factor": to_triangle(prepared.factor.upper.T), "dead": prepared.factor.dead}
+    stored = {"factor": to_triangle(prepared.factor.upper.T.cpu()), "dead": prepared.factor.dead}
     return stored if prepared.order is None else {**stored, "order": prepared.order.to(torch.int32)}
 
 
 class HessianFactors:
     """The prepared Hessians of one unquantized model, factored once, and swept with by every weight format of every study."""
 
-    def __init__(self, names: dict[str, str]) -> None:
+    def __init__(self, names: dict[str, str], device: str = "cpu") -> None:
+        self.device = device
         self.shards = Shards(Path(paths.HESSIAN_FACTORS.format(**names)) / "result.json", "hessians")
 
     def block(self, index: int) -> HessianOf:
-        """The Hessians of block `index`, each unfolded at its call."""
+        """The Hessians of block `index`, each unfolded at its call, and moved to the device."""
         tensors = self.shards.block(index)
         damps = self.shards.result["damps"][index]
 
         def hessian_of(linear: str) -> PreparedHessian:
             dead = tensors.pop(f"{linear}.dead")
             order = tensors.pop(f"{linear}.order", None)
-            upper = lower_from_triangle(tensors.pop(f"{linear}.factor")).T
-            factor = HessianFactor(upper, damps[linear], dead)
-            return PreparedHessian(factor, None if order is None else order.long())
+            upper = lower_from_triangle(tensors.pop(f"{linear}.factor")).to(self.device).T
+            factor = HessianFactor(upper, damps[linear], dead.to(self.device))
+            return PreparedHessian(factor, None if order is None else order.long().to(self.device))
 
         return hessian_of

@@ -59,9 +59,10 @@ def _check_made_from(shards: Shards, source: str, digest: str) -> None:
 
 
 class Factors:
-    """The LoRC factors of one quantized model, read one block at a time."""
+    """The LoRC factors of one quantized model, read one block at a time and multiplied on `device`."""
 
-    def __init__(self, names: dict[str, str], lorc_name: str, rank: int) -> None:
+    def __init__(self, names: dict[str, str], lorc_name: str, rank: int, device: str = "cpu") -> None:
+        self.device = device
         folder = Path(paths.FACTORS.format(**{**names, "lorc": lorc_name, "cap": compose.components(lorc_name, rank)}))
         self.shards = Shards(folder / "result.json", "factors")
         self.rank = rank
@@ -73,7 +74,7 @@ class Factors:
         stored: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in self.shards.block(index).items():
             matrix, _, part = name.rpartition(".")
-            stored.setdefault(matrix, {})[part] = tensor
+            stored.setdefault(matrix, {})[part] = tensor.to(self.device)
         bits = sum(lorc.stored_bits(factors, self.rank) for factors in stored.values())
         products = {matrix: lorc.correction(factors, self.rank) for matrix, factors in stored.items()}
         return by_linear(products, architecture, checkpoint_config), bits
@@ -104,10 +105,10 @@ class CellWeights:
     The correction is added in float32 before the weight is rounded to the forward's type: x Ŵᵀ + x Aᵀ Bᵀ up to rounding.
     """
 
-    def __init__(self, names: dict[str, str], checkpoint: Checkpoint, lorc_name: str, rank: int) -> None:
+    def __init__(self, names: dict[str, str], checkpoint: Checkpoint, lorc_name: str, rank: int, device: str = "cpu") -> None:
         self.checkpoint = checkpoint
-        self.quantized = QuantizedModel(names) if names["method"] != "none" else None
-        self.factors = Factors(names, lorc_name, rank) if rank else None
+        self.quantized = QuantizedModel(names, device) if names["method"] != "none" else None
+        self.factors = Factors(names, lorc_name, rank, device) if rank else None
         if self.quantized:
             prepared = read_json(Path(paths.CHECKPOINT.format(**names)) / "result.json", "checkpoint")
             _check_made_from(self.quantized.shards, "checkpoint", prepared["digest"])

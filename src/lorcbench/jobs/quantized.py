@@ -120,16 +120,17 @@ class QuantizedBlocks:
 
 
 class QuantizedModel:
-    """The quantized weights of one model, read one block at a time."""
+    """The quantized weights of one model, read one block at a time and decoded on `device`."""
 
-    def __init__(self, names: dict[str, str]) -> None:
+    def __init__(self, names: dict[str, str], device: str = "cpu") -> None:
+        self.device = device
         self.shards = Shards(Path(paths.QUANTIZED.format(**names)) / "result.json", "quantized")
         self.format = WeightFormat.parse(names["weight"])
         self.digest = self.shards.result["digest"]
 
     def block(self, index: int) -> dict[str, torch.Tensor]:
         """Ŵ (out, in) float32 of block `index` by linear, and the parameters trained with them by full name."""
-        tensors = self.shards.block(index)
+        tensors = {name: tensor.to(self.device) for name, tensor in self.shards.block(index).items()}
         # One matrix after another: the unpacked codes of a whole block would be a quarter of its weights.
         weights = {
             linear: dequantize(stored_matrix(tensors, linear, self.format, width))

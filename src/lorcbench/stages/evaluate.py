@@ -33,7 +33,7 @@ def _opened(job: Job) -> Callable[[str], dict]:
     walk = block_walk(job, checkpoint, job.eval.dtype)
 
     def measure(variant: str) -> dict:
-        weights = inputs.CellWeights(job.names, checkpoint, *split(variant))
+        weights = inputs.CellWeights(job.names, checkpoint, *split(variant), job.runtime.device)
         losses = window_losses(walk, windows, weights.block, job.names["activation"])
         return {"nll": losses, "weights": walk.linear_weights, **weights.size(), "attention": walk.attention}
 

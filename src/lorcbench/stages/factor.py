@@ -27,15 +27,15 @@ def main(job: Job) -> None:
     shards = ShardWriter(job, identity, statistics.depth)
     for index in range(statistics.depth):
         if shards.kept(index) is None:
-            shards.write(index, *_factored(statistics.block(index), settings))
+            shards.write(index, *_factored(statistics.block(index), settings, job.runtime.device))
     job.finish("hessians", identity, shards.payload() | {"damps": shards.notes})
 
 
-def _factored(triangles: dict[str, torch.Tensor], settings: gptq.GptqSettings) -> tuple[dict, dict[str, float]]:
+def _factored(triangles: dict[str, torch.Tensor], settings: gptq.GptqSettings, device: str) -> tuple[dict, dict[str, float]]:
     """The stored tensors of the factors of a block's Hessians, by input and part; and the damping that each input needed."""
     tensors, damps = {}, {}
     for name, triangle in triangles.items():
-        prepared = gptq.prepare(from_triangle(triangle), settings)
+        prepared = gptq.prepare(from_triangle(triangle).to(device), settings)
         tensors |= {f"{name}.{part}": tensor for part, tensor in hessians.to_stored(prepared).items()}
         damps[name] = prepared.factor.damp
     return tensors, damps

@@ -54,7 +54,7 @@ def _opened(job: Job) -> Callable[[str], dict]:
     batch = max(1, job.runtime.batch_tokens // job.eval.window)
 
     def measured(variant: str) -> dict:
-        weights = inputs.CellWeights(job.names, checkpoint, *split(variant))
+        weights = inputs.CellWeights(job.names, checkpoint, *split(variant), job.runtime.device)
         for index, block in enumerate(blocks):
             install_weights(block, weights.block(index))
         names = list(job.eval.tasks)

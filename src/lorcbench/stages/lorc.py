@@ -32,7 +32,7 @@ def main(job: Job) -> None:
     job.at(paths.FACTORS)
     torch.set_num_threads(job.threads)
     checkpoint = Checkpoint(inputs.checkpoint_folder(job.names))
-    quantized = QuantizedModel(job.names)
+    quantized = QuantizedModel(job.names, job.runtime.device)
     about = {"lorc": vars(settings), "cap": int(job.names["cap"])}
     sources = {
         "checkpoint": input_digest(Path(paths.CHECKPOINT.format(**job.names)), "checkpoint"),
@@ -100,8 +100,9 @@ def _decomposed(
     settings = job.lorc
     factors, shares, norms, spectra = {}, {}, {}, {}
     for name, weight in checkpoint.linears(index).items():
-        error = weight.float() - approximate[name]
-        shares[name] = float(error.norm() / weight.float().norm())
+        weight = weight.to(job.runtime.device).float()
+        error = weight - approximate[name]
+        shares[name] = float(error.norm() / weight.norm())
         rows = part_rows(checkpoint.architecture, name, checkpoint.config) if settings.fused_qkv == "split" else None
         matrices = {f"{name}.{part}": error[indices] for part, indices in rows.items()} if rows else {name: error}
         for matrix, part in matrices.items():
@@ -109,7 +110,8 @@ def _decomposed(
             factors[matrix] = b, a
             norms[matrix] = float(part.norm())
             # Each factor has the square root of a singular value in its column, or row. Five digits are kept.
-            spectra[matrix] = [float(f"{value:.5g}") for value in b.norm(dim=0) * a.norm(dim=1)]
+            singular_values = b.norm(dim=0) * a.norm(dim=1)
+            spectra[matrix] = [float(f"{value:.5g}") for value in singular_values.tolist()]
     return factors, {"relative_error": shares, "error_norm": norms, "singular_values": spectra}
 
 

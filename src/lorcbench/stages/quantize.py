@@ -59,7 +59,8 @@ def _rtn(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks: QuantizedB
     """Round to nearest."""
     for index in range(checkpoint.depth):
         if blocks.kept(index) is None:
-            matrices = {name: quantize(weight, fmt) for name, weight in checkpoint.linears(index).items()}
+            weights = checkpoint.linears(index).items()
+            matrices = {name: quantize(weight.to(job.runtime.device), fmt) for name, weight in weights}
             blocks.write(index, QuantizedBlock(matrices))
 
 
@@ -75,7 +76,7 @@ def _gptq_cached(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks: Qu
     from lorcbench.jobs.solving import solve_block
 
     method = job.method
-    factors = HessianFactors(job.names | method.factor)
+    factors = HessianFactors(job.names | method.factor, job.runtime.device)
     for index in range(checkpoint.depth):
         if blocks.kept(index) is None:
             blocks.write(index, solve_block(checkpoint, index, factors.block(index), fmt, method))
