@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 from gpu.record import Clock, Record, Settings, peak_memory, rate
-from lorcbench.models.architectures import ARCHITECTURES
 from safetensors.torch import save_file
 
+from lorcbench.config.families import FAMILIES
 from lorcbench.core import gptq, lorc
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.quantizer import dequantize, quantize
@@ -31,7 +31,7 @@ class RandomModel(Checkpoint):
         self.hidden, ffn, heads = (128, 512, 2) if tiny else (HIDDEN, FFN, HEADS)
         self.length, self.vocabulary = (64, 512) if tiny else (LENGTH, VOCABULARY)
         self.folder, self.device, self.ffn = Path("random"), device, ffn
-        self.architecture = ARCHITECTURES["opt"]
+        self.architecture = FAMILIES["opt"]
         self.config = {
             **{"model_type": "opt", "architectures": ["OPTForCausalLM"], "hidden_size": self.hidden, "ffn_dim": ffn},
             **{"num_hidden_layers": layers, "num_attention_heads": heads, "vocab_size": self.vocabulary, "dropout": 0.0},
