@@ -1,0 +1,179 @@
+"""Shards: written block after block, kept when a killed job starts again, never taken from another job."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from lorcbench.common import paths
+from lorcbench.common.artifacts import read_shard, write_json, write_shard
+from lorcbench.core.formats import WeightFormat
+from lorcbench.core.quantizer import quantize
+from lorcbench.jobs.job import Job
+from lorcbench.jobs.quantized import QuantizedBlock, QuantizedBlocks
+from lorcbench.jobs.shards import Shards, ShardWriter, shard_file
+from lorcbench.stages import calibrate, factor
+from lorcbench.stages import quantize as quantize_stage
+
+IDENTITY = {"stage": "quantize", "settings": {"bits": 4}}
+DEPTH = 3
+
+
+class FakeJob:
+    """What a writer asks of a job: its folder, and somebody to tell how far it is."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.told: list[tuple[int, int]] = []
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        self.told.append((done, total))
+
+
+def tensors(index: int) -> dict[str, torch.Tensor]:
+    return {"fc1.codes": torch.full((4, 3), index, dtype=torch.uint8), "fc1.scale": torch.ones(4, 1) / (index + 1)}
+
+
+def writer(folder: Path, identity: dict = IDENTITY) -> ShardWriter:
+    return ShardWriter(FakeJob(folder), identity, DEPTH)
+
+
+def fill(shards: ShardWriter, blocks: int = DEPTH) -> list[int]:
+    """The loop of every stage, up to a number of blocks; returns those that were not kept."""
+    new = []
+    for index in range(blocks):
+        if shards.kept(index) is None:
+            shards.write(index, tensors(index), {"damp": index / 100})
+            new.append(index)
+    return new
+
+
+def test_what_was_written_is_read_back_in_the_order_of_the_blocks(tmp_path):
+    shards = writer(tmp_path)
+    assert fill(shards) == [0, 1, 2]
+    assert [entry["file"] for entry in shards.payload()["shards"]] == [shard_file(index) for index in range(DEPTH)]
+    assert shards.notes == [{"damp": 0.0}, {"damp": 0.01}, {"damp": 0.02}]
+    write_json(tmp_path / "result.json", "quantized", shards.payload())
+    read = Shards(tmp_path / "result.json", "quantized")
+    assert read.depth == DEPTH
+    for index in range(DEPTH):
+        assert all(torch.equal(read.block(index)[name], tensor) for name, tensor in tensors(index).items())
+
+
+def test_a_job_that_starts_again_makes_what_is_missing_and_ends_with_the_same_result(tmp_path):
+    whole = writer(tmp_path / "whole")
+    fill(whole)
+    fill(writer(tmp_path / "killed"), blocks=2)
+    job = FakeJob(tmp_path / "killed")
+    again = ShardWriter(job, IDENTITY, DEPTH)
+    assert fill(again) == [2]
+    assert again.payload() == whole.payload()
+    assert again.notes == whole.notes
+    assert job.told == [(1, DEPTH), (2, DEPTH), (3, DEPTH)]  # of kept blocks too
+
+
+def test_the_tensors_of_a_kept_shard_are_those_that_were_written(tmp_path):
+    fill(writer(tmp_path))
+    shard = writer(tmp_path).kept(1)
+    assert shard.notes == {"damp": 0.01}
+    assert shard.digest == hashlib.sha256((tmp_path / shard_file(1)).read_bytes()).hexdigest()
+    assert all(torch.equal(shard.tensors()[name], tensor) for name, tensor in tensors(1).items())
+
+
+def test_a_shard_of_another_job_or_a_damaged_one_is_not_kept(tmp_path):
+    fill(writer(tmp_path))
+    assert writer(tmp_path, {**IDENTITY, "settings": {"bits": 3}}).kept(0) is None
+    path = tmp_path / shard_file(1)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert fill(writer(tmp_path)) == [1]
+
+
+def test_a_result_cannot_be_written_while_a_block_is_missing(tmp_path):
+    shards = writer(tmp_path)
+    fill(shards, blocks=2)
+    with pytest.raises(KeyError, match="2"):
+        shards.payload()
+
+
+@pytest.mark.parametrize("name", ["w3-asym-g8", "w4-asym-row-pow2", "w2-sym-row"])
+def test_a_kept_quantized_block_is_the_written_one_and_counts_alike(tmp_path, name):
+    fmt = WeightFormat.parse(name)
+    generator = torch.Generator().manual_seed(0)
+    weights = {"fc1": torch.randn(6, 16, generator=generator), "fc2": torch.randn(5, 24, generator=generator)}
+    widths = {linear: weight.shape[1] for linear, weight in weights.items()}
+    written = QuantizedBlock(
+        {linear: quantize(weight, fmt) for linear, weight in weights.items()},
+        {"fc1.bias": torch.randn(6, generator=generator).half()},
+        {"fc1": {"damp": 0.1}},
+    )
+    payloads = []
+    for _ in range(2):
+        blocks = QuantizedBlocks(ShardWriter(FakeJob(tmp_path), IDENTITY, 1), fmt, widths)
+        kept = blocks.kept(0)
+        if kept is None:
+            blocks.write(0, written)
+        payloads.append(blocks.payload())
+    assert kept.notes == written.notes
+    assert kept.weights().keys() == written.weights().keys() == {"fc1", "fc2", "fc1.bias"}
+    assert all(torch.equal(kept.weights()[name], weight) for name, weight in written.weights().items())
+    assert payloads[0] == payloads[1]
+    assert payloads[0]["weights"] == 6 * 16 + 5 * 24
+    assert payloads[0]["max_damp"] == 0.1
+    (entry,) = payloads[0]["shards"]
+    stored = read_shard(tmp_path / entry["file"], entry["sha256"])
+    del stored["trained.fc1.bias"]
+    bits = 8 * sum(tensor.numel() * tensor.element_size() for tensor in stored.values())
+    assert payloads[0]["bits_per_weight"] == bits / payloads[0]["weights"]
+
+
+NAMES = {"model": "tiny", "calibration": "stdlib", "weight": "w3-asym-g8", "trained": "a16"}
+FACTORS = NAMES | {"damp": "0.01", "order": "natural"}
+STAGES = {
+    "calibrate": (calibrate.main, paths.STATISTICS, {}),
+    "factor": (factor.main, paths.HESSIAN_FACTORS, {}),
+    "rtn": (quantize_stage.main, paths.QUANTIZED, {"method": "rtn"}),
+    "gptq": (quantize_stage.main, paths.QUANTIZED, {"method": "gptq"}),
+    "gptq-cached": (quantize_stage.main, paths.QUANTIZED, {"method": "gptq-cached"}),
+}
+
+
+def run(name: str) -> Path:
+    """Run one of the stages in this process; returns the folder of its result."""
+    work, pattern, own = STAGES[name]
+    keys = {**FACTORS, **own}
+    arguments = [f"{key}={value}" for key, value in keys.items() if key != "model"]
+    work(Job("quantize", ["model=folder", "model.name=tiny", "model.path=unused", *arguments]))
+    return Path(pattern.format(**keys))
+
+
+@pytest.fixture
+def prepared(tmp_path, monkeypatch):
+    """A prepared tiny checkpoint with calibration tokens, their statistics and their factors, to work in."""
+    threads = torch.get_num_threads()  # which a stage sets for its process
+    monkeypatch.chdir(tmp_path)
+    folder = tiny.checkpoint(tmp_path / "opt", "opt", dtype=torch.float16)
+    write_json(Path(paths.CHECKPOINT.format(**NAMES)) / "result.json", "checkpoint", {"folder": str(folder), "files": {}})
+    tokens = Path(paths.CALIBRATION_TOKENS.format(**NAMES))
+    digest = write_shard(tokens / "tokens.safetensors", {"calibration": tiny.windows(4, 16).int()}, "tokens")
+    write_json(tokens / "result.json", "tokens", {"shards": [{"file": "tokens.safetensors", "sha256": digest}]})
+    run("calibrate")
+    run("factor")
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_that_starts_again_makes_the_lost_block_alone_and_ends_with_the_same_bytes(prepared, name):
+    folder = run(name)
+    files = [folder / "result.json", *(folder / shard_file(index) for index in range(tiny.LAYERS))]
+    before = {path: path.read_bytes() for path in files}
+    (folder / "result.json").unlink()
+    (folder / shard_file(1)).unlink()  # one is kept before it, and one behind it
+    written = {path: path.stat().st_mtime_ns for path in files if path.exists()}
+    assert run(name) == folder
+    assert {path: path.read_bytes() for path in files} == before
+    assert {path: path.stat().st_mtime_ns for path in written} == written
