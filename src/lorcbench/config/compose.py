@@ -1,8 +1,8 @@
 """conf/ → validated settings, by name.
 
 A setting is chosen by the name of a conf file, with changes spelled behind it: ``method=gptq+damp=0.05`` is
-``conf/method/gptq.yaml`` with ``damp`` changed. That name is a path component, a tag and a table entry alike, so two settings
-never share a file. Neither torch nor transformers is imported here: the workflow reads configs at parse time.
+``conf/method/gptq.yaml`` with ``damp`` changed. The same name is part of a path, a tag and an entry of tables, so two settings
+never share a file. Neither torch nor transformers is imported here: the workflow reads configurations while Snakemake parses.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lorcbench.config.checks import ConfigError
 from lorcbench.config.recipes import cap
 from lorcbench.config.schema import SCHEMAS
 
-EXTRA_CONF = "LORCBENCH_CONF"  # environment variable: a folder of the user's own conf files, looked into first
+EXTRA_CONF = "LORCBENCH_CONF"  # environment variable: a folder of the user's own conf files, searched first
 RUNTIME_VARIABLE = "LORCBENCH_RUNTIME"  # environment variable: runtime overrides from the workflow to its stages
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 VARIANT = rf"{NAME}(?:\+[a-z_]+=[A-Za-z0-9._-]+)*"
@@ -39,10 +39,13 @@ def conf_dir() -> Path:
 
 
 def compose(overrides: list[str]) -> DictConfig:
-    """conf/config.yaml with `overrides` in Hydra's syntax, variants of names (``method=gptq+damp=0.05``) allowed.
+    """conf/config.yaml with overrides.
+
+    Args:
+        overrides: in Hydra's syntax; names may have changes behind them (``method=gptq+damp=0.05``).
 
     Raises:
-        ConfigError: unknown group entry, unknown key, or a value of the wrong type.
+        ConfigError: a name or key is unknown, or a value has the wrong type.
     """
     if wrong := next((override for override in overrides if "${" in override), None):
         raise ConfigError(f"{wrong}: expected a plain value; names are never made from other values or the environment")
@@ -58,10 +61,16 @@ def compose(overrides: list[str]) -> DictConfig:
 
 
 def _expand_variant(override: str) -> list[str]:
-    """One override in our spelling as overrides in Hydra's grammar, which knows no unquoted ``=`` inside a value."""
-    group, _, value = override.partition("=")
+    """One override in our spelling as overrides in Hydra's grammar, which allows no unquoted ``=`` inside a value.
+
+    ``method=gptq+damp=0.05`` becomes ``method=gptq`` and ``method.damp=0.05``. In any other value, such as a list of methods,
+    names with changes are put into quotes.
+    """
+    group, equals, value = override.partition("=")
+    if not equals:
+        return [override]
     if group not in SCHEMAS or "+" not in value:
-        return [f"{group}={_CHANGED.sub(_quoted, value)}" if _ else override]
+        return [f"{group}={_CHANGED.sub(_quoted, value)}"]
     stem, *changes = value.split("+")
     return [f"{group}={stem}", *(f"{group}.{change}" for change in changes)]
 
@@ -71,7 +80,7 @@ def _quoted(match: re.Match) -> str:
 
 
 def _one_line(error: Exception, overrides: list[str] = ()) -> str:
-    """Hydra's and OmegaConf's many-line messages as one line that says what would be right."""
+    """A message of Hydra or OmegaConf, which has many lines, as one line that says what would be right."""
     text = str(error)
     if isinstance(error, YAMLError):
         return f"a conf file is no YAML: {' '.join(text.split())}"
@@ -89,27 +98,29 @@ def _one_line(error: Exception, overrides: list[str] = ()) -> str:
 
 
 def _keys(group: str, overrides: list[str]) -> list[str]:
-    """The keys of a group, as far as the file chosen in it knows them; the groups themselves for a key of none."""
+    """The keys of a group: of the file that `overrides` choose in it, else of all its schemas. The groups, if it is none."""
     if group not in SCHEMAS:
         return sorted(SCHEMAS)
-    chosen = next((value for name, _, value in (part.partition("=") for part in overrides) if name == group), None)
-    nodes = [type(load(group, chosen))] if chosen in names(group) else SCHEMAS[group].values()
-    return sorted({field.name for node in nodes for field in fields(node)})
+    stem = next((value for name, _, value in (part.partition("=") for part in overrides) if name == group), None)
+    schemas = [type(load(group, stem))] if stem in names(group) else SCHEMAS[group].values()
+    return sorted({field.name for schema in schemas for field in fields(schema)})
 
 
 def names(group: str) -> list[str]:
-    """The stems of the conf files of `group`."""
-    folders = [conf_dir(), *([Path(extra)] if (extra := os.environ.get(EXTRA_CONF)) else [])]
+    """The stems of the conf files of `group`, the user's own among them."""
+    extra = os.environ.get(EXTRA_CONF)
+    folders = [conf_dir(), Path(extra)] if extra else [conf_dir()]
     return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
 
 
 def _unknown(group: str, name: str) -> str:
+    """The message for a name that no conf file has."""
     return f"{group} {name!r} is unknown; conf/{group} has {', '.join(names(group))}"
 
 
 @cache
 def load(group: str, name: str) -> Any:
-    """The dataclass instance that `name` (a conf file's stem, with changes) stands for in `group`.
+    """The validated settings called `name` (the stem of a conf file, with changes) in `group`, as its dataclass.
 
     Raises:
         ConfigError: the name is unknown or misspelt, a key is unknown, or a value makes no sense.
@@ -129,22 +140,28 @@ def load(group: str, name: str) -> Any:
 
 @cache
 def canonical(group: str, name: str) -> str:
-    """The one spelling of a variant: changes that change nothing dropped, the rest in alphabetical order."""
+    """The one spelling of a name with changes: without those that change nothing, the others in alphabetical order."""
     stem, *changes = name.split("+")
-    value, base = asdict(load(group, name)), asdict(load(group, stem))
-    changed = sorted(key for key in {change.partition("=")[0] for change in changes} if value[key] != base[key])
-    return "+".join([stem, *(f"{key}={_spell(value[key])}" for key in changed)])
+    settings = asdict(load(group, name))
+    defaults = asdict(load(group, stem))
+    keys = {change.partition("=")[0] for change in changes}
+    changed = sorted(key for key in keys if settings[key] != defaults[key])
+    return "+".join([stem, *(f"{key}={_spell(settings[key])}" for key in changed)])
 
 
 def _spell(value: Any) -> str:
+    """A value as a name has it: true and false as in YAML."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def plain(value: Any) -> Any:
-    """A dataclass or OmegaConf node as plain containers, for JSON."""
+    """A dataclass or OmegaConf node as dictionaries and lists, for JSON."""
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else asdict(value)
 
 
 def components(lorc: str, rank: int) -> int:
-    """How many components the factors of a cell have, 0 for all: distilled ones its own rank, others enough for many ranks."""
+    """How many components the LoRC factors of a cell have; 0 means all.
+
+    Distilled factors have as many as the cell's rank. Others have `cap` of them and serve all ranks up to that.
+    """
     return rank if load("lorc", lorc).kind == "distilled" else cap(rank)

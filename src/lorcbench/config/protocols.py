@@ -1,4 +1,4 @@
-"""Schemas of what is read: texts, the corpora that are cut from them, calibrations, perplexity protocols, lm-eval tasks.
+"""Schemas of the data: texts, the corpora that are cut from them, calibrations, perplexity protocols, lm-eval tasks.
 
 A *text* is a list of documents, staged once. A *corpus* says how documents of a text become tokens. A *calibration* and a
 *protocol* are corpora with a window length.
@@ -23,16 +23,16 @@ class TextConfig:
 
     Attributes:
         source: ``stdlib`` (what Python carries), ``hub`` (`repo`, `revision`, `file`) or ``file`` (`path`).
-        repo, revision, file: a data file of a dataset repository by its path there: dataset scripts no longer load, and names
-            of configurations come and go.
+        repo, revision, file: a data file of a dataset repository, by its path there. Not a dataset by its name: dataset
+            scripts no longer load, and names of configurations change.
         path: a file of your own.
-        local: for a hub text, patterns under ``runtime.data_dir``; a file that matches is read instead of the hub's. The first
-            pattern with a match counts.
-        column: that holds the text; not used for plain text.
-        lines: how a line of a plain text file is a document: ``kept`` with its line break, a blank line being the empty
-            document (as WikiText's rows are); ``stripped`` (as PTB's are).
-        documents: number of documents of the published file; None if nothing is known.
-        sha256: of the published documents as `lorcbench.data.texts.stage` writes them; None if unknown.
+        local: for a hub text, patterns of paths under ``runtime.data_dir``. A file that matches is read instead of the hub's;
+            the first pattern with a match counts.
+        column: the column or key that holds the text; not used for plain text.
+        lines: how a line of a plain text file becomes a document: ``kept`` with its line break, where a blank line is the
+            empty document (as the rows of WikiText are), or ``stripped`` of blanks (as those of PTB are).
+        documents: number of documents in the published file; None if it is not known.
+        sha256: of the published documents as `lorcbench.data.texts.stage` writes them; None if it is not known.
     """
 
     source: str = MISSING
@@ -56,15 +56,15 @@ class TextConfig:
 
 @dataclass
 class SourceConfig:
-    """How documents become tokens to draw from.
+    """How documents become tokens.
 
     Attributes:
         text: name of the text.
-        part: which of the text's files; texts other than ``stdlib`` have one, ``documents``.
-        documents: only the first so many documents.
+        part: which of the text's files; only ``stdlib`` has several, all others have ``documents``.
+        documents: how many documents to use, from the first on; None means all.
         sampling: ``stream``: windows of all documents joined; ``documents``: random windows of random documents that are longer
             than a window.
-        joiner: what stands between two documents of a stream.
+        joiner: the text between two documents of a stream.
     """
 
     text: str = MISSING
@@ -83,7 +83,7 @@ class CorpusConfig(SourceConfig):
     """A corpus that is measured.
 
     Attributes:
-        windows: of a stream, the first so many windows (None: all); of random documents, so many draws.
+        windows: how many windows: of a stream the first ones (None: all), of random documents as many draws.
         seed: of the draws.
     """
 
@@ -103,8 +103,8 @@ class CalibrationConfig:
     """Which tokens calibration sees, and in which arithmetic.
 
     Attributes:
-        corpora: drawn from in turn; none for a method that sees no data.
-        n_samples, length: sequences and tokens a sequence.
+        corpora: sequences are drawn from them in turn; none for a method that sees no data.
+        n_samples, length: number of sequences, and tokens per sequence.
         seed: of the random windows.
         dtype: of the forward passes; second moments are float32.
     """
@@ -124,7 +124,7 @@ class CalibrationConfig:
         _check_names("calibration", self.corpora)
 
     def texts(self) -> list[str]:
-        """Names of the texts that it is made of."""
+        """Names of the texts that its corpora are cut from."""
         return _texts(self.corpora)
 
 
@@ -134,10 +134,10 @@ class EvalConfig:
 
     Attributes:
         corpora: what is measured; their mean is the protocol's one number.
-        window: tokens a window; windows do not overlap.
-        max_windows: at most so many windows a corpus, evenly spaced over those that it has.
-        bos: ``tokenizer``: what the checkpoint's own tokenizer puts around a text (OPT's its BOS in front, BLOOM's nothing), so
-            once a stream, or once a sampled document; ``none``: no such tokens.
+        window: tokens per window; windows do not overlap.
+        max_windows: windows per corpus at most; they are evenly spaced over all that the corpus has. None means all.
+        bos: ``tokenizer``: the special tokens that the checkpoint's own tokenizer puts around a text (OPT's puts its BOS in
+            front, BLOOM's nothing): once per stream, or once per sampled document; ``none``: no such tokens.
         dtype: of the forward passes; log-probabilities are float32.
         tasks: names of lm-eval tasks.
     """
@@ -160,11 +160,11 @@ class EvalConfig:
         _check_names("eval", self.corpora)
 
     def texts(self) -> list[str]:
-        """Names of the texts that it is made of."""
+        """Names of the texts that its corpora are cut from."""
         return _texts(self.corpora)
 
     def protocol(self) -> dict:
-        """What a perplexity depends on: all but the tasks."""
+        """The settings on which a perplexity depends: all but the tasks."""
         return {key: value for key, value in asdict(self).items() if key != "tasks"}
 
 
@@ -173,10 +173,10 @@ class TaskConfig:
     """An lm-eval task.
 
     Attributes:
-        text: a text that carries the task with it, ``stdlib``; null for a task of lm-eval's own.
+        text: the text from which the task is made, ``stdlib``; null for one of lm-eval's own tasks.
         definition: the task's file in lm-eval's tasks folder, which says where its documents are on the hub.
-        columns: what the definition reads of a document; lm-eval itself takes a missing one for an empty string.
-        local: patterns under ``runtime.data_dir`` for a file of the documents that are scored.
+        columns: of a document, those that the definition reads. lm-eval itself would take a missing one for an empty string.
+        local: patterns of paths under ``runtime.data_dir``, for a file of the documents that are scored.
     """
 
     text: str | None = None
@@ -194,6 +194,7 @@ def _texts(corpora: dict[str, SourceConfig]) -> list[str]:
 
 
 def _check_names(owner: str, corpora: dict[str, SourceConfig]) -> None:
+    """Refuse names of corpora that the table or the tracker cannot carry."""
     for name in corpora:
-        if name == "mean" or not _CORPUS.fullmatch(name):  # a column of the table, and a metric of the tracker
+        if name == "mean" or not _CORPUS.fullmatch(name):  # the table and the tracker have a corpus called "mean" of their own
             raise ConfigError(f"{owner}.corpora.{name}: expected a name of letters, digits, _ and -, other than mean")
