@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,23 @@ def smoke(tmp_path_factory) -> Path:
 def copy(smoke, tmp_path) -> Path:
     """A copy of the finished smoke study, with its modification times, to be changed."""
     return shutil.copytree(smoke, tmp_path / "copy", symlinks=True)
+
+
+@pytest.fixture
+def tiny_checkpoint(tmp_path, monkeypatch):
+    """A function kind → folder of a tiny checkpoint that stages find under the name ``tiny``; the test works beside it."""
+    from tiny_stages import prepare  # imports torch and transformers, which most tests do without
+
+    monkeypatch.chdir(tmp_path)
+    return partial(prepare, tmp_path)
+
+
+@pytest.fixture
+def one_thread():
+    """Tensors are so small that a second thread only costs."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

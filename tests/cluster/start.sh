@@ -19,7 +19,8 @@ if ! munge -n </dev/null >/dev/null 2>&1; then
 fi
 
 # Memory limits: without cgroups nothing enforces them but the accounting gatherer, which looks every second and kills.
-# A dead node is noticed after SlurmdTimeout. MinJobAge: for how long squeue knows of a job that has ended.
+# A dead node is noticed after SlurmdTimeout; on a loaded machine a slow one must not be taken for dead.
+# MinJobAge: for how long SLURM knows of a job that has ended. Tests ask at their end, so it is longer than they take.
 {
   cat <<CONF
 ClusterName=lorcbench
@@ -45,9 +46,9 @@ SelectTypeParameters=CR_Core_Memory
 SchedulerType=sched/backfill
 SchedulerParameters=sched_min_interval=100000,bf_interval=5
 SlurmctldTimeout=30
-SlurmdTimeout=10
+SlurmdTimeout=30
 KillWait=2
-MinJobAge=300
+MinJobAge=36000
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill

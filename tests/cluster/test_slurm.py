@@ -64,7 +64,7 @@ class Runs:
 
     def start(self, name: str, *arguments: str):
         """A run in the folder of that name, as a future of the finished process."""
-        return self.pool.submit(snakemake, self.folder(name), *PROFILE, *arguments, limit=400)
+        return self.pool.submit(snakemake, self.folder(name), *PROFILE, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def killed_and_started_again(runs: Runs) -> subprocess.CompletedProcess:
     wait_for(lambda: stages_in(folder), "a stage")
     first.kill()
     first.wait()
-    return snakemake(folder, *PROFILE, *SHORT, limit=400)
+    return snakemake(folder, *PROFILE, *SHORT)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SNAKEMAKE = Path(sys.executable).parent / "snakemake"
 # Time, memory, host and logs differ from run to run; so do MLflow's identifiers, the page and the table, which show them.
 RUN_RECORDS = {"run.json", "log.txt", "failed.json"}
+PATIENCE = 1800  # seconds that a run may take, twenty times what it needs on a quiet machine: only what hangs takes longer
 
 
 def command(*arguments: str) -> list[str]:
@@ -24,8 +25,8 @@ def command(*arguments: str) -> list[str]:
     return [str(SNAKEMAKE), "--snakefile", str(ROOT / "Snakefile"), *where, *arguments]
 
 
-def snakemake(folder: Path, *arguments: str, limit: float = 600, **environment: str) -> subprocess.CompletedProcess:
-    """A run of the workflow in `folder`, to its end, or to that of `limit` seconds; output and errors are both in stdout."""
+def snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """A run of the workflow in `folder`, to its end; output and errors are both in stdout."""
     return subprocess.run(
         command(*arguments),
         cwd=folder,
@@ -34,7 +35,7 @@ def snakemake(folder: Path, *arguments: str, limit: float = 600, **environment: 
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=limit,
+        timeout=PATIENCE,
     )
 
 
@@ -42,7 +43,7 @@ def stage(folder: Path, name: str, *arguments: str, **environment: str) -> subpr
     """A stage by hand."""
     line = [sys.executable, "-m", f"lorcbench.stages.{name}", *arguments]
     return subprocess.run(
-        line, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=300
+        line, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
 
 
@@ -82,7 +83,7 @@ def _is_ours(pid: str, folder: Path, stage: str) -> bool:
         return False
 
 
-def wait_for(found: Callable, what: str, limit: float = 120):
+def wait_for(found: Callable, what: str, limit: float = 600):
     """What `found` returns, as soon as that is true."""
     end = time.monotonic() + limit
     while not (value := found()):

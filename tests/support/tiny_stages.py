@@ -1,0 +1,77 @@
+"""Stages that distil, run in this process on tiny checkpoints, and what their teacher and their blocks compute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tiny
+import torch
+
+from lorcbench.common import paths
+from lorcbench.common.artifacts import read_json, write_json, write_shard
+from lorcbench.core.formats import ActivationFormat
+from lorcbench.jobs import inputs
+from lorcbench.jobs.job import Job
+from lorcbench.models.blocks import BlockWalk
+from lorcbench.models.checkpoint import Checkpoint
+from lorcbench.models.surgery import install_weights, round_inputs
+
+NAMES = {"model": "tiny", "calibration": "stdlib", "weight": "w2-asym-row", "trained": "a16", "lorc": "plain-fp16", "cap": "0"}
+WINDOWS = tiny.windows(12, 16)
+QUICK = "+held_out=0.25+iterations=24+lr=0.01"
+
+
+def prepare(folder: Path, kind: str) -> Path:
+    """Make in `folder` what `run` reads: a tiny checkpoint in float16, and calibration tokens. Returns the checkpoint."""
+    checkpoint = tiny.checkpoint(folder / kind, kind, dtype=torch.float16)
+    source = {"folder": str(checkpoint), "files": {}}
+    write_json(folder / paths.CHECKPOINT.format(**NAMES) / "result.json", "checkpoint", source)
+    tokens = folder / paths.CALIBRATION_TOKENS.format(**NAMES)
+    digest = write_shard(tokens / "tokens.safetensors", {"calibration": WINDOWS.int()}, "tokens")
+    write_json(tokens / "result.json", "tokens", {"shards": [{"file": "tokens.safetensors", "sha256": digest}]})
+    return checkpoint
+
+
+ARGUMENTS = ("method", "calibration", "weight", "trained", "activation", "lorc", "cap")
+
+
+def run(work, method: str, trained: str = "a16", activation: str = "a16", **changed: str) -> dict[str, str]:
+    """Run a stage in this process; returns the names of its paths."""
+    names = NAMES | {"method": method, "trained": trained, "activation": activation, **changed}
+    arguments = [f"{key}={names[key]}" for key in ARGUMENTS]
+    work(Job("quantize", ["model=folder", "model.name=tiny", "model.path=unused", *arguments]))
+    return names
+
+
+def result(names: dict[str, str]) -> dict:
+    """The result.json of the quantized weights."""
+    return read_json(Path(paths.QUANTIZED.format(**names)) / "result.json", "quantized")
+
+
+def outputs(
+    folder: Path, names: dict | None, hidden: list[torch.Tensor], activation: str = "a16", lorc: str = "none", rank: int = 0
+) -> list[torch.Tensor]:
+    """What each block makes of the hidden states given for it, with the cell's weights or the checkpoint's."""
+    walk = BlockWalk(Checkpoint(folder), torch.float32)
+    walk.embed(WINDOWS)
+    states = []
+    weights = inputs.CellWeights(names or {"method": "none"}, walk.checkpoint, lorc, rank)
+    for index in range(walk.depth):
+        with walk.block(index) as block:
+            install_weights(block, weights.block(index))
+            hooks = round_inputs(block, walk.architecture.linear_names, ActivationFormat.parse(activation))
+            states.append(walk.forward(block, hidden[index]).clone())
+            for hook in hooks:
+                hook.remove()
+    return states
+
+
+def teacher(folder: Path) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Hidden states that enter each block of the unquantized model, and that leave it."""
+    walk = BlockWalk(Checkpoint(folder), torch.float32)
+    states, hidden = [], walk.embed(WINDOWS)
+    for index in range(walk.depth):
+        states.append(hidden.clone())
+        with walk.block(index) as block:
+            walk.advance(block, hidden)
+    return states, [*states[1:], hidden]
