@@ -74,7 +74,7 @@ def _cholesky(matrix: torch.Tensor) -> torch.Tensor | None:
     if matrix.is_cuda:
         lower, info = torch.linalg.cholesky_ex(matrix)
         return lower if info == 0 else None
-    # SciPy's LAPACK needs 55 to 70 % of the time of PyTorch's: `python benchmarks/cpu_kernels.py`; benchmarks/README.md,
+    # SciPy's LAPACK needs 55 to 90 % of the time of PyTorch's: `python benchmarks/cpu_kernels.py`; benchmarks/README.md,
     # "Kernels that are not PyTorch's".
     potrf = lapack.dpotrf if matrix.dtype == torch.float64 else lapack.spotrf
     # LAPACK wants columns one after another: so lies the transpose of our matrix, without a copy. The upper factor that it
@@ -101,7 +101,7 @@ def _reverse(matrix: torch.Tensor) -> None:
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """A B of two float matrices that need no gradient; on the CPU through NumPy's BLAS.
 
-    NumPy's was seen to take half of PyTorch's time on AMD's processors and takes a little more on an Intel Xeon: `python
+    It was seen to take half of PyTorch's time on AMD's processors; on an Intel Xeon it takes 16 to 25 % more: `python
     benchmarks/cpu_kernels.py`; benchmarks/README.md, "Kernels that are not PyTorch's".
     """
     return a @ b if a.is_cuda else torch.from_numpy(a.numpy() @ b.numpy())

@@ -11,7 +11,7 @@ from numba.extending import get_cython_function_address
 
 _ROWS_AT_ONCE = 512
 _BAND = 2048  # rows of XᵀX in one product on a GPU
-# BLAS's symmetric update computes one triangle only: 1.5 to 1.8 times as fast as PyTorch's product (`python
+# BLAS's symmetric update computes one triangle only: 1.2 to 1.8 times as fast as PyTorch's product (`python
 # benchmarks/cpu_kernels.py`; benchmarks/README.md, "Kernels that are not PyTorch's"). It is called through ctypes because
 # SciPy's own wrapper lets no other thread of Python run, and `lorcbench.models.observe` adds beside the forward pass.
 _SSYRK = ctypes.CFUNCTYPE(None, *10 * [ctypes.c_void_p])(get_cython_function_address("scipy.linalg.cython_blas", "ssyrk"))

@@ -106,7 +106,7 @@ class Checkpoint:
             with safe_open(shard, framework="pt") as file:
                 tensors.update({name: file.get_tensor(self.files[name][1]) for name in names if self.files[name][0] == shard})
         for name, tensor in tensors.items():
-            # If any number is NaN or infinite, so is an extreme. In float16 aminmax is more than ten times faster than
+            # If any number is NaN or infinite, so is an extreme. In float16 aminmax is eight to ten times as fast as
             # isfinite: `python benchmarks/cpu_kernels.py`; benchmarks/README.md, "Kernels that are not PyTorch's".
             if tensor.is_floating_point() and not torch.stack(tensor.aminmax()).isfinite().all():
                 raise CheckpointError(f"{self.folder}: {name} holds NaN or infinite values")
