@@ -93,7 +93,8 @@ def spearman(values: list[float], others: list[float]) -> float:
     """Rank correlation, equal values sharing their mean rank; NaN for fewer than three values, or if one list is constant."""
     if len(values) < 3:
         return math.nan
-    ranks, other_ranks = _centred_ranks(np.asarray(values)), _centred_ranks(np.asarray(others))
+    ranks = _centred_ranks(np.asarray(values))
+    other_ranks = _centred_ranks(np.asarray(others))
     length = np.sqrt((ranks**2).sum() * (other_ranks**2).sum())
     return float((ranks * other_ranks).sum() / length) if length else math.nan
 

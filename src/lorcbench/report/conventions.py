@@ -63,7 +63,8 @@ def _ranked(question: str, answers: dict[str, dict[tuple, float]]) -> list[Candi
 
 def _question(row: Row) -> tuple[str, str] | None:
     """The question that the row bears on, and its answer; None where both weights and activations are rounded, or neither."""
-    weight, activation = row.weight_format, row.activation_format
+    weight = row.weight_format
+    activation = row.activation_format
     if row.rank:
         return f"factors of LoRC, weights {weight.convention}", row.lorc
     if weight.is_full_precision and not activation.is_full_precision:

@@ -52,7 +52,8 @@ def mean_perplexity_contrast(terms: list[tuple[float, dict[str, np.ndarray]]], r
     The corpora are independent samples. Within one corpus, let a be the mean loss of a term and c its coefficient:
     d(c eᵃ) = c eᵃ da. So the variance is that of the mean of Σ c eᵃ·nll over windows, estimated by the moving-block bootstrap.
     """
-    value, variance = 0.0, 0.0
+    value = 0.0
+    variance = 0.0
     corpora = sorted(terms[0][1])
     for index, corpus in enumerate(corpora):
         weighted = [coefficient * np.exp(np.mean(nll[corpus])) for coefficient, nll in terms]
@@ -72,8 +73,10 @@ def metric_difference(metric: str, documents: list, baseline: list) -> Interval:
             others are means.
         documents, baseline: what each document gives, in the same order.
     """
-    (value, spread), (value_baseline, spread_baseline) = _metric(metric, documents), _metric(metric, baseline)
-    difference, influence = value - value_baseline, spread - spread_baseline
+    value, pull = _metric(metric, documents)
+    value_baseline, pull_baseline = _metric(metric, baseline)
+    difference = value - value_baseline
+    influence = pull - pull_baseline  # of each document on the difference
     half = _HALF_WIDTH * float(influence.std(ddof=1)) / np.sqrt(len(influence)) if len(influence) > 1 else 0.0
     return Interval(float(difference), float(difference - half), float(difference + half))
 

@@ -93,7 +93,8 @@ def _collect(study: Study, cell: Cell) -> CellResult:
     result.standin = study.model(cell.model).source == "standin"
     evaluation = _read(folders["evaluation"], "perplexity") or {"variants": {}}
     if reason := next(filter(None, (_failure(folder, cell.variant) for folder in folders.values())), None):
-        result.status, result.reason = "failed", reason
+        result.status = "failed"
+        result.reason = reason
     elif cell.variant not in evaluation["variants"]:
         result.reason = _why_not(folders)
     else:
@@ -121,7 +122,9 @@ def _fill_harness(result: CellResult) -> None:
     """What lm-eval measured of the cell, if it did already."""
     harness = _read(result.folders["harness"], "harness") or {"variants": {}}
     if measured := harness["variants"].get(result.cell.variant):
-        result.harness, result.documents, result.tasks = measured["metrics"], measured["documents"], measured["tasks"]
+        result.harness = measured["metrics"]
+        result.documents = measured["documents"]
+        result.tasks = measured["tasks"]
         result.prefix_token = measured["prefix_token"]["text"]
 
 

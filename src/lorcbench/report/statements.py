@@ -29,7 +29,10 @@ FEW = 4  # bits up to which methods, groups and LoRC are said to help; beyond, t
 _A8_NEVER_BREAKS = "bloom"
 _A8_CLASS_3_FROM = {"opt": 6e9}  # weights from which A8 by token is class 3; in other families from 10 billion on
 _GPTQ_CLASS_1 = "opt-30b"
-_CLASS_1, _CLASS_2, _CLASS_3 = (-math.inf, CLASS_BOUNDS[0]), CLASS_BOUNDS, (CLASS_BOUNDS[1], math.inf)
+# Bounds of the loss of each sensitivity class.
+_CLASS_1 = (-math.inf, CLASS_BOUNDS[0])
+_CLASS_2 = CLASS_BOUNDS
+_CLASS_3 = (CLASS_BOUNDS[1], math.inf)
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,8 @@ def _int8(grid: Grid) -> Iterator[Statement]:
 def _symmetry(grid: Grid) -> Iterator[Statement]:
     """Asymmetric against symmetric: weights by row at 4 bits, activations by token."""
     for cell, result in grid.chosen():
-        weight, activation = cell.weight_format, cell.activation_format
+        weight = cell.weight_format
+        activation = cell.activation_format
         if _plain(cell) and cell.method == "rtn" and weight.bits == 4 and weight.group is None and not weight.symmetric:
             claim = "At 4 bits, asymmetric weights have a lower perplexity than symmetric ones under RTN"
             yield from _below(claim, "table 2", result, grid.near(cell, weight=str(replace(weight, symmetric=True))))
@@ -188,7 +192,8 @@ def _groups(grid: Grid) -> Iterator[Statement]:
 def _activations(grid: Grid) -> Iterator[Statement]:
     """A8 in groups, with weights in groups and optimized."""
     for cell, result in grid.chosen():
-        activation, source = cell.activation_format, "tables 5 and 6"
+        activation = cell.activation_format
+        source = "tables 5 and 6"
         if activation.bits != 8 or cell.rank or base(cell) in ("", "RTN") or cell.weight_format.group is None:
             continue
         if activation.group == _scaled(128, result):
@@ -204,7 +209,8 @@ def _activations(grid: Grid) -> Iterator[Statement]:
 def _lorc(grid: Grid) -> Iterator[Statement]:
     """LoRC against the same recipe without it, and how much it brings back where 2 bits break the model."""
     for cell, result in grid.chosen():
-        without, bits = grid.near(cell, rank=0, lorc="none"), cell.weight_format.bits
+        without = grid.near(cell, rank=0, lorc="none")
+        bits = cell.weight_format.bits
         if not cell.rank or not base(cell) or without is None or bits > FEW:
             continue
         full = grid.full(cell)
@@ -223,7 +229,8 @@ def _factors(grid: Grid) -> Iterator[Statement]:
         if cell.lorc == "plain-int8":
             claim = f"INT8 factors of LoRC stay within {100 * FACTOR_BOUND:g} % of FP16 factors"
             yield from _alike(claim, "table 8", FACTOR_BOUND, grid.near(cell, lorc="plain-fp16"), result)
-        zero, eight = grid.near(cell, rank=0, lorc="none"), grid.near(cell, rank=8)
+        zero = grid.near(cell, rank=0, lorc="none")
+        eight = grid.near(cell, rank=8)
         if cell.rank == 32 and zero is not None and eight is not None:
             claim = f"At {cell.weight_format.bits} bits, rank 8 gives most of what rank 32 gives"
             yield Statement(claim, "table 9", ((-1.0, zero), (-1.0, result), (2.0, eight)))
@@ -232,7 +239,8 @@ def _factors(grid: Grid) -> Iterator[Statement]:
 def _classes(grid: Grid) -> Iterator[Statement]:
     """Statements about sizes and sensitivity classes, of published models on the published corpora."""
     for cell, result in grid.chosen():
-        full, size = grid.full(cell), _size(cell.model)
+        full = grid.full(cell)
+        size = _size(cell.model)
         if full is None or full is result or result.standin or size is None or set(result.nll) != set(CORPORA):
             continue
         for claim, source, bounds in _class_claims(cell, size):
@@ -244,7 +252,8 @@ def _classes(grid: Grid) -> Iterator[Statement]:
 
 def _class_claims(cell: Cell, size: int) -> Iterator[tuple[str, str, tuple[float, float]]]:
     """The class claims that speak of a cell of a model of `size` weights: claim, source and bounds of the loss."""
-    weight, activation = cell.weight_format, cell.activation_format
+    weight = cell.weight_format
+    activation = cell.activation_format
     if cell.method == "none" and activation.bits == 8 and not activation.group and not activation.symmetric:
         if size < 1e9:
             yield "A8 by token is class 1 below a billion weights", "table 2", _CLASS_1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable
 
 from lorcbench.report.comparison import Change
 from lorcbench.report.intervals import perplexity
@@ -51,7 +52,8 @@ def _corpus_columns(result: CellResult, change: Change) -> list[dict]:
     columns = []
     for corpus, loss in change.losses.items():
         stream = result.corpora.get(corpus, {})
-        ppl, ppl_fp = perplexity(result.nll[corpus]), perplexity(change.baseline.nll[corpus])
+        ppl = perplexity(result.nll[corpus])
+        ppl_fp = perplexity(change.baseline.nll[corpus])
         numbers = {"corpus": corpus, "ppl": ppl, "ppl_fp": ppl_fp, "delta_ppl": ppl - ppl_fp}
         numbers |= {name: stream.get(name, "") for name in ("windows", "stream_tokens", "stream_sha256")}
         columns.append(numbers | {"delta_nll": loss.value, "delta_nll_low": loss.low, "delta_nll_high": loss.high})
@@ -83,7 +85,7 @@ def harness_rows(study: Study, results: list[CellResult], changes: dict[Cell, Ch
     return table
 
 
-def as_csv(columns: tuple[str, ...], table: list[dict]) -> str:
+def as_csv(columns: tuple[str, ...], table: Iterable[dict]) -> str:
     """The table as the text of a CSV file."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")

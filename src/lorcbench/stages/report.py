@@ -34,7 +34,8 @@ def main(job: Job) -> None:
     changes = comparison.changes(everything, resamples)
     findings = find(study, everything, changes, resamples)
 
-    cells, tasks = tables.rows(study, everything, changes), tables.harness_rows(study, measured, changes)
+    cells = tables.rows(study, everything, changes)
+    tasks = tables.harness_rows(study, measured, changes)
     write_text(folder / "cells.csv", tables.as_csv(tables.COLUMNS, cells))
     write_text(folder / "tasks.csv", tables.as_csv(tables.HARNESS_COLUMNS, tasks))
     _write_findings(folder, findings)
@@ -50,10 +51,9 @@ def main(job: Job) -> None:
 
 def _write_findings(folder: Path, findings: Findings) -> None:
     """claims.json, scorecard.csv and fingerprint.csv."""
-    rows, candidates = map(vars, findings.scorecard), map(vars, findings.candidates)
     write_text(folder / "claims.json", json.dumps([vars(verdict) for verdict in findings.verdicts], indent=1) + "\n")
-    write_text(folder / "scorecard.csv", tables.as_csv(scorecard.COLUMNS, rows))
-    write_text(folder / "fingerprint.csv", tables.as_csv(conventions.COLUMNS, candidates))
+    write_text(folder / "scorecard.csv", tables.as_csv(scorecard.COLUMNS, map(vars, findings.scorecard)))
+    write_text(folder / "fingerprint.csv", tables.as_csv(conventions.COLUMNS, map(vars, findings.candidates)))
 
 
 def _imported(folder: Path) -> dict | None:

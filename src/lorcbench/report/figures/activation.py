@@ -19,10 +19,10 @@ def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -
     lines = _lines([result for result in results if result.cell in changes])
     if not lines:
         return None
-    shown = [result for line in lines for result in line]
-    groups = sorted({_group(result) for result in shown}, reverse=True)
+    points = [result for line in lines for result in line]
+    groups = sorted({_group(result) for result in points}, reverse=True)
     names = [_spell(group) for group in groups]
-    looks = Looks((result.cell.method for result in shown), map(_stroke, lines))
+    looks = Looks((result.cell.method for result in points), map(_stroke, lines))
     title = "How fine must the groups of the activations be?"
     fig = panel_per_model(
         title,
@@ -35,7 +35,7 @@ def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -
         _stroke,
     )
     axis_labels(fig, "features of a token that share a scale; none: activations as they are", "PPL ÷ full precision")
-    black = " Black is weights in full precision." if any(result.cell.method == "none" for result in shown) else ""
+    black = " Black is weights in full precision." if any(result.cell.method == "none" for result in points) else ""
     caption = (
         "Mean perplexity of the corpora when the inputs of the block linears are rounded at run time, divided by the same "
         f"model's at full precision.{black} Bars are 95 % intervals of the paired difference."

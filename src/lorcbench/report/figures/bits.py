@@ -13,18 +13,18 @@ from lorcbench.study.cells import Cell
 
 def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -> Figure | None:
     """One panel per model, without LoRC."""
-    shown = [r for r in results if r.cell in changes and r.cell.method != "none" and r.cell.rank == 0]
-    shown = [result for result in shown if result.cell.activation == "a16"] or shown
-    if not shown:
+    points = [r for r in results if r.cell in changes and r.cell.method != "none" and r.cell.rank == 0]
+    points = [result for result in points if result.cell.activation == "a16"] or points
+    if not points:
         return None
-    looks = Looks((result.cell.method for result in shown), map(format_of, shown))
-    bits = sorted({result.cell.weight_format.bits for result in shown})
+    looks = Looks((result.cell.method for result in points), map(format_of, points))
+    bits = sorted({result.cell.weight_format.bits for result in points})
     names = [str(value) for value in bits]
     title = "How much perplexity does each bit width cost?"
     fig = panel_per_model(
         title,
         results,
-        _lines(shown),
+        _lines(points),
         lambda result: bits.index(result.cell.weight_format.bits),
         changes,
         looks,

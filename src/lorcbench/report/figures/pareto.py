@@ -21,30 +21,30 @@ def draw(results: list[CellResult], folder: Path) -> Figure | None:
     """One panel per family, each with its front of undominated cells."""
     mebibytes = sizes(results)
     ceiling = collapsed_above(results)
-    shown = [result for result in results if result.cell in mebibytes and result.mean_ppl <= ceiling]
-    if all(result.cell.method == "none" for result in shown):
+    points = [result for result in results if result.cell in mebibytes and result.mean_ppl <= ceiling]
+    if all(result.cell.method == "none" for result in points):
         return None
     looks = Looks(result.cell.method for result in results)
-    families = unique(result.family for result in shown)
+    families = unique(result.family for result in points)
     title = "Which recipe is best at a given size?"
     marks = [Line2D([], [], ls="", marker=mark, ms=8, color=GREY, label=name) for name, mark in MARKS.items()]
     handles = [*looks.methods, *marks, Line2D([], [], color=INK, label="Pareto front")]
     fig, axes = canvas((1, len(families)), 4.4, title, results, handles)
     first = axes[0, 0]
     first.set(xscale="log", yscale="log")
-    first.set_xlim(span([mebibytes[result.cell] for result in shown], 0.12, 0.05))
-    first.set_ylim(span([result.mean_ppl for result in shown], 0.15, 0.05))
+    first.set_xlim(span([mebibytes[result.cell] for result in points], 0.12, 0.05))
+    first.set_ylim(span([result.mean_ppl for result in points], 0.15, 0.05))
     log_axis(first.xaxis)
     log_axis(first.yaxis)
     for ax, family in zip(axes[0], families, strict=True):
         ax.set_title(family)
-        _draw_family(ax, [result for result in shown if result.family == family], mebibytes, looks)
+        _draw_family(ax, [result for result in points if result.family == family], mebibytes, looks)
     axis_labels(fig, "size of the block linears in MiB: codes, scales, zero points and factors", "mean PPL of the corpora")
     caption = (
         "Every cell of the study; lower and further left is better. No cell of its family is both smaller and better "
         "than a cell on the line; the others are pale."
     )
-    if hidden := len(mebibytes) - len(shown):
+    if hidden := len(mebibytes) - len(points):
         caption += f" Cells with a perplexity above {number(ceiling)} are not drawn: {hidden}."
     return save(fig, folder, Figure("pareto", title, caption))
 

@@ -32,20 +32,20 @@ WORTH_MENDING = 0.005  # a bit width that loses a smaller share than this gives 
 def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -> Figure | None:
     """One panel per model and bit width."""
     corrected = {_without_lorc(result.cell) for result in results if result.cell.rank and result.cell in changes}
-    shown = [result for result in results if _without_lorc(result.cell) in corrected]
-    bits = sorted({r.cell.weight_format.bits for r in shown if changes[r.cell].relative.value > WORTH_MENDING})
-    shown = [result for result in shown if result.cell.weight_format.bits in bits]
-    if not shown:
+    points = [result for result in results if _without_lorc(result.cell) in corrected]
+    bits = sorted({r.cell.weight_format.bits for r in points if changes[r.cell].relative.value > WORTH_MENDING})
+    points = [result for result in points if result.cell.weight_format.bits in bits]
+    if not points:
         return None
-    looks = Looks((result.cell.method for result in shown), map(_stroke, _lines(shown)))
-    models = unique(result.cell.model for result in shown)
-    ranks = sorted({result.cell.rank for result in shown})
+    looks = Looks((result.cell.method for result in points), map(_stroke, _lines(points)))
+    models = unique(result.cell.model for result in points)
+    ranks = sorted({result.cell.rank for result in points})
     names = ["none" if rank == 0 else f"r{rank}" for rank in ranks]
     title = "How much of the loss does LoRC give back?"
     fig, axes = canvas((len(models), len(bits)), 1.6, title, results, looks.methods + looks.formats, share="col")
     for row, model in enumerate(models):
         for ax, width in zip(axes[row], bits, strict=True):
-            lines = _lines([r for r in shown if r.cell.model == model and r.cell.weight_format.bits == width])
+            lines = _lines([r for r in points if r.cell.model == model and r.cell.weight_format.bits == width])
             ax.set_title(f"{width} bits", fontweight="normal", color=GREY)
             named_places(ax, names)
             plot(ax, lines, lambda result: ranks.index(result.cell.rank), changes, looks, _stroke)
@@ -57,7 +57,7 @@ def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -
     caption = (
         "Mean perplexity of the corpora, divided by the same model's at full precision, without LoRC and by rank. Each "
         f"bit width has its own scale; those that lose less than {100 * WORTH_MENDING:g} % are left out. "
-        f"{_recovered(shown, changes)}"
+        f"{_recovered(points, changes)}"
     )
     return save(fig, folder, Figure("lorc", title, caption.strip()))
 
@@ -79,11 +79,11 @@ def _stroke(line: list[CellResult]) -> str:
     return format_of(line[-1]) if lorc == DEFAULT else f"{format_of(line[-1])} {lorc}"
 
 
-def _recovered(shown: list[CellResult], changes: dict[Cell, Change]) -> str:
+def _recovered(points: list[CellResult], changes: dict[Cell, Change]) -> str:
     """What the largest rank gives back at the fewest bits, for the caption."""
-    bits = min(result.cell.weight_format.bits for result in shown)
-    rank = max(result.cell.rank for result in shown)
-    losses = {result.cell: changes[result.cell].relative.value for result in shown}
+    bits = min(result.cell.weight_format.bits for result in points)
+    rank = max(result.cell.rank for result in points)
+    losses = {result.cell: changes[result.cell].relative.value for result in points}
     shares: dict[str, list[float]] = {}
     for cell in losses:
         before = losses.get(_without_lorc(cell), 0)

@@ -21,11 +21,11 @@ def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -
     lines = _lines([result for result in results if result.cell in changes])
     if not lines:
         return None
-    shown = [result for line in lines for result in line]
-    rates = [_rate(result) for result in shown]
-    looks = Looks((without_rate(result.cell.method) for result in shown), map(_format, shown))
+    points = [result for line in lines for result in line]
+    rates = [_rate(result) for result in points]
+    looks = Looks((without_rate(result.cell.method) for result in points), map(_format, points))
     # All learning rates of a method have its colour.
-    looks.colours = {result.cell.method: looks.colours[without_rate(result.cell.method)] for result in shown}
+    looks.colours = {result.cell.method: looks.colours[without_rate(result.cell.method)] for result in points}
 
     def prepare(ax: Axes) -> None:
         ax.set_xscale("log")

@@ -30,7 +30,9 @@ from lorcbench.study.cells import Cell
 SHADES = colormaps["OrRd"]
 SCALE = LogNorm(0.001, 1, clip=True)  # of the rise of perplexity as a share: from 0.1 % to a doubling
 WIDEST = 0.9  # inches of a cell
-DARK_INK, LIGHT_INK = "#1a1a1a", "#fefefe"  # on shades, in both schemes
+# On shades, whether the page is light or dark.
+DARK_INK = "#1a1a1a"
+LIGHT_INK = "#fefefe"
 
 
 def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -> Figure | None:
@@ -41,12 +43,12 @@ def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -
     for result in plain:
         formats.setdefault(result.cell.method, set()).add(result.cell.weight_format)
     methods = [method for method, tried in formats.items() if len(tried) >= 4 and len(set(map(_row, tried))) > 1]
-    shown = [result for result in plain if result.cell.method in methods]
-    if not shown:
+    members = [result for result in plain if result.cell.method in methods]
+    if not members:
         return None
-    models = unique(result.cell.model for result in shown)
-    rows = sorted({_row(result.cell.weight_format) for result in shown}, key=lambda row: (-row[0], row[1]))
-    groups = sorted({_group(result) for result in shown}, key=lambda group: -group if group else -np.inf)
+    models = unique(result.cell.model for result in members)
+    rows = sorted({_row(result.cell.weight_format) for result in members}, key=lambda row: (-row[0], row[1]))
+    groups = sorted({_group(result) for result in members}, key=lambda group: -group if group else -np.inf)
     title = "How sensitive is each model to bits and groups?"
     legend = Line2D([], [], ls="", marker="s", ms=9, color=SHADES(0.5), label="rise of PPL over full precision, in percent")
     # Models stand side by side, if their cells are not too narrow for numbers and their panels for names.
@@ -58,7 +60,7 @@ def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -
         row_title(panels[0], labels.get(row_name, row_name))
         for ax, name in zip(panels, across, strict=True):
             rises: dict[tuple[int, int], float] = {}
-            for result in shown:
+            for result in members:
                 if {result.cell.model, result.cell.method} == {row_name, name}:
                     place = groups.index(_group(result)), rows.index(_row(result.cell.weight_format))
                     rises[place] = min(changes[result.cell].relative.value, rises.get(place, np.inf))

@@ -69,9 +69,9 @@ def draw(results: list[CellResult], folder: Path, rows: Iterable[Row]) -> Figure
         for ax, width in zip(panels, bits, strict=True):
             ax.set_title(f"{width} bits", fontweight="normal", color=GREY)
             _line(ax, full, mebibytes, "-", "*", INK)
-            _draw_recipes(ax, _shown_in(best, width, of_family), mebibytes, looks)
-            shown = [(result, ppl) for result, ppl in printed if _shown_in([result], width, of_family)]
-            _draw_in_print(ax, shown, mebibytes, looks)
+            _draw_recipes(ax, _of_panel(best, width, of_family), mebibytes, looks)
+            rings = [(result, ppl) for result, ppl in printed if _of_panel([result], width, of_family)]
+            _draw_in_print(ax, rings, mebibytes, looks)
         log_axis(panels[0].yaxis)
     log_axis(axes[0, 0].xaxis, narrow=True)
     axis_labels(fig, "size of the block linears in MiB, from the smallest model to the largest", "mean PPL of the corpora")
@@ -99,7 +99,7 @@ def _handles(looks: Looks, printed: bool) -> list[Line2D]:
     return [*looks.methods, *strokes, full, *([ring] if printed else [])]
 
 
-def _shown_in(results: list[CellResult], bits: int, models: set[str]) -> list[CellResult]:
+def _of_panel(results: list[CellResult], bits: int, models: set[str]) -> list[CellResult]:
     """The results of one panel."""
     return [result for result in results if result.cell.weight_format.bits == bits and result.cell.model in models]
 

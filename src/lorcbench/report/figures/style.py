@@ -21,8 +21,11 @@ from lorcbench.common.artifacts import replacing, write_text
 from lorcbench.config.variants import Variant
 from lorcbench.report.results import CellResult
 
-INK, GREY, PAPER = "#222222", "#666666", "#ffffff"
-EDGE, GRID = "#999999", "#e8e8e8"
+INK = "#222222"
+GREY = "#666666"
+PAPER = "#ffffff"
+EDGE = "#999999"
+GRID = "#e8e8e8"
 COLOURS = {"rtn": "#d55e00", "gptq": "#0072b2", "gptq-cached": "#56b4e9", "zq_local": "#009e73", "zq_global": "#cc79a7"}
 SPARE_COLOURS = ("#e69f00", "#7b5ea7", "#8c8c8c", "#a6761d", "#3b3b3b")
 # What each colour is on a dark page, where it differs; the page's own dark card is the paper.
@@ -30,7 +33,12 @@ DARK = {INK: "#e6e8ea", GREY: "#a3adb7", PAPER: "#1b1f24", EDGE: "#6e7681", GRID
 DARK |= {"#d55e00": "#f0803c", "#0072b2": "#4aa3e0", "#56b4e9": "#9ad4f5", "#009e73": "#2cc295"}
 DARK |= {"#7b5ea7": "#ab92d6", "#a6761d": "#cf9d45", "#3b3b3b": "#c8ccd0"}
 STROKES = (("-", "o"), ((0, (5, 2)), "s"), ((0, (1.5, 1.5)), "D"), ((0, (5, 2, 1, 2)), "v"), ((0, (8, 2)), "P"))
-WIDTH, HEADER, FOOTER, LEFT, GAP = 9.0, 1.25, 0.58, 0.78, 0.7  # inches
+# Inches: of the figure, above and below its panels, left of them, and between two rows.
+WIDTH = 9.0
+HEADER = 1.25
+FOOTER = 0.58
+LEFT = 0.78
+GAP = 0.7
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same
     "svg.hashsalt": "lorcbench",  # the SVG's element ids are random without it
@@ -175,7 +183,8 @@ def log_axis(axis: Axis, unit: str = "", narrow: bool = False) -> None:
 
 def span(values: Iterable[float], before: float, after: float) -> tuple[float, float]:
     """Limits of a logarithmic axis: those of the values and a share of their span on either side."""
-    low, high = np.log(min(values)), np.log(max(values))
+    low = np.log(min(values))
+    high = np.log(max(values))
     width = max(high - low, 0.1)
     return float(np.exp(low - before * width)), float(np.exp(high + after * width))
 

@@ -68,8 +68,8 @@ def render(
         ("stages", "What it took"): _stages(stages),
         ("files", "Where the numbers are"): _files(study, bool(findings.scorecard), imported),
     }
-    shown = {name: body for name, body in sections.items() if body}
-    nav = [*shown, ("reading", "How to read this")]
+    sections = {name: body for name, body in sections.items() if body}
+    nav = [*sections, ("reading", "How to read this")]
     template = Template(files("lorcbench.report.page").joinpath("render.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(study.config.title),
@@ -80,7 +80,7 @@ def render(
         alerts=_alerts(study, measured),
         nav="".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, title in nav),
         sections="\n".join(
-            f'<section id="{anchor}"><h2>{escape(title)}</h2>{body}</section>' for (anchor, title), body in shown.items()
+            f'<section id="{anchor}"><h2>{escape(title)}</h2>{body}</section>' for (anchor, title), body in sections.items()
         ),
         windows=_windows(measured),
         provenance=cells.provenance(results, folder),

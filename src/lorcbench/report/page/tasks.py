@@ -50,10 +50,16 @@ def _metric(result: CellResult, name: str, change: Interval | None) -> str:
     """One cell of the table."""
     if name not in result.harness:
         return MISSING
-    score, error = result.harness[name], result.harness.get(f"{name}_stderr")
-    spread = f' <span class="interval">± {error:.4f}</span>' if error is not None else ""
+    score = result.harness[name]
+    error = result.harness.get(f"{name}_stderr")
+    spread = f' <span class="interval">± {_spell(error)}</span>' if error is not None else ""
     below = ""
     if change is not None:
-        value, low, high = (f"{bound:+.4f}".replace("-", "−") for bound in (change.value, change.low, change.high))
+        value, low, high = (_spell(bound, "+") for bound in (change.value, change.low, change.high))
         below = f'<small>{value} <span class="interval">[{low}, {high}]</span></small>'
-    return f'<td class="num" data-v="{score!r}">{score:.4f}{spread}{below}</td>'
+    return f'<td class="num" data-v="{score!r}">{_spell(score)}{spread}{below}</td>'
+
+
+def _spell(value: float, sign: str = "") -> str:
+    """Four digits after the point; one for large numbers, such as a perplexity per word."""
+    return f"{value:{sign},.{4 if abs(value) < 100 else 1}f}".replace("-", "−")

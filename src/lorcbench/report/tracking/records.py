@@ -17,7 +17,8 @@ from lorcbench.report.results import CellResult, jobs, mebibytes
 from lorcbench.study.cells import Cell
 
 KEY = "lorcbench.key"
-PARENT, COMMIT = "mlflow.parentRunId", "mlflow.source.git.commit"
+PARENT = "mlflow.parentRunId"
+COMMIT = "mlflow.source.git.commit"
 # These differ from one execution of the same work to the next.
 UNDIGESTED = ("system/seconds", "system/peak_rss_mib", COMMIT)
 
@@ -182,7 +183,8 @@ def _metrics(result: CellResult, change: Change | None) -> dict[str, float]:
         metrics |= {f"ppl_{corpus}": perplexity(nll) for corpus, nll in result.nll.items()}
         metrics["ppl_mean"] = result.mean_ppl
     if change is not None:
-        mean, baseline = change.mean, change.baseline.nll
+        mean = change.mean
+        baseline = change.baseline.nll
         metrics |= {"delta_ppl": mean.value, "delta_ppl_low": mean.low, "delta_ppl_high": mean.high}
         metrics |= {f"delta_nll_{corpus}": float(np.mean(nll - baseline[corpus])) for corpus, nll in result.nll.items()}
     # MLflow refuses most punctuation in names, which lm-eval uses: lambada/acc,none.

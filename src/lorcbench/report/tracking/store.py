@@ -37,7 +37,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-DIGEST, NOTE = "lorcbench.digest", "mlflow.note.content"
+DIGEST = "lorcbench.digest"
+NOTE = "mlflow.note.content"
 # MLflow would wait minutes for a server that is not there, and print two lines per run. The user's own settings stay.
 SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
