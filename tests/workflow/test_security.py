@@ -26,7 +26,7 @@ def test_weights_are_unpickled_in_one_place_and_as_tensors_only():
                 assert not names & UNPICKLING or names == {"pickle", "UnpicklingError"}, path
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "np.load", "numpy.load"):
                 calls.append((str(path), {word.arg: ast.unparse(word.value) for word in node.keywords}))
-    assert calls == [("convert.py", {"map_location": "'cpu'", "weights_only": "True"})]
+    assert calls == [("models/convert.py", {"map_location": "'cpu'", "weights_only": "True"})]
 
 
 def test_nobody_elses_code_is_run():
