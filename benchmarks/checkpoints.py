@@ -120,7 +120,7 @@ def stage(work: Path, threads: int, name: str, *overrides: str, timed: bool = Fa
     Args:
         timed: through stage_run.py, which also says how long the stage's work took without imports.
     """
-    script = [str(Path(__file__).with_name("stage_run.py")), name] if timed else ["-m", f"lorcbench.stages.{name}"]
+    script = [str(Path(__file__).with_name("stage_run.py")), name] if timed else ["-m", "lorcbench.stages", name]
     variables = environment(threads, LORCBENCH_CONF=str(work / "conf"))
     return measure([sys.executable, *script, *overrides, f"runtime.threads={threads}"], variables, work)
 

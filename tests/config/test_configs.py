@@ -10,7 +10,7 @@ from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.pipeline.rules import Workflow
-from lorcbench.study.cells import load_study, study_from_arguments
+from lorcbench.study.expansion import load_study, study_from_arguments
 
 FILES = [
     (folder.name, path.stem)

@@ -64,7 +64,7 @@ def read_everything(folder: Path) -> None:
     from lorcbench.jobs import inputs
     from lorcbench.jobs.shards import Shards
     from lorcbench.report import results
-    from lorcbench.study.cells import load_study
+    from lorcbench.study.expansion import load_study
 
     cache = Path("results/cache")
     os.chdir(folder)

@@ -16,7 +16,7 @@ from lorcbench.jobs.job import Job
 from lorcbench.pipeline.rules import Workflow
 from lorcbench.stages import gate
 from lorcbench.study import published
-from lorcbench.study.cells import load_study
+from lorcbench.study.expansion import load_study
 
 MODEL = "opt-125m"
 OVERRIDES = "study.models=[opt-125m,opt-standin-xs] study.methods=[none,rtn] study.weights=[w16,w4-asym-row] study.ranks=[0]"

@@ -18,7 +18,7 @@ from lorcbench.config.shape import Shape
 from lorcbench.pipeline import plan
 from lorcbench.pipeline.estimate import estimate, shape_of
 from lorcbench.pipeline.rules import Workflow
-from lorcbench.study.cells import load_study
+from lorcbench.study.expansion import load_study
 
 STAGES = ("prepare", "calibrate", "factor", "quantize", "lorc", "evaluate", "harness")
 NAMES = {"method": "gptq", "calibration": "c4-128x2048", "weight": "w4-asym-g128", "cap": "32", "protocol": "gptq-old"}
