@@ -1,4 +1,4 @@
-"""The command that people type: ``lorcbench``, or ``python -m lorcbench``. What it does is elsewhere; here is what it is called."""
+"""The command that people type, ``lorcbench``: what its parts are called. What they do is in other modules."""
 
 from __future__ import annotations
 
