@@ -17,8 +17,8 @@ import torch
 from common import environment, measure
 from safetensors.torch import save_file
 
-from lorcbench.common import paths
 from lorcbench.common.artifacts import ArtifactError, read_json
+from lorcbench.study.stages import CALIBRATION_TOKENS, EVALUATE
 
 SHAPES = {  # layers, hidden, ffn, heads of the published models
     "opt-125m": (12, 768, 3072, 12),
@@ -120,7 +120,7 @@ def stage(work: Path, threads: int, name: str, *overrides: str, timed: bool = Fa
     Args:
         timed: through stage_run.py, which also says how long the stage's work took without imports.
     """
-    script = [str(Path(__file__).with_name("stage_run.py")), name] if timed else ["-m", f"lorcbench.stages.{name}"]
+    script = [str(Path(__file__).with_name("stage_run.py")), name] if timed else ["-m", "lorcbench.stages", name]
     variables = environment(threads, LORCBENCH_CONF=str(work / "conf"))
     return measure([sys.executable, *script, *overrides, f"runtime.threads={threads}"], variables, work)
 
@@ -161,7 +161,7 @@ def folder(name: str, path: Path) -> list[str]:
 
 def tokens_file(work: Path, model: str, calibration: str = "bench") -> Path:
     """The calibration tokens of a model."""
-    return work / paths.CALIBRATION_TOKENS.format(model=model, calibration=calibration) / "tokens.safetensors"
+    return work / CALIBRATION_TOKENS.pattern.format(model=model, calibration=calibration) / "tokens.safetensors"
 
 
 def perplexity(work: Path, threads: int, *overrides: str, variant: str = "r0") -> float:
@@ -170,6 +170,6 @@ def perplexity(work: Path, threads: int, *overrides: str, variant: str = "r0") -
     given = dict(part.partition("=")[::2] for part in overrides)
     names = {key: given.get(key, default) for key, default in _CELL.items()}
     names |= {"model": given.get("model.name", given["model"]), "protocol": given["eval"]}
-    result = read_json(work / paths.EVALUATION.format(**names) / "result.json", "perplexity")
+    result = read_json(work / EVALUATE.pattern.format(**names) / "result.json", "perplexity")
     losses = result["variants"][variant]["nll"].values()
     return fmean(math.exp(fmean(windows)) for windows in losses)

@@ -121,7 +121,7 @@ def machine(threads: int) -> str:
 
 
 def publish(bench: Path, name: str, text: str, record: dict) -> None:
-    """Print a table and keep it, with every sample, under ``results`` of the benchmark folder."""
+    """Print a table and keep it, with every sample, under ``measured`` of the benchmark folder."""
     folder = bench / "measured"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

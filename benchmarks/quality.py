@@ -28,13 +28,14 @@ from common import machine, parser, publish
 from peers import LABELS, available, checkout, run
 from safetensors.torch import load_file, save_file
 
-from lorcbench.common import paths
+from lorcbench.common.paths import Wildcards
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.moments import from_triangle
 from lorcbench.jobs import inputs
-from lorcbench.jobs.quantized import stored_matrix
+from lorcbench.jobs.quantized import QuantizedModel, stored_matrix
 from lorcbench.jobs.shards import Shards
 from lorcbench.models.checkpoint import Checkpoint
+from lorcbench.study.stages import CALIBRATE, PREPARE
 
 MODEL, NAMED = "opt-standin-m", ["model=opt-standin-m"]
 METHODS = ("gptq", "rtn")
@@ -50,7 +51,7 @@ def standin(given) -> Path:
     work = given.bench / "work"
     write_conf(work, (16, 512), 512)
     prepared(work, given.threads, NAMED, "stdlib", "calibration=stdlib", "eval=stdlib")
-    if not current(work / paths.STATISTICS.format(model=MODEL, calibration="stdlib"), "statistics"):
+    if not current(work / CALIBRATE.pattern.format(model=MODEL, calibration="stdlib"), "statistics"):
         stage(work, given.threads, "calibrate", *NAMED, "calibration=stdlib")
     return work
 
@@ -60,10 +61,10 @@ def ours(given, work: Path, method: str, fmt: WeightFormat) -> tuple[Matrices, f
     calibration = "none" if method == "rtn" else "stdlib"
     cell = [f"method={method}", f"calibration={calibration}", f"weight={fmt}"]
     stage(work, given.threads, "quantize", *NAMED, *cell)
-    names = {"model": MODEL, "method": method, "calibration": calibration, "weight": str(fmt), "trained": "a16"}
+    names = Wildcards(model=MODEL, method=method, calibration=calibration, weight=str(fmt))
     found = {}
     with chdir(work):
-        opened = inputs.QuantizedModel(names)
+        opened = QuantizedModel(names, fmt)
         for index in range(len(opened.shards.result["shards"])):
             tensors, weights = opened.shards.block(index), opened.block(index)
             for linear, width in opened.shards.result["widths"].items():
@@ -74,7 +75,7 @@ def ours(given, work: Path, method: str, fmt: WeightFormat) -> tuple[Matrices, f
 
 def theirs(given, work: Path, peer: str, method: str, fmt: WeightFormat) -> tuple[Matrices, float]:
     """A peer's weights and scales, and their perplexity, of a checkpoint that holds them."""
-    source = work / paths.CHECKPOINT.format(model=MODEL)
+    source = work / PREPARE.pattern.format(model=MODEL)
     out = work / "peers" / f"{peer}-{method}-{fmt}.safetensors"
     options = ["--bits", str(fmt.bits), "--group", str(fmt.group or 0), "--method", method, "--out", str(out)]
     run(given, peer, source, tokens_file(work, MODEL, "stdlib"), *options, *([] if fmt.symmetric else ["--asymmetric"]))
@@ -122,8 +123,8 @@ def _levels(parts: dict[str, torch.Tensor]) -> torch.Tensor:
 def proxy_loss(work: Path, found: Matrices) -> float:
     """tr((W - Ŵ) H (W - Ŵ)ᵀ) / tr(W H Wᵀ), both summed over all linears."""
     with chdir(work):
-        checkpoint = Checkpoint(inputs.checkpoint_folder({"model": MODEL}))
-        statistics = Shards(Path(paths.STATISTICS.format(model=MODEL, calibration="stdlib")) / "result.json", "statistics")
+        checkpoint = Checkpoint(inputs.checkpoint_folder(Wildcards(model=MODEL)))
+        statistics = Shards(CALIBRATE.folder(Wildcards(model=MODEL, calibration="stdlib")) / "result.json", "statistics")
         lost = whole = 0.0
         for index in range(checkpoint.depth):
             hessians = statistics.block(index)

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from gpu.record import Record, Settings
 
-from lorcbench.common import paths
 from lorcbench.core import gptq
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.quantizer import dequantize
@@ -21,6 +20,7 @@ from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.checkpoint import Checkpoint
 from lorcbench.models.observe import last_linear_skipped, observed
 from lorcbench.models.surgery import install_weights
+from lorcbench.study.stages import CALIBRATION_TOKENS, PREPARE
 
 FORMATS = ("w4-asym-g32", "w3-sym-row")
 Codes = dict[str, torch.Tensor]
@@ -31,9 +31,9 @@ def run(record: Record, settings: Settings, base: Path) -> None:
     torch.set_num_threads(1)  # so small matrices lose by more
     checkpoints = {}
     for model in ("opt-standin-s", "bloom-standin-s")[: 1 if settings.tiny else None]:
-        windows, _ = read_windows(base / paths.CALIBRATION_TOKENS.format(model=model, calibration="stdlib"))
+        windows = read_windows(base / CALIBRATION_TOKENS.pattern.format(model=model, calibration="stdlib"))
         tokens = windows["calibration"]
-        checkpoints[model] = base / paths.CHECKPOINT.format(model=model), tokens
+        checkpoints[model] = base / PREPARE.pattern.format(model=model), tokens
     llama = _random_llama(settings.folder / "work" / "llama")
     checkpoints["random Llama"] = llama, torch.randint(0, 512, (32, 64), generator=torch.Generator().manual_seed(0))
     for name, (folder, tokens) in checkpoints.items():

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from lorcbench.config.families import FAMILIES
 from lorcbench.core import gptq, lorc
-from lorcbench.core.formats import WeightFormat
+from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.core.quantizer import dequantize, quantize
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.checkpoint import Checkpoint
@@ -195,7 +195,7 @@ def _perplexity(record: Record, settings: Settings, model: RandomModel, product:
     with peak_memory(settings.device) as peak:
         walk = BlockWalk(model, torch.float16, settings.device, settings.batch_tokens, hidden_bytes=8 * 2**30)
         with clock("perplexity"):
-            losses = window_losses(walk, {"random": tokens}, lambda index: {}, "a16")["random"]
+            losses = window_losses(walk, {"random": tokens}, lambda index: {}, ActivationFormat(16))["random"]
     count = windows * model.length
     flop = model.depth * model.forward_flop(count) + 2.0 * count * model.hidden * model.vocabulary
     seconds = clock.seconds["perplexity"]

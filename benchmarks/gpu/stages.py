@@ -22,6 +22,7 @@ from lorcbench.core.lorc import correction
 from lorcbench.jobs.job import Job
 from lorcbench.jobs.quantized import stored_matrix
 from lorcbench.jobs.shards import Shards
+from lorcbench.study.stages import CALIBRATION_TOKENS, PREPARE, TEXT, TOKENS
 
 MODELS = ("opt-standin-s", "bloom-standin-s")
 _SHORT = "+iterations=8+lr=0.0001"
@@ -45,12 +46,12 @@ _RANKS = f"variants=[r0,plain-int8/r8,plain-fp16/r8,plain-int8+decomposition=exa
 
 def prepared(folder: Path, models: tuple[str, ...]) -> Path:
     """A folder with text, stand-ins and tokens, made by the project's own stages unless it is there."""
-    jobs = [("text", ("text=stdlib",), paths.TEXT.format(text="stdlib"))]
+    jobs = [("text", ("text=stdlib",), TEXT.pattern.format(text="stdlib"))]
     for model in models:
-        jobs.append(("prepare", (f"model={model}",), paths.CHECKPOINT.format(model=model)))
-        tokens = paths.CALIBRATION_TOKENS.format(model=model, calibration="stdlib")
+        jobs.append(("prepare", (f"model={model}",), PREPARE.pattern.format(model=model)))
+        tokens = CALIBRATION_TOKENS.pattern.format(model=model, calibration="stdlib")
         jobs.append(("tokens", (f"model={model}", _DATA), tokens))
-        jobs.append(("tokens", (f"model={model}", "eval=stdlib"), paths.TOKENS.format(model=model, protocol="stdlib")))
+        jobs.append(("tokens", (f"model={model}", "eval=stdlib"), TOKENS.pattern.format(model=model, protocol="stdlib")))
     folder.mkdir(parents=True, exist_ok=True)
     for stage, overrides, result in jobs:
         if not (folder / result / "result.json").is_file():

@@ -9,10 +9,18 @@ import sys
 
 import pytest
 
+# What a stage's process has done when it would hand over to a warm one.
 SHOW = """
 import os, sys
-import lorcbench.stages
-print("numpy" in sys.modules, os.environ["OMP_WAIT_POLICY"], os.environ["OPENBLAS_THREAD_TIMEOUT"])
+from lorcbench.pipeline import warm
+from lorcbench.stages.__main__ import main
+
+def show(stage, overrides):
+    print("numpy" in sys.modules, os.environ["OMP_WAIT_POLICY"], os.environ["OPENBLAS_THREAD_TIMEOUT"])
+    sys.exit()
+
+warm.hand_over = show
+main("text", [])
 """
 
 

@@ -15,7 +15,7 @@ from runs import snakemake
 
 from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
-from lorcbench.pipeline.rules import Workflow
+from lorcbench.pipeline.rules import Pipeline
 
 NAMES = (
     *("..", "../x", "a/../b", "/etc/passwd", "~", "%2e%2e", "a\\b", ".", "-", "*", "gptq+damp=../../x", "x" * 300),  # paths
@@ -119,7 +119,7 @@ def test_every_generated_configuration_is_refused_in_one_line(start, tmp_path, m
     for case in BAD[start : start + 40]:
         monkeypatch.setenv("PATH", "/usr/bin")
         try:
-            Workflow(case)
+            Pipeline(case)
         except ConfigError as refusal:
             said = str(refusal)
             assert said and "\n" not in said, case
@@ -137,13 +137,13 @@ AXIS_TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_s
 def test_whatever_is_typed_is_understood_or_refused_in_one_line(axis, text, as_list):
     value = f"[{text}]" if as_list else text
     try:
-        run = Workflow({"study": "smoke", "overrides": f"study.{axis}={value}"})
+        pipeline = Pipeline({"study": "smoke", "overrides": f"study.{axis}={value}"})
     except ConfigError as refusal:
         assert str(refusal) and "\n" not in str(refusal)
         return
     finally:
         os.environ["PATH"] = "/usr/bin"
-    for path in run.evaluations():  # a name that was understood stays in the results folder
+    for path in pipeline.inputs("track")({}):  # a name that was understood stays in the results folder
         assert path.startswith("results/") and ".." not in path.split("/")
 
 

@@ -9,8 +9,8 @@ from synthetic import Wildcards
 from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
 from lorcbench.core.formats import ActivationFormat, WeightFormat
-from lorcbench.pipeline.rules import Workflow
-from lorcbench.study.cells import load_study, study_from_arguments
+from lorcbench.pipeline.rules import Pipeline
+from lorcbench.study.expansion import load_study, study_from_arguments
 
 FILES = [
     (folder.name, path.stem)
@@ -139,7 +139,7 @@ def test_weights_made_under_rounded_activations_are_those_of_one_activation_form
         assert (cell.weight == "w16") == (cell.method == "none")
     full = [cell for cell in cells if cell.method == "none"]
     assert {cell.activation for cell in full} == {"a16", "a8-asym-token", "a8-sym-g32"}
-    shared = {cell.paths()["trained"] for cell in cells if cell.method == "gptq"}
+    shared = {cell.wildcards().trained for cell in cells if cell.method == "gptq"}
     assert shared == {"a16"}
 
 
@@ -163,12 +163,12 @@ def test_methods_wait_for_the_data_that_they_want(method, stage, monkeypatch):
     for name in ("PATH", "LORCBENCH_JOB", compose.RUNTIME_VARIABLE):
         monkeypatch.setenv(name, "")
     overrides = f"study.models=[opt-standin-s] study.methods=[{method}] study.weights=[w4-asym-row]"
-    run = Workflow({"study": "smoke", "overrides": overrides})
-    cell = next(cell for cell in run.study.cells if cell.method == method)
-    wildcards = Wildcards(cell.paths())
+    pipeline = Pipeline({"study": "smoke", "overrides": overrides})
+    cell = next(cell for cell in pipeline.study.cells if cell.method == method)
+    wildcards = Wildcards(vars(cell.wildcards()))
     expected = ["results/cache/checkpoint/opt-standin-s/result.json"]
     expected += [f"results/cache/calibration/opt-standin-s/stdlib/{stage}/result.json"] if stage else []
-    assert run.quantize_inputs(wildcards) == expected
+    assert pipeline.inputs("quantize")(wildcards) == expected
 
 
 def test_groups_that_do_not_divide_are_listed_where_the_study_says_skip():
@@ -223,7 +223,7 @@ def test_nonsense_is_refused_in_one_line_that_says_what_would_be_right(settings,
     monkeypatch.setenv("LORCBENCH_JOB", "")
     monkeypatch.setenv(compose.RUNTIME_VARIABLE, "")
     with pytest.raises(ConfigError) as refusal:
-        Workflow(settings)
+        Pipeline(settings)
     assert mend in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -234,8 +234,8 @@ def test_the_stages_that_see_the_whole_study_expand_the_workflows_own(tmp_path, 
     folder = tmp_path / "my opt"  # a blank, as folders of users have
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    run = Workflow({"model_path": str(folder), "overrides": "study.methods=[rtn] study.ranks=[0,8]"})
-    seen = study_from_arguments(shlex.split(run.study_arguments()))
-    assert seen.cells == run.study.cells
+    pipeline = Pipeline({"model_path": str(folder), "overrides": "study.methods=[rtn] study.ranks=[0,8]"})
+    seen = study_from_arguments(shlex.split(pipeline.study_arguments()))
+    assert seen.cells == pipeline.study.cells
     assert {cell.model for cell in seen.cells} == {"my-opt"}
     assert seen.folders == {"my-opt": str(folder)}

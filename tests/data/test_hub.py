@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from lorcbench.common import paths
 from lorcbench.config import compose
 from lorcbench.data.corpora import read_documents
+from lorcbench.study.stages import PREPARE, TEXT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -104,7 +105,7 @@ def test_a_model_is_downloaded_and_its_commit_recorded_however_slow_the_hub(hub,
     hub.delay = 0.5
     done = stage(tmp_path, "prepare", "model=opt-125m", **online(hub.address, tmp_path))
     assert done.returncode == 0, done.stderr
-    folder = tmp_path / paths.CHECKPOINT.format(model="opt-125m")
+    folder = tmp_path / PREPARE.pattern.format(model="opt-125m")
     result = json.loads((folder / "result.json").read_text())
     assert (result["repo"], result["revision"], result["standin"]) == ("facebook/opt-125m", COMMIT, False)
     found = load_file(folder / result["folder"] / "pytorch_model.safetensors")
@@ -116,7 +117,7 @@ def test_a_download_that_breaks_off_is_one_line_and_the_next_run_goes_on(hub, tm
     hub.breaks = {"pytorch_model.bin"}
     said = one_line(stage(tmp_path, "prepare", "model=opt-125m", **online(hub.address, tmp_path)))
     assert "facebook/opt-125m at main cannot be downloaded" in said
-    folder = tmp_path / paths.CHECKPOINT.format(model="opt-125m")
+    folder = tmp_path / PREPARE.pattern.format(model="opt-125m")
     assert {path.name for path in folder.rglob("*") if path.is_file()} == {"log.txt", "failed.json"}
     hub.breaks = set()
     done = stage(tmp_path, "prepare", "model=opt-125m", **online(hub.address, tmp_path))
@@ -130,5 +131,5 @@ def test_a_text_is_downloaded_and_one_that_is_not_the_published_one_is_refused(h
     refused = stage(tmp_path, "text", f"text={name}", **online(hub.address, tmp_path))
     assert refused.returncode != 0
     assert "120 documents" in refused.stderr and "are not the 3370 published ones" in refused.stderr
-    documents = tmp_path / paths.DOCUMENTS.format(text=name, part="documents")
+    documents = tmp_path / TEXT.pattern.format(text=name) / paths.DOCUMENTS.format(part="documents")
     assert read_documents(documents) == corpus_files.ptb()

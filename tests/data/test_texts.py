@@ -11,6 +11,7 @@ import corpus_files
 import datasets
 import huggingface_hub.constants
 import pytest
+import synthetic
 
 from lorcbench.common import paths
 from lorcbench.config import compose
@@ -21,9 +22,10 @@ from lorcbench.data.corpora import Documents
 from lorcbench.data.hub import HubError
 from lorcbench.data.texts import TextError
 from lorcbench.jobs import job
-from lorcbench.pipeline.rules import Workflow
+from lorcbench.pipeline.rules import Pipeline
 from lorcbench.stages import text as text_stage
 from lorcbench.stages import tokens as tokens_stage
+from lorcbench.study.stages import PREPARE, TEXT, TOKENS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -144,7 +146,7 @@ def staged(name: str, *overrides: str) -> dict:
     """Run the text stage in this process; its result."""
     one = job.Job("text", [f"text={name}", *overrides])
     text_stage.main(one)
-    return json.loads(Path(paths.result(paths.TEXT.format(text=name))).read_text())
+    return json.loads(Path(TEXT.pattern.format(text=name) + "/result.json").read_text())
 
 
 def test_what_was_downloaded_is_staged_with_its_commit(hub, tmp_path, monkeypatch):
@@ -152,7 +154,10 @@ def test_what_was_downloaded_is_staged_with_its_commit(hub, tmp_path, monkeypatc
     monkeypatch.setattr(TextConfig, "__post_init__", lambda self: setattr(self, "documents", len(corpus_files.ptb())))
     cached(hub, "ptb-validation", corpus_files.ptb())
     result = staged("ptb-validation")
-    assert list(Documents(Path(paths.DOCUMENTS.format(text="ptb-validation", part="documents")))) == corpus_files.ptb()
+    assert (
+        list(Documents(Path(TEXT.pattern.format(text="ptb-validation")) / paths.DOCUMENTS.format(part="documents")))
+        == corpus_files.ptb()
+    )
     assert (result["documents"], result["published"]) == (120, True)
     assert result["origin"]["repo"] == "ptb-text-only/ptb_text_only"
     assert result["origin"]["revision"] == COMMIT
@@ -189,7 +194,7 @@ def test_a_file_on_this_machine_is_marked_if_it_is_not_the_published_text(tmp_pa
         "revision": None,
     }
     assert str(tmp_path) not in json.dumps(result)
-    assert "not the 45576 published ones" in Path(paths.log(paths.TEXT.format(text="c4-validation"))).read_text()
+    assert "not the 45576 published ones" in Path(TEXT.pattern.format(text="c4-validation") + "/log.txt").read_text()
 
 
 def test_a_text_of_ones_own_is_a_conf_file(tmp_path, monkeypatch):
@@ -210,8 +215,8 @@ def test_a_text_of_ones_own_is_a_conf_file(tmp_path, monkeypatch):
     assert (result["documents"], result["published"]) == (30, None)
     for variable in ("PATH", "LORCBENCH_JOB", compose.RUNTIME_VARIABLE):
         monkeypatch.setenv(variable, "")
-    assert Workflow({"study": "smoke", "overrides": "study.eval=mine"}).study.eval == "mine"
-    said = one_line(lambda: Workflow({"study": "smoke", "overrides": "study.eval=lost"}), ConfigError)
+    assert Pipeline({"study": "smoke", "overrides": "study.eval=mine"}).study.eval == "mine"
+    said = one_line(lambda: Pipeline({"study": "smoke", "overrides": "study.eval=lost"}), ConfigError)
     assert said == "text.path=/gone.txt of lost: no such file"
 
 
@@ -223,7 +228,7 @@ def test_tokens_say_what_they_are_made_of(tmp_path, monkeypatch):
     prepared(tmp_path, positions=32)
     one = job.Job("tokens", ["model=opt-125m", "eval=gptq-old+max_windows=20+window=32"])
     tokens_stage.main(one)
-    result = json.loads(Path(paths.result(paths.TOKENS.format(**one.names))).read_text())
+    result = json.loads(Path(TOKENS.folder(one.names) / "result.json").read_text())
     assert result["added"] == ["</s>"]
     assert result["corpora"]["c4"] == {
         **{"text": "c4-validation", "documents": 1300, "published": False, "windows": 20, "stream_tokens": 256 * 32},
@@ -244,7 +249,7 @@ def test_tokens_say_what_they_are_made_of(tmp_path, monkeypatch):
 
 def prepared(folder: Path, positions: int) -> None:
     """What `prepare` leaves of an OPT checkpoint, without its weights."""
-    checkpoint = Path(paths.CHECKPOINT.format(model="opt-125m"))
+    checkpoint = Path(PREPARE.pattern.format(model="opt-125m"))
     corpus_files.opt_tokenizer(checkpoint)
     (checkpoint / "config.json").write_text(json.dumps({"model_type": "opt", "max_position_embeddings": positions}))
     from lorcbench.common.artifacts import file_digest, write_json
@@ -279,7 +284,7 @@ REFUSED = [
 def test_what_cannot_be_measured_is_refused_before_the_first_job(overrides, mend, monkeypatch):
     for variable in ("PATH", "LORCBENCH_JOB", compose.RUNTIME_VARIABLE):
         monkeypatch.setenv(variable, "")
-    assert mend in one_line(lambda: Workflow({"study": "smoke", "overrides": overrides}), ConfigError)
+    assert mend in one_line(lambda: Pipeline({"study": "smoke", "overrides": overrides}), ConfigError)
 
 
 def test_the_workflow_reads_from_the_data_folder_what_is_there(tmp_path, monkeypatch):
@@ -287,13 +292,17 @@ def test_the_workflow_reads_from_the_data_folder_what_is_there(tmp_path, monkeyp
         monkeypatch.setenv(variable, "")
     data = corpus_files.data_folder(tmp_path)
     overrides = f"study.eval=gptq-old+window=128 runtime.data_dir={data} eval.tasks=[piqa,stdlib_prose]"
-    workflow = Workflow({"study": "smoke", "overrides": overrides})
-    names = type("Wildcards", (), {"text": "ptb-validation", "task": "piqa", "protocol": "gptq-old+window=128"})
-    assert workflow.text_inputs(names) == [str(data / "ptb" / "ptb.valid.txt")]
-    assert workflow.task_inputs(names) == []
-    assert workflow.harness_tasks(names) == ["results/cache/task/piqa/result.json", "results/cache/text/stdlib/result.json"]
-    assert workflow.protocol_texts(names) == [
-        f"results/cache/text/{name}/result.json" for name in ("wikitext2-test", "ptb-validation", "c4-validation")
+    pipeline = Pipeline({"study": "smoke", "overrides": overrides})
+    names = synthetic.Wildcards(model="opt-standin-xs", text="ptb-validation", task="piqa", protocol="gptq-old+window=128")
+    checkpoint = "results/cache/checkpoint/opt-standin-xs/result.json"
+    assert pipeline.local_file("text")(names) == [str(data / "ptb" / "ptb.valid.txt")]
+    assert pipeline.local_file("task")(names) == []
+    assert pipeline.inputs("harness")(names) == [
+        *(checkpoint, "results/cache/task/piqa/result.json", "results/cache/text/stdlib/result.json")
+    ]
+    assert pipeline.inputs("tokens")(names) == [
+        checkpoint,
+        *(f"results/cache/text/{name}/result.json" for name in ("wikitext2-test", "ptb-validation", "c4-validation")),
     ]
 
 

@@ -61,18 +61,19 @@ def test_killed_at_random_moments_the_same_command_ends_with_the_same_bytes(copy
 def read_everything(folder: Path) -> None:
     """Read every artifact of the study as stages and the report do."""
     from lorcbench.common.artifacts import read_json, verified
+    from lorcbench.common.paths import Wildcards
     from lorcbench.jobs import inputs
     from lorcbench.jobs.shards import Shards
     from lorcbench.report import results
-    from lorcbench.study.cells import load_study
+    from lorcbench.study.expansion import load_study
 
     cache = Path("results/cache")
     os.chdir(folder)
     results.collect(load_study("smoke"))
     verified(cache / "text/stdlib", "text")
     for name in ("opt-standin-xs", "bloom-standin-xs"):
-        inputs.checkpoint_folder({"model": name})
-        inputs.tokenizer_file({"model": name})
+        inputs.checkpoint_folder(Wildcards(model=name))
+        inputs.tokenizer_file(Wildcards(model=name))
     for result in cache.rglob("result.json"):
         kind = json.loads(result.read_text())["kind"]
         for index in range(len(read_json(result, kind).get("shards", []))):

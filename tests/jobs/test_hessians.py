@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lorcbench.common import paths
 from lorcbench.common.artifacts import write_json, write_shard
 from lorcbench.core import gptq
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.gptq import GptqSettings
 from lorcbench.jobs import hessians
+from lorcbench.study.stages import FACTOR
 
 NAMES = {"model": "m", "calibration": "c", "damp": "0.01", "order": "natural"}
 
@@ -28,11 +28,11 @@ def test_a_stored_factor_gives_the_codes_of_the_hessian_itself(tmp_path, monkeyp
     settings = GptqSettings(act_order=act_order)
     prepared = {"fc1": gptq.prepare(moment(24, 0, dead=(3,)), settings), "fc2": gptq.prepare(moment(40, 1), settings)}
     tensors = {f"{name}.{part}": tensor for name, one in prepared.items() for part, tensor in hessians.to_stored(one).items()}
-    folder = tmp_path / paths.HESSIAN_FACTORS.format(**NAMES)
+    folder = tmp_path / FACTOR.pattern.format(**NAMES)
     digest = write_shard(folder / "block000.safetensors", tensors, "identity")
     shards = [{"file": "block000.safetensors", "sha256": digest}]
     write_json(folder / "result.json", "hessians", {"shards": shards, "damps": [{name: 0.01 for name in prepared}]})
-    factors = hessians.HessianFactors(NAMES)
+    factors = hessians.HessianFactors(folder)
     assert factors.shards.result["damps"][0].keys() == prepared.keys()
     hessian_of = factors.block(0)
     for name, one in prepared.items():

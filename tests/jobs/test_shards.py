@@ -9,8 +9,8 @@ import pytest
 import tiny
 import torch
 
-from lorcbench.common import paths
 from lorcbench.common.artifacts import read_shard, write_json, write_shard
+from lorcbench.common.paths import Wildcards
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.quantizer import quantize
 from lorcbench.jobs.job import Job
@@ -18,6 +18,7 @@ from lorcbench.jobs.quantized import QuantizedBlock, QuantizedBlocks
 from lorcbench.jobs.shards import Shards, ShardWriter, shard_file
 from lorcbench.stages import calibrate, factor
 from lorcbench.stages import quantize as quantize_stage
+from lorcbench.study.stages import CALIBRATE, CALIBRATION_TOKENS, FACTOR, PREPARE, QUANTIZE
 
 IDENTITY = {"stage": "quantize", "settings": {"bits": 4}}
 DEPTH = 3
@@ -133,21 +134,21 @@ def test_a_kept_quantized_block_is_the_written_one_and_counts_alike(tmp_path, na
 NAMES = {"model": "tiny", "calibration": "stdlib", "weight": "w3-asym-g8", "trained": "a16"}
 FACTORS = NAMES | {"damp": "0.01", "order": "natural"}
 STAGES = {
-    "calibrate": (calibrate.main, paths.STATISTICS, {}),
-    "factor": (factor.main, paths.HESSIAN_FACTORS, {}),
-    "rtn": (quantize_stage.main, paths.QUANTIZED, {"method": "rtn"}),
-    "gptq": (quantize_stage.main, paths.QUANTIZED, {"method": "gptq"}),
-    "gptq-cached": (quantize_stage.main, paths.QUANTIZED, {"method": "gptq-cached"}),
+    "calibrate": (calibrate.main, CALIBRATE, {}),
+    "factor": (factor.main, FACTOR, {}),
+    "rtn": (quantize_stage.main, QUANTIZE, {"method": "rtn"}),
+    "gptq": (quantize_stage.main, QUANTIZE, {"method": "gptq"}),
+    "gptq-cached": (quantize_stage.main, QUANTIZE, {"method": "gptq-cached"}),
 }
 
 
 def run(name: str) -> Path:
     """Run one of the stages in this process; returns the folder of its result."""
-    work, pattern, own = STAGES[name]
+    work, record, own = STAGES[name]
     keys = {**FACTORS, **own}
     arguments = [f"{key}={value}" for key, value in keys.items() if key != "model"]
     work(Job("quantize", ["model=folder", "model.name=tiny", "model.path=unused", *arguments]))
-    return Path(pattern.format(**keys))
+    return record.folder(Wildcards(**keys))
 
 
 @pytest.fixture
@@ -156,8 +157,8 @@ def prepared(tmp_path, monkeypatch):
     threads = torch.get_num_threads()  # which a stage sets for its process
     monkeypatch.chdir(tmp_path)
     folder = tiny.checkpoint(tmp_path / "opt", "opt", dtype=torch.float16)
-    write_json(Path(paths.CHECKPOINT.format(**NAMES)) / "result.json", "checkpoint", {"folder": str(folder), "files": {}})
-    tokens = Path(paths.CALIBRATION_TOKENS.format(**NAMES))
+    write_json(PREPARE.folder(Wildcards(**NAMES)) / "result.json", "checkpoint", {"folder": str(folder), "files": {}})
+    tokens = CALIBRATION_TOKENS.folder(Wildcards(**NAMES))
     digest = write_shard(tokens / "tokens.safetensors", {"calibration": tiny.windows(4, 16).int()}, "tokens")
     write_json(tokens / "result.json", "tokens", {"shards": [{"file": "tokens.safetensors", "sha256": digest}]})
     run("calibrate")

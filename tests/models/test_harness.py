@@ -15,7 +15,6 @@ import tiny
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from lorcbench.common import paths
 from lorcbench.config import compose
 from lorcbench.data.hub import HubError
 from lorcbench.data.texts import TextError
@@ -24,6 +23,7 @@ from lorcbench.models import harness
 from lorcbench.models.harness import HarnessError
 from lorcbench.report import intervals
 from lorcbench.stages import task as task_stage
+from lorcbench.study.stages import TASK, TEXT, task_documents
 
 ITEMS = [
     {"activity_label": "Roof", "ctx_a": "the model", "ctx_b": "of a weight", "label": str(number % 4), "ind": number}
@@ -51,11 +51,11 @@ def write(path: Path, rows: list[dict]) -> None:
 def staged(name: str) -> dict:
     """Run the task stage in this process with data/ as the data folder; its result."""
     task_stage.main(job.Job("task", [f"task={name}", "runtime.data_dir=data"]))
-    return json.loads(Path(paths.result(paths.TASK.format(task=name))).read_text())
+    return json.loads(Path(TASK.pattern.format(task=name) + "/result.json").read_text())
 
 
 def own(name: str) -> dict:
-    documents = Path(paths.TASK.format(task=name)) / "documents.parquet"
+    documents = Path(TASK.pattern.format(task=name)) / "documents.parquet"
     return harness.local_task(name, compose.load("task", name).definition, documents)
 
 
@@ -157,4 +157,4 @@ def test_a_definition_that_lm_eval_has_not_is_refused():
 
 def test_a_task_that_comes_with_a_text_needs_no_stage_of_its_own():
     assert "comes with text=stdlib" in refusal(lambda: staged("stdlib_prose"))
-    assert paths.task_folder("stdlib_prose", "stdlib") == paths.TEXT.format(text="stdlib")
+    assert task_documents("stdlib_prose").folder == Path(TEXT.pattern.format(text="stdlib"))

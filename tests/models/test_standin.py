@@ -15,7 +15,7 @@ from lorcbench.config.families import FAMILIES
 from lorcbench.config.schema import ModelConfig, StandinConfig
 from lorcbench.data.stdlib_text import VOCABULARY as TOKENS
 from lorcbench.models.standin import GateError, build, gate, train
-from lorcbench.pipeline.rules import Workflow
+from lorcbench.pipeline.rules import Pipeline
 
 VOCABULARY, LENGTH, STEPS = 40, 24, 12
 # Two "languages" in which the next token follows from the last.
@@ -185,9 +185,9 @@ def test_another_vocabulary_than_the_tokenizers_is_refused_before_the_first_job(
         monkeypatch.setenv(name, "")
     refused = rf"model\.standin\.vocabulary=512: expected {TOKENS}, "
     with pytest.raises(ConfigError, match=refused):
-        Workflow({"study": "smoke", "overrides": "study.models=[mine]"})
+        Pipeline({"study": "smoke", "overrides": "study.models=[mine]"})
     assert compose.load("model", "opt-standin-xs").standin.vocabulary == TOKENS
-    assert Workflow({"study": "smoke"}).study.cells
+    assert Pipeline({"study": "smoke"}).study.cells
 
 
 def test_another_vocabulary_than_the_tokenizers_is_refused_by_hand_too(tmp_path):

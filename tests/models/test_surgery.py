@@ -7,7 +7,8 @@ import tiny
 import torch
 from torch import nn
 
-from lorcbench.common import artifacts, paths
+from lorcbench.common import artifacts
+from lorcbench.common.paths import Wildcards
 from lorcbench.config.families import BLOOM, FAMILIES, OPT
 from lorcbench.core import lorc
 from lorcbench.core.formats import ActivationFormat
@@ -18,6 +19,7 @@ from lorcbench.models.fused import part_rows
 from lorcbench.models.observe import observed
 from lorcbench.models.perplexity import window_losses
 from lorcbench.models.surgery import install_weights, round_inputs, rounded_inputs
+from lorcbench.study.stages import LORC
 
 A8 = ActivationFormat.parse("a8-asym-token")
 (FUSED,) = BLOOM.fused
@@ -35,7 +37,9 @@ def none(index: int) -> dict[str, torch.Tensor]:
 
 
 def losses(folder, weights, activation: str = "a16") -> dict[str, list[float]]:
-    return window_losses(BlockWalk(Checkpoint(folder), torch.float32, batch_tokens=24), TOKENS, weights, activation)
+    return window_losses(
+        BlockWalk(Checkpoint(folder), torch.float32, batch_tokens=24), TOKENS, weights, ActivationFormat.parse(activation)
+    )
 
 
 def by_hand(x: torch.Tensor) -> torch.Tensor:
@@ -61,10 +65,10 @@ def test_original_weights_put_back_leave_losses_bit_identical(tmp_path, kind, dt
 
 def test_a_cell_leaves_nothing_behind_for_the_next(tmp_path):
     walk = BlockWalk(Checkpoint(tiny.checkpoint(tmp_path, "opt")), torch.float32, batch_tokens=24)
-    full = window_losses(walk, TOKENS, none, "a16")
-    rounded = window_losses(walk, TOKENS, changed(walk.checkpoint, lambda weight: weight + 0.02), str(A8))
+    full = window_losses(walk, TOKENS, none, ActivationFormat(16))
+    rounded = window_losses(walk, TOKENS, changed(walk.checkpoint, lambda weight: weight + 0.02), A8)
     assert rounded != full
-    assert window_losses(walk, TOKENS, none, "a16") == full
+    assert window_losses(walk, TOKENS, none, ActivationFormat(16)) == full
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
@@ -226,10 +230,10 @@ def test_corrections_return_to_the_rows_they_were_taken_from(tmp_path, monkeypat
         for matrix, piece in matrices.items():
             tensors |= {f"{matrix}.{key}": value for key, value in lorc.store(*lorc.decompose(piece, 0), 16).items()}
     names = {**dict.fromkeys(("model", "method", "calibration", "weight", "trained"), "x"), "lorc": "plain-fp16"}
-    folder = tmp_path / paths.FACTORS.format(**names, cap=32)
+    folder = tmp_path / LORC.pattern.format(**names, cap=32)
     digest = artifacts.write_shard(folder / "block000.safetensors", tensors, "job")
     artifacts.write_json(folder / "result.json", "factors", {"shards": [{"file": "block000.safetensors", "sha256": digest}]})
-    corrections, bits = Factors(names, "plain-fp16", tiny.HIDDEN).block(0, BLOOM, checkpoint.config)
+    corrections, bits = Factors(Wildcards(**names), "plain-fp16", tiny.HIDDEN).block(0, BLOOM, checkpoint.config)
     assert corrections.keys() == errors.keys()
     for name, error in errors.items():
         assert torch.allclose(corrections[name], error, atol=2e-3 * float(error.abs().max()))

@@ -11,7 +11,7 @@ from lorcbench.report.claims import VERDICTS, Verdict, counts
 from lorcbench.report.comparison import changes, full_precision
 from lorcbench.report.derived import derive
 from lorcbench.report.spelling import number, percent
-from lorcbench.study.cells import load_study
+from lorcbench.study.expansion import load_study
 
 RESAMPLES = 300
 

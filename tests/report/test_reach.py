@@ -6,7 +6,7 @@ import pytest
 
 from lorcbench.config import compose
 from lorcbench.report.reach import kind, reason, studies
-from lorcbench.study.cells import load_study
+from lorcbench.study.expansion import load_study
 from lorcbench.study.published import PROTOCOLS, load
 
 

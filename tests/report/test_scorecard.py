@@ -15,7 +15,8 @@ from lorcbench.report.comparison import changes
 from lorcbench.report.derived import derive
 from lorcbench.report.results import CellResult
 from lorcbench.report.scorecard import TOLERANCES, Row
-from lorcbench.study.cells import Study, load_study
+from lorcbench.study.cells import Study
+from lorcbench.study.expansion import load_study
 from lorcbench.study.published import CORPORA
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import tiny
 import torch
-from tiny_stages import QUICK, WINDOWS, outputs, result, run, teacher
+from tiny_stages import QUICK, WINDOWS, cell_weights, outputs, quantized_model, result, run, teacher
 from torch.nn.functional import linear, mse_loss
 
-from lorcbench.common import paths
 from lorcbench.common.artifacts import read_json
 from lorcbench.config import compose
 from lorcbench.core.formats import ActivationFormat
@@ -23,6 +20,7 @@ from lorcbench.models.observe import recorded
 from lorcbench.models.perplexity import window_losses
 from lorcbench.stages import lorc as lorc_stage
 from lorcbench.stages import quantize as stage
+from lorcbench.study.stages import LORC
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,7 +40,7 @@ def test_distilled_linears_are_closer_to_their_teacher_than_rounded_ones(tiny_ch
     folder = tiny_checkpoint(kind)
     names = run(stage.main, "zq_local+keep=best" + QUICK, activation)
     walk, fmt = BlockWalk(Checkpoint(folder), torch.float32), ActivationFormat.parse(activation)
-    rtn, held = (inputs.QuantizedModel(given).block(0) for given in (run(stage.main, "rtn"), names))
+    rtn, held = (quantized_model(given).block(0) for given in (run(stage.main, "rtn"), names))
     hidden = walk.embed(WINDOWS)
     for group in walk.architecture.linears:
         with walk.block(0) as block:
@@ -79,7 +77,7 @@ def test_training_starts_at_rtn_under_the_activation_format_of_the_cell(tiny_che
 def test_gptq_calibrates_on_rounded_activations_where_it_is_told_so(tiny_checkpoint):
     tiny_checkpoint("opt")
     told = "gptq+calibration_activations=quantized"
-    plain, a16, a4 = (inputs.QuantizedModel(run(stage.main, *given)) for given in (["gptq"], [told], [told, "a4-asym-token"]))
+    plain, a16, a4 = (quantized_model(run(stage.main, *given)) for given in (["gptq"], [told], [told, "a4-asym-token"]))
     for index in range(tiny.LAYERS):
         weights = [model.block(index) for model in (plain, a16, a4)]
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -113,17 +111,17 @@ def test_trained_biases_and_norms_reach_everything_downstream(tiny_checkpoint, k
     own = checkpoint.block(1)
     biases = {f"{name}.bias" for name in checkpoint.architecture.linear_names}
     others = {name for name in own if not name.endswith(".weight") or "norm" in name}
-    held = inputs.CellWeights(names, checkpoint, "none", 0).block(1)
+    held = cell_weights(names, checkpoint).block(1)
     trained = {name: tensor for name, tensor in held.items() if name not in checkpoint.architecture.linear_names}
     assert set(trained) == (biases if method == "zq_local" else others)
     for name, tensor in trained.items():
         assert tensor.dtype == own[name].dtype == torch.float16
         assert not torch.equal(tensor, own[name])
     losses = window_losses(
-        BlockWalk(checkpoint, torch.float32), {"one": WINDOWS}, inputs.CellWeights(names, checkpoint, "none", 0).block, "a16"
+        BlockWalk(checkpoint, torch.float32), {"one": WINDOWS}, cell_weights(names, checkpoint).block, ActivationFormat(16)
     )
     model = tiny.model(kind).half().float()
-    weights = inputs.CellWeights(names, checkpoint, "none", 0)
+    weights = cell_weights(names, checkpoint)
     for index, block in enumerate(model.get_submodule(tiny.BLOCKS[kind])):
         state = dict(block.named_parameters())
         for name, tensor in weights.block(index).items():
@@ -139,9 +137,9 @@ def test_only_weights_train_where_the_setting_says_so(tiny_checkpoint):
     for method in ("zq_local", "zq_global"):
         names = run(stage.main, method + QUICK + "+trainable=weights")
         checkpoint = Checkpoint(inputs.checkpoint_folder(names))
-        held = inputs.QuantizedModel(names).block(0)
+        held = quantized_model(names).block(0)
         assert set(held) == set(checkpoint.architecture.linear_names)
-        rtn = inputs.QuantizedModel(run(stage.main, "rtn")).block(0)
+        rtn = quantized_model(run(stage.main, "rtn")).block(0)
         assert not any(torch.equal(held[name], rtn[name]) for name in rtn)
 
 
@@ -150,7 +148,7 @@ def test_lorc_corrects_towards_the_weights_of_the_checkpoint(tiny_checkpoint):
     names = run(stage.main, "zq_global" + QUICK)
     run(lorc_stage.main, "zq_global" + QUICK)
     checkpoint = Checkpoint(folder)
-    corrected = inputs.CellWeights(names, checkpoint, "plain-fp16", tiny.HIDDEN * 100).block(0)  # cap 0: all components
+    corrected = cell_weights(names, checkpoint, "plain-fp16", tiny.HIDDEN * 100).block(0)  # cap 0: all components
     assert any(name.endswith("norm.weight") for name in corrected)
     for name, weight in checkpoint.linears(0).items():
         assert torch.allclose(corrected[name], weight.float(), atol=2e-3)
@@ -174,7 +172,7 @@ def test_distilled_factors_bring_blocks_closer_to_their_teacher_than_plain_ones(
         names = run(lorc_stage.main, method, activation, activation, lorc=name, cap=cap)
         found.append(outputs(folder, names, given, activation, name, 2))
     assert cap == "2"
-    factors = read_json(Path(paths.FACTORS.format(**names)) / "result.json", "factors")
+    factors = read_json(LORC.folder(names) / "result.json", "factors")
     for index, notes in enumerate(factors["distilled"]):
         assert notes["loss"] < notes["loss_rtn"]
         plain, distilled = (mse_loss(blocks[index][:9], wanted[index][:9]) for blocks in found)

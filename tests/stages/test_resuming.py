@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 
 import pytest
 import tiny
 from tiny_stages import QUICK, run
 
-from lorcbench.common import paths
+from lorcbench.common.paths import Wildcards
 from lorcbench.jobs import distillation
 from lorcbench.stages import lorc as lorc_stage
 from lorcbench.stages import quantize as stage
+from lorcbench.study.stages import LORC, QUANTIZE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def digests(names: dict[str, str]) -> dict[str, str]:
-    folder = Path(paths.QUANTIZED.format(**names))
+def digests(names: Wildcards) -> dict[str, str]:
+    folder = QUANTIZE.folder(names)
     kept = (path for path in sorted(folder.iterdir()) if path.name not in ("run.json", "log.txt"))
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
 
@@ -31,7 +31,7 @@ def test_a_resumed_run_ends_with_the_same_bytes_and_repeats_no_finished_block(ti
     names = run(stage.main, method, "a8-asym-token")
     expected = digests(names)
     assert set(expected) == {"result.json", *(f"block00{index}.safetensors" for index in range(tiny.LAYERS))}
-    folder = Path(paths.QUANTIZED.format(**names))
+    folder = QUANTIZE.folder(names)
     for name in ("result.json", "block002.safetensors"):
         (folder / name).unlink()
     distilled = []
@@ -49,7 +49,7 @@ def test_distilled_factors_continue_where_a_killed_run_stopped(tiny_checkpoint):
     tiny_checkpoint("bloom")
     method, lorc = "zq_global" + QUICK, {"lorc": "distilled-int8+held_out=0.25+iterations=20+lr=0.003", "cap": "2"}
     run(stage.main, method)
-    folder = Path(paths.FACTORS.format(**run(lorc_stage.main, method, **lorc)))
+    folder = LORC.folder(run(lorc_stage.main, method, **lorc))
     kept = [*folder.glob("*.safetensors"), folder / "result.json"]
     whole = {path: path.read_bytes() for path in kept}
     for path in (folder / "result.json", folder / f"block{tiny.LAYERS - 1:03d}.safetensors"):

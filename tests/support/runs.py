@@ -41,7 +41,7 @@ def snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.C
 
 def stage(folder: Path, name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """A stage by hand."""
-    line = [sys.executable, "-m", f"lorcbench.stages.{name}", *arguments]
+    line = [sys.executable, "-m", "lorcbench.stages", name, *arguments]
     return subprocess.run(
         line, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
@@ -75,9 +75,12 @@ def stages_in(folder: Path, stage: str = "") -> list[int]:
 
 
 def _is_ours(pid: str, folder: Path, stage: str) -> bool:
+    """Whether a process runs the stage, or the module, that `stage` names behind a point; "" is any."""
     try:
-        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        ours = any(part.startswith(b"lorcbench.") and part.endswith(stage.encode()) for part in arguments)
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        # ``python -m lorcbench.stages NAME …``, or ``python -m lorcbench.pipeline.warm …``
+        ours = arguments[1:2] == ["-m"] and arguments[2].startswith("lorcbench.")
+        ours = ours and any(f".{part}".endswith(stage) for part in arguments[2:4])
         return ours and os.readlink(f"/proc/{pid}/cwd") == str(folder)
     except OSError:
         return False

@@ -7,14 +7,16 @@ from pathlib import Path
 import tiny
 import torch
 
-from lorcbench.common import paths
 from lorcbench.common.artifacts import read_json, write_json, write_shard
-from lorcbench.core.formats import ActivationFormat
+from lorcbench.common.paths import Wildcards
+from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.jobs import inputs
 from lorcbench.jobs.job import Job
+from lorcbench.jobs.quantized import QuantizedModel
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.checkpoint import Checkpoint
 from lorcbench.models.surgery import install_weights, round_inputs
+from lorcbench.study.stages import CALIBRATION_TOKENS, PREPARE, QUANTIZE
 
 NAMES = {"model": "tiny", "calibration": "stdlib", "weight": "w2-asym-row", "trained": "a16", "lorc": "plain-fp16", "cap": "0"}
 WINDOWS = tiny.windows(12, 16)
@@ -25,8 +27,8 @@ def prepare(folder: Path, kind: str) -> Path:
     """Make in `folder` what `run` reads: a tiny checkpoint in float16, and calibration tokens. Returns the checkpoint."""
     checkpoint = tiny.checkpoint(folder / kind, kind, dtype=torch.float16)
     source = {"folder": str(checkpoint), "files": {}}
-    write_json(folder / paths.CHECKPOINT.format(**NAMES) / "result.json", "checkpoint", source)
-    tokens = folder / paths.CALIBRATION_TOKENS.format(**NAMES)
+    write_json(folder / PREPARE.folder(Wildcards(**NAMES)) / "result.json", "checkpoint", source)
+    tokens = folder / CALIBRATION_TOKENS.folder(Wildcards(**NAMES))
     digest = write_shard(tokens / "tokens.safetensors", {"calibration": WINDOWS.int()}, "tokens")
     write_json(tokens / "result.json", "tokens", {"shards": [{"file": "tokens.safetensors", "sha256": digest}]})
     return checkpoint
@@ -35,27 +37,42 @@ def prepare(folder: Path, kind: str) -> Path:
 ARGUMENTS = ("method", "calibration", "weight", "trained", "activation", "lorc", "cap")
 
 
-def run(work, method: str, trained: str = "a16", activation: str = "a16", **changed: str) -> dict[str, str]:
+def run(work, method: str, trained: str = "a16", activation: str = "a16", **changed: str) -> Wildcards:
     """Run a stage in this process; returns the names of its paths."""
     names = NAMES | {"method": method, "trained": trained, "activation": activation, **changed}
     arguments = [f"{key}={names[key]}" for key in ARGUMENTS]
     work(Job("quantize", ["model=folder", "model.name=tiny", "model.path=unused", *arguments]))
-    return names
+    return Wildcards(**names)
 
 
-def result(names: dict[str, str]) -> dict:
+def quantized_model(names: Wildcards) -> QuantizedModel:
+    """The quantized weights that a run of quantize left."""
+    return QuantizedModel(names, WeightFormat.parse(names.weight))
+
+
+def cell_weights(names: Wildcards, checkpoint: Checkpoint, lorc: str = "none", rank: int = 0) -> inputs.CellWeights:
+    """What the blocks of a cell hold."""
+    return inputs.CellWeights(names, WeightFormat.parse(names.weight), checkpoint, lorc, rank)
+
+
+def result(names: Wildcards) -> dict:
     """The result.json of the quantized weights."""
-    return read_json(Path(paths.QUANTIZED.format(**names)) / "result.json", "quantized")
+    return read_json(QUANTIZE.folder(names) / "result.json", "quantized")
 
 
 def outputs(
-    folder: Path, names: dict | None, hidden: list[torch.Tensor], activation: str = "a16", lorc: str = "none", rank: int = 0
+    folder: Path,
+    names: Wildcards | None,
+    hidden: list[torch.Tensor],
+    activation: str = "a16",
+    lorc: str = "none",
+    rank: int = 0,
 ) -> list[torch.Tensor]:
     """What each block makes of the hidden states given for it, with the cell's weights or the checkpoint's."""
     walk = BlockWalk(Checkpoint(folder), torch.float32)
     walk.embed(WINDOWS)
     states = []
-    weights = inputs.CellWeights(names or {"method": "none"}, walk.checkpoint, lorc, rank)
+    weights = cell_weights(names or Wildcards(), walk.checkpoint, lorc, rank)
     for index in range(walk.depth):
         with walk.block(index) as block:
             install_weights(block, weights.block(index))

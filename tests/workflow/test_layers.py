@@ -15,6 +15,7 @@ from lorcbench.common import versions
 
 PACKAGE = Path(lorcbench.__file__).parent
 
+COMMAND = ("__main__", "cli")  # what people start; nothing imports it
 # A package imports itself and the packages before it. Where it may import less, that is said below.
 ROOMS = ("common", "core", "config", "data", "models", "study", "jobs", "pipeline", "report", "stages")
 NOT = {
@@ -87,8 +88,10 @@ def within(module: str, places: set[str]) -> bool:
 
 
 def test_every_module_lies_in_one_of_the_ten_packages():
-    assert {room(name) for name in TREES if name} == set(ROOMS)
-    assert {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"} == {*ROOMS, "__init__.py"}
+    assert {room(name) for name in TREES if name} - set(COMMAND) == set(ROOMS)
+    files = {"__init__.py", *(f"{name}.py" for name in COMMAND)}
+    assert {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"} == {*ROOMS, *files}
+    assert len(ROOMS) + len(COMMAND) <= 12
 
 
 def test_no_package_imports_one_that_comes_after_it():
@@ -129,8 +132,9 @@ def test_reporting_needs_no_torch():
         assert not {"torch", *TRANSFORMERS} & set().union(*(foreign(other) for other in reached(name)))
 
 
-def test_nothing_outside_imports_stages():
-    assert [name for name in TREES if not is_stage(name) and any(map(is_stage, own(name)))] == []
+def test_nothing_but_the_command_imports_stages():
+    assert [name for name in TREES if not is_stage(name) and any(map(is_stage, own(name)))] == ["cli"]
+    assert [name for name in TREES if "cli" in own(name)] == ["__main__"]
     assert sum(map(is_stage, TREES)) > 10
 
 
@@ -165,3 +169,8 @@ def test_what_the_workflow_parses_loads_nothing_heavy():
 
 def test_quantizing_by_rounding_loads_torch_and_not_transformers():
     assert loaded("import lorcbench.stages.quantize", HEAVY | {"numba"}) == {"torch"}
+
+
+def test_a_stage_that_hands_over_has_loaded_nothing_but_the_standard_library():
+    slow = HEAVY | {"numpy", "scipy", "hydra", "omegaconf", "yaml", "psutil", "typer"}
+    assert loaded("import lorcbench.stages.__main__", slow) == set()

@@ -10,6 +10,7 @@ from itertools import pairwise
 import pytest
 from synthetic import Wildcards
 
+from lorcbench.common import paths
 from lorcbench.common.artifacts import write_json
 from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
@@ -17,11 +18,11 @@ from lorcbench.config.schema import ModelConfig, RuntimeConfig
 from lorcbench.config.shape import Shape
 from lorcbench.pipeline import plan
 from lorcbench.pipeline.estimate import estimate, shape_of
-from lorcbench.pipeline.rules import Workflow
-from lorcbench.study.cells import load_study
+from lorcbench.pipeline.rules import Pipeline
+from lorcbench.study.expansion import load_study
 
 STAGES = ("prepare", "calibrate", "factor", "quantize", "lorc", "evaluate", "harness")
-NAMES = {"method": "gptq", "calibration": "c4-128x2048", "weight": "w4-asym-g128", "cap": "32", "protocol": "gptq-old"}
+NAMES = paths.Wildcards(method="gptq", calibration="c4-128x2048", weight="w4-asym-g128", cap="32", protocol="gptq-old")
 PUBLISHED = [f"opt-{size}" for size in ("125m", "1.3b", "6.7b", "30b", "66b")]
 MACHINE = plan.Machine(2, 8_000, 100_000, 50e9)
 
@@ -97,17 +98,21 @@ def test_models_that_do_not_fit_are_named_with_what_would():
 
 
 def test_a_local_run_refuses_what_memory_cannot_hold_before_its_first_job():
-    run = Workflow({"study": "smoke", "overrides": "runtime.memory_gib=0.5"})
+    pipeline = Pipeline({"study": "smoke", "overrides": "runtime.memory_gib=0.5"})
     with pytest.raises(ConfigError, match=r"standin-xs: \w+ needs about .* here are 0\.5.*runtime\.memory_gib=…"):
-        run.resources.total_memory()
-    assert Workflow({"study": "smoke", "overrides": "runtime.memory_gib=4"}).resources.total_memory() == 4096
+        pipeline.resources.total_memory()
+    assert Pipeline({"study": "smoke", "overrides": "runtime.memory_gib=4"}).resources.total_memory() == 4096
 
 
 def test_jobs_ask_for_more_with_every_attempt():
-    run = Workflow({"study": "smoke"})
-    cell = next(cell for cell in run.study.cells if cell.method == "gptq")
-    wildcards = Wildcards({**cell.paths(), "protocol": run.study.eval})
-    for ask in (run.resources.memory("quantize"), run.resources.minutes("quantize"), run.resources.memory("evaluate")):
+    pipeline = Pipeline({"study": "smoke"})
+    cell = next(cell for cell in pipeline.study.cells if cell.method == "gptq")
+    wildcards = Wildcards(vars(pipeline.study.wildcards(cell)))
+    for ask in (
+        pipeline.resources.memory("quantize"),
+        pipeline.resources.minutes("quantize"),
+        pipeline.resources.memory("evaluate"),
+    ):
         first, second = ask(wildcards, attempt=1), ask(wildcards, attempt=2)
         assert 0 < first < math.inf
         assert second in (2 * first, 2 * first + 1)

@@ -5,61 +5,59 @@
 
 rule calibration_tokens:
     input:
-        checkpoint=paths.result(paths.CHECKPOINT),
-        texts=run.calibration_texts,
+        pipeline.inputs("calibration_tokens"),
     output:
-        result=paths.result(paths.CALIBRATION_TOKENS),
-        run=paths.run(paths.CALIBRATION_TOKENS),
+        result=pipeline.result("calibration_tokens"),
+        run=pipeline.record("calibration_tokens"),
     log:
-        paths.log(paths.CALIBRATION_TOKENS),
+        pipeline.log("calibration_tokens"),
     priority: 90
     resources:
         mem_mb=1000,
     params:
-        arguments=run.model_arguments,
-        semantics=run.calibration_semantics,
+        arguments=pipeline.model_arguments,
+        semantics=pipeline.params("calibration_tokens"),
     shell:
-        "exec python -m lorcbench.stages.tokens {params.arguments} calibration={wildcards.calibration}"
+        "exec python -m lorcbench.stages tokens {params.arguments} calibration={wildcards.calibration:q}"
 
 
 rule calibrate:
     input:
-        checkpoint=paths.result(paths.CHECKPOINT),
-        tokens=paths.result(paths.CALIBRATION_TOKENS),
+        pipeline.inputs("calibrate"),
     output:
-        result=paths.result(paths.STATISTICS),
-        run=paths.run(paths.STATISTICS),
+        result=pipeline.result("calibrate"),
+        run=pipeline.record("calibrate"),
     log:
-        paths.log(paths.STATISTICS),
+        pipeline.log("calibrate"),
     priority: 80
-    threads: run.resources.threads + 1
+    threads: pipeline.resources.threads + 1
     resources:
-        mem_mb=run.resources.memory("calibrate"),
-        runtime=run.resources.minutes("calibrate"),
-        gpu=run.resources.gpus(),
+        mem_mb=pipeline.resources.memory("calibrate"),
+        runtime=pipeline.resources.minutes("calibrate"),
+        gpu=pipeline.resources.gpus(),
     params:
-        arguments=run.model_arguments,
-        semantics=run.statistics_semantics,
+        arguments=pipeline.model_arguments,
+        semantics=pipeline.params("calibrate"),
     shell:
-        "exec python -m lorcbench.stages.calibrate {params.arguments} calibration={wildcards.calibration}"
+        "exec python -m lorcbench.stages calibrate {params.arguments} calibration={wildcards.calibration:q}"
 
 
 rule factor:
     input:
-        paths.result(paths.STATISTICS),
+        pipeline.inputs("factor"),
     output:
-        result=paths.result(paths.HESSIAN_FACTORS),
-        run=paths.run(paths.HESSIAN_FACTORS),
+        result=pipeline.result("factor"),
+        run=pipeline.record("factor"),
     log:
-        paths.log(paths.HESSIAN_FACTORS),
+        pipeline.log("factor"),
     priority: 80
-    threads: run.resources.threads
+    threads: pipeline.resources.threads
     resources:
-        mem_mb=run.resources.memory("factor"),
-        runtime=run.resources.minutes("factor"),
+        mem_mb=pipeline.resources.memory("factor"),
+        runtime=pipeline.resources.minutes("factor"),
     params:
-        arguments=run.model_arguments,
-        semantics=run.factor_semantics,
+        arguments=pipeline.model_arguments,
+        semantics=pipeline.params("factor"),
     shell:
-        "exec python -m lorcbench.stages.factor {params.arguments} calibration={wildcards.calibration}"
-        " damp={wildcards.damp} order={wildcards.order}"
+        "exec python -m lorcbench.stages factor {params.arguments} calibration={wildcards.calibration:q}"
+        " damp={wildcards.damp:q} order={wildcards.order:q}"

@@ -8,7 +8,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from lorcbench.common import paths
 from lorcbench.common.artifacts import pull_back_times
 from lorcbench.config.checks import ConfigError
-from lorcbench.pipeline.rules import Workflow
+from lorcbench.pipeline.rules import Pipeline
 
 # Two of Snakemake's lines for every job say nothing that the stages do not say better.
 logger.addFilter(
@@ -21,12 +21,12 @@ report: "../report/workflow.rst"
 
 
 try:
-    run = Workflow(config)
+    pipeline = Pipeline(config)
     if workflow.is_main_process:
         pull_back_times(Path(paths.CACHE))
     if workflow.local_exec and workflow.is_main_process:
         # Without a total Snakemake ignores what jobs say of their memory.
-        workflow.register_resource("mem_mb", run.resources.total_memory())
+        workflow.register_resource("mem_mb", pipeline.resources.total_memory())
 except ConfigError as error:
     sys.exit(f"error: {error}")
 
@@ -48,14 +48,14 @@ wildcard_constraints:
 
 
 onstart:
-    run.take_lock()
+    pipeline.lifecycle.take_lock()
     if workflow.local_exec:
-        run.start_warm()
+        pipeline.lifecycle.start_warm()
 
 
 onsuccess:
-    run.finish()
+    pipeline.lifecycle.finish()
 
 
 onerror:
-    run.report_failure()
+    pipeline.lifecycle.report_failure()

@@ -5,73 +5,69 @@
 
 rule evaluate:
     input:
-        checkpoint=paths.result(paths.CHECKPOINT),
-        tokens=paths.result(paths.TOKENS),
-        weights=run.evaluate_inputs,
+        pipeline.inputs("evaluate"),
     output:
-        result=update(paths.result(paths.EVALUATION)),
-        run=paths.run(paths.EVALUATION),
+        result=update(pipeline.result("evaluate")),
+        run=pipeline.record("evaluate"),
     log:
-        paths.log(paths.EVALUATION),
+        pipeline.log("evaluate"),
     group:
-        run.resources.group
-    threads: run.resources.threads
+        pipeline.resources.group
+    threads: pipeline.resources.threads
     resources:
-        mem_mb=run.resources.memory("evaluate"),
-        runtime=run.resources.minutes("evaluate"),
-        gpu=run.resources.gpus(),
+        mem_mb=pipeline.resources.memory("evaluate"),
+        runtime=pipeline.resources.minutes("evaluate"),
+        gpu=pipeline.resources.gpus(),
     params:
-        arguments=run.model_arguments,
-        variants=run.variants,
-        semantics=run.evaluate_semantics,
+        arguments=pipeline.model_arguments,
+        variants=pipeline.variants("evaluate"),
+        semantics=pipeline.params("evaluate"),
     shell:
-        "exec python -m lorcbench.stages.evaluate {params.arguments} method={wildcards.method}"
-        " calibration={wildcards.calibration} weight={wildcards.weight} trained={wildcards.trained}"
-        " activation={wildcards.activation} eval={wildcards.protocol} 'variants=[{params.variants}]'"
+        "exec python -m lorcbench.stages evaluate {params.arguments} method={wildcards.method:q}"
+        " calibration={wildcards.calibration:q} weight={wildcards.weight:q} trained={wildcards.trained:q}"
+        " activation={wildcards.activation:q} eval={wildcards.protocol:q} 'variants=[{params.variants}]'"
 
 
 rule harness:
     input:
-        checkpoint=paths.result(paths.CHECKPOINT),
-        tasks=run.harness_tasks,
-        weights=run.harness_inputs,
+        pipeline.inputs("harness"),
     output:
-        result=update(paths.result(paths.HARNESS)),
-        run=paths.run(paths.HARNESS),
+        result=update(pipeline.result("harness")),
+        run=pipeline.record("harness"),
     log:
-        paths.log(paths.HARNESS),
+        pipeline.log("harness"),
     group:
-        run.resources.group
-    threads: run.resources.threads
+        pipeline.resources.group
+    threads: pipeline.resources.threads
     resources:
-        mem_mb=run.resources.memory("harness"),
-        runtime=run.resources.minutes("harness"),
+        mem_mb=pipeline.resources.memory("harness"),
+        runtime=pipeline.resources.minutes("harness"),
     params:
-        arguments=run.model_arguments,
-        variants=run.harness_variants,
-        tasks=",".join(run.study.tasks),
-        semantics=run.harness_semantics,
+        arguments=pipeline.model_arguments,
+        variants=pipeline.variants("harness"),
+        tasks=",".join(pipeline.study.tasks),
+        semantics=pipeline.params("harness"),
     shell:
-        "exec python -m lorcbench.stages.harness {params.arguments} method={wildcards.method}"
-        " calibration={wildcards.calibration} weight={wildcards.weight} trained={wildcards.trained}"
-        " activation={wildcards.activation} eval={wildcards.protocol} 'eval.tasks=[{params.tasks}]'"
+        "exec python -m lorcbench.stages harness {params.arguments} method={wildcards.method:q}"
+        " calibration={wildcards.calibration:q} weight={wildcards.weight:q} trained={wildcards.trained:q}"
+        " activation={wildcards.activation:q} eval={wildcards.protocol:q} 'eval.tasks=[{params.tasks}]'"
         " 'variants=[{params.variants}]'"
 
 
 # Nothing of a published model is quantized before it measures as printed. Only comparing is this rule's work.
 rule gate:
     input:
-        paths.result(paths.FULL_PRECISION).replace("{protocol}", paths.GATE_PROTOCOL),
+        pipeline.inputs("gate"),
     output:
-        result=paths.result(paths.GATE),
-        run=paths.run(paths.GATE),
+        result=pipeline.result("gate"),
+        run=pipeline.record("gate"),
     log:
-        paths.log(paths.GATE),
+        pipeline.log("gate"),
     priority: 90
     resources:
         mem_mb=500,
     params:
-        arguments=run.model_arguments,
-        semantics=run.gate_semantics,
+        arguments=pipeline.model_arguments,
+        semantics=pipeline.params("gate"),
     shell:
-        "exec python -m lorcbench.stages.gate {params.arguments}"
+        "exec python -m lorcbench.stages gate {params.arguments}"

@@ -5,22 +5,22 @@
 
 rule lorc:
     input:
-        run.lorc_inputs,
+        pipeline.inputs("lorc"),
     output:
-        result=paths.result(paths.FACTORS),
-        run=paths.run(paths.FACTORS),
+        result=pipeline.result("lorc"),
+        run=pipeline.record("lorc"),
     log:
-        paths.log(paths.FACTORS),
+        pipeline.log("lorc"),
     group:
-        run.resources.group
-    threads: run.resources.threads
+        pipeline.resources.group
+    threads: pipeline.resources.threads
     resources:
-        mem_mb=run.resources.memory("lorc"),
-        runtime=run.resources.minutes("lorc"),
+        mem_mb=pipeline.resources.memory("lorc"),
+        runtime=pipeline.resources.minutes("lorc"),
     params:
-        arguments=run.model_arguments,
-        semantics=run.lorc_semantics,
+        arguments=pipeline.model_arguments,
+        semantics=pipeline.params("lorc"),
     shell:
-        "exec python -m lorcbench.stages.lorc {params.arguments} method={wildcards.method}"
-        " calibration={wildcards.calibration} weight={wildcards.weight} trained={wildcards.trained}"
-        " lorc={wildcards.lorc} cap={wildcards.cap}"
+        "exec python -m lorcbench.stages lorc {params.arguments} method={wildcards.method:q}"
+        " calibration={wildcards.calibration:q} weight={wildcards.weight:q} trained={wildcards.trained:q}"
+        " lorc={wildcards.lorc:q} cap={wildcards.cap:q}"

@@ -10,75 +10,74 @@ localrules:
 
 rule prefetch:
     input:
-        run.downloads(),
+        pipeline.downloads(),
 
 
 rule text:
     input:
-        run.text_inputs,
+        pipeline.local_file("text"),
     output:
-        result=paths.result(paths.TEXT),
-        run=paths.run(paths.TEXT),
+        result=pipeline.result("text"),
+        run=pipeline.record("text"),
     log:
-        paths.log(paths.TEXT),
+        pipeline.log("text"),
     resources:
         mem_mb=1000,
     params:
-        semantics=run.text_semantics,
+        semantics=pipeline.params("text"),
     shell:
-        "exec python -m lorcbench.stages.text text={wildcards.text}"
+        "exec python -m lorcbench.stages text text={wildcards.text:q}"
 
 
 rule task:
     input:
-        run.task_inputs,
+        pipeline.local_file("task"),
     output:
-        result=paths.result(paths.TASK),
-        run=paths.run(paths.TASK),
+        result=pipeline.result("task"),
+        run=pipeline.record("task"),
     log:
-        paths.log(paths.TASK),
+        pipeline.log("task"),
     resources:
         mem_mb=1000,
     params:
-        semantics=run.task_semantics,
+        semantics=pipeline.params("task"),
     shell:
-        "exec python -m lorcbench.stages.task task={wildcards.task}"
+        "exec python -m lorcbench.stages task task={wildcards.task:q}"
 
 
 rule prepare:
     input:
-        run.checkpoint_inputs,
+        pipeline.inputs("prepare"),
     output:
-        result=paths.result(paths.CHECKPOINT),
-        run=paths.run(paths.CHECKPOINT),
+        result=pipeline.result("prepare"),
+        run=pipeline.record("prepare"),
     log:
-        paths.log(paths.CHECKPOINT),
+        pipeline.log("prepare"),
     priority: 100  # training is the longest chain: everything of that model waits for it
-    threads: run.resources.threads
+    threads: pipeline.resources.threads
     resources:
-        mem_mb=run.resources.memory("prepare"),
-        runtime=run.resources.minutes("prepare"),
+        mem_mb=pipeline.resources.memory("prepare"),
+        runtime=pipeline.resources.minutes("prepare"),
     params:
-        arguments=run.model_arguments,
-        semantics=run.prepare_semantics,
+        arguments=pipeline.model_arguments,
+        semantics=pipeline.params("prepare"),
     shell:
-        "exec python -m lorcbench.stages.prepare {params.arguments}"
+        "exec python -m lorcbench.stages prepare {params.arguments}"
 
 
 rule tokens:
     input:
-        checkpoint=paths.result(paths.CHECKPOINT),
-        texts=run.protocol_texts,
+        pipeline.inputs("tokens"),
     output:
-        result=paths.result(paths.TOKENS),
-        run=paths.run(paths.TOKENS),
+        result=pipeline.result("tokens"),
+        run=pipeline.record("tokens"),
     log:
-        paths.log(paths.TOKENS),
+        pipeline.log("tokens"),
     priority: 90
     resources:
         mem_mb=1000,
     params:
-        arguments=run.model_arguments,
-        semantics=run.tokens_semantics,
+        arguments=pipeline.model_arguments,
+        semantics=pipeline.params("tokens"),
     shell:
-        "exec python -m lorcbench.stages.tokens {params.arguments} eval={wildcards.protocol}"
+        "exec python -m lorcbench.stages tokens {params.arguments} eval={wildcards.protocol:q}"

@@ -5,22 +5,22 @@
 
 rule quantize:
     input:
-        run.quantize_inputs,
+        pipeline.inputs("quantize"),
     output:
-        result=paths.result(paths.QUANTIZED),
-        run=paths.run(paths.QUANTIZED),
+        result=pipeline.result("quantize"),
+        run=pipeline.record("quantize"),
     log:
-        paths.log(paths.QUANTIZED),
+        pipeline.log("quantize"),
     group:
-        run.resources.group
-    threads: run.resources.threads
+        pipeline.resources.group
+    threads: pipeline.resources.threads
     resources:
-        mem_mb=run.resources.memory("quantize"),
-        runtime=run.resources.minutes("quantize"),
-        gpu=run.resources.gpus(),
+        mem_mb=pipeline.resources.memory("quantize"),
+        runtime=pipeline.resources.minutes("quantize"),
+        gpu=pipeline.resources.gpus(),
     params:
-        arguments=run.model_arguments,
-        semantics=run.quantize_semantics,
+        arguments=pipeline.model_arguments,
+        semantics=pipeline.params("quantize"),
     shell:
-        "exec python -m lorcbench.stages.quantize {params.arguments} method={wildcards.method}"
-        " calibration={wildcards.calibration} weight={wildcards.weight} trained={wildcards.trained}"
+        "exec python -m lorcbench.stages quantize {params.arguments} method={wildcards.method:q}"
+        " calibration={wildcards.calibration:q} weight={wildcards.weight:q} trained={wildcards.trained:q}"

@@ -11,54 +11,53 @@ localrules:
 
 rule track:
     input:
-        run.evaluations(),
+        pipeline.inputs("track"),
     output:
-        result=f"results/{run.study.name}/track/result.json",
-        run=f"results/{run.study.name}/track/run.json",
+        result=pipeline.result("track"),
+        run=pipeline.record("track"),
     log:
-        f"results/{run.study.name}/track/log.txt",
+        pipeline.log("track"),
     params:
-        arguments=run.study_arguments(),
-        semantics=run.semantics("track"),
+        arguments=pipeline.study_arguments(),
+        semantics=pipeline.params("track"),
     shell:
-        "exec python -m lorcbench.stages.track {params.arguments}"
+        "exec python -m lorcbench.stages track {params.arguments}"
 
 
 rule report:
     input:
-        run.evaluations(),
-        f"results/{run.study.name}/track/result.json",
+        pipeline.inputs("report"),
     output:
-        complete=touch(run.complete),
+        complete=touch(pipeline.complete),
         page=report(
-            f"results/{run.study.name}/report.html",
+            f"{pipeline.folder}/report.html",
             caption="../report/page.rst",
-            category=f"Study {run.study.name}",
+            category=f"Study {pipeline.study.name}",
             labels={"shows": "the whole study"},
         ),
         table=report(
-            f"results/{run.study.name}/cells.csv",
+            f"{pipeline.folder}/cells.csv",
             caption="../report/cells.rst",
-            category=f"Study {run.study.name}",
+            category=f"Study {pipeline.study.name}",
             labels={"shows": "every perplexity"},
         ),
         scorecard=report(
-            f"results/{run.study.name}/scorecard.csv",
+            f"{pipeline.folder}/scorecard.csv",
             caption="../report/scorecard.rst",
-            category=f"Study {run.study.name}",
+            category=f"Study {pipeline.study.name}",
             labels={"shows": "published numbers beside ours"},
         ),
         figures=report(
-            directory(f"results/{run.study.name}/figures"),
+            directory(f"{pipeline.folder}/figures"),
             patterns=["{figure}.svg"],
             caption="../report/figure.rst",
             category="Figures",
-            labels={"study": run.study.name, "figure": "{figure}"},
+            labels={"study": pipeline.study.name, "figure": "{figure}"},
         ),
     log:
-        f"results/{run.study.name}/report/log.txt",
+        pipeline.log("report"),
     params:
-        arguments=run.study_arguments(),
-        semantics=run.semantics("report"),
+        arguments=pipeline.study_arguments(),
+        semantics=pipeline.params("report"),
     shell:
-        "exec python -m lorcbench.stages.report {params.arguments}"
+        "exec python -m lorcbench.stages report {params.arguments}"

@@ -1,8 +1,13 @@
-"""Where everything lies, once: the workflow's patterns and the stages' files are the same strings.
+"""Where everything lies that is not the folder of a stage, and the names that fill the patterns of such folders.
 
-A wildcard is a name that Hydra takes as it stands, and every setting that changes bytes is in the path. What studies can
-share lies under ``results/cache``; ``results/<study>`` holds views.
+What studies can share lies under ``results/cache``; ``results/<study>`` holds views. `lorcbench.study.stages` has the pattern
+of every stage's folder.
 """
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
 
 CACHE = "results/cache"
 LOCK = "results/.lock"
@@ -10,10 +15,10 @@ MLFLOW = "results/mlflow.db"
 MLFLOW_ARTIFACTS = "results/mlflow-artifacts"
 
 TEXT = CACHE + "/text/{text}"
-DOCUMENTS = TEXT + "/corpora/{part}.jsonl"  # one {"text": …} a line
+DOCUMENTS = "corpora/{part}.jsonl"  # in the folder of a text; one {"text": …} per line
 TASK = CACHE + "/task/{task}"
 CHECKPOINT = CACHE + "/checkpoint/{model}"
-TOKENIZER = "backend_tokenizer.json"  # in CHECKPOINT
+TOKENIZER = "backend_tokenizer.json"  # in the folder of a checkpoint
 TOKENS = CACHE + "/tokens/{model}/{protocol}"
 CALIBRATION_TOKENS = CACHE + "/calibration/{model}/{calibration}/tokens"
 STATISTICS = CACHE + "/calibration/{model}/{calibration}/statistics"
@@ -48,3 +53,44 @@ def run(folder: str) -> str:
 def log(folder: str) -> str:
     """A job's log."""
     return folder + "/log.txt"
+
+
+@dataclass(frozen=True)
+class Wildcards:
+    """The names that fill the patterns of folders. Hydra takes each of them as it stands.
+
+    A name that does not apply is ``none``. Formats that nobody chose are those of full precision, so that
+    ``Wildcards(model=…, protocol=…)`` names the evaluation of an unquantized model.
+
+    Attributes:
+        weight: weight format.
+        trained: the activation format that the weights were made under; a16 for a method that does not look at activations.
+        activation: activation format of the measurement.
+        cap: how many LoRC components the factors have, 0 for all.
+        damp, order: of the factors of cached Hessians.
+        protocol: of perplexity, an entry of conf/eval.
+    """
+
+    model: str = "none"
+    method: str = "none"
+    calibration: str = "none"
+    weight: str = "w16"
+    trained: str = "a16"
+    activation: str = "a16"
+    lorc: str = "none"
+    cap: str = "none"
+    damp: str = "none"
+    order: str = "none"
+    protocol: str = "none"
+    text: str = "none"
+    task: str = "none"
+    study: str = "none"
+
+    @classmethod
+    def of(cls, names: Any) -> Wildcards:
+        """From Snakemake's wildcards, or another mapping of such names."""
+        return cls(**dict(names.items()))
+
+    def fill(self, pattern: str) -> str:
+        """`pattern` with every ``{name}`` replaced."""
+        return pattern.format(**vars(self))

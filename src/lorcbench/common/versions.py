@@ -17,7 +17,10 @@ from lorcbench.common.artifacts import FORMAT_VERSION
 _ROOT = Path(__file__).parents[1]
 # Modules, and packages with all that is in them. None of them does arithmetic on tensors (tests/workflow/test_layers.py);
 # `artifacts` writes tensors, and the version of its formats is hashed instead of its code.
-MACHINERY = ("lorcbench", "lorcbench.common.*", "lorcbench.config.*", "lorcbench.pipeline.*", "lorcbench.jobs.job")
+MACHINERY = (
+    *("lorcbench", "lorcbench.common.*", "lorcbench.config.*", "lorcbench.pipeline.*"),
+    *("lorcbench.study.stages", "lorcbench.jobs.job", "lorcbench.stages"),
+)
 # Not machinery, though it lies there: where the linears of a family are is no setting, so no identity has it.
 _HASHED = {"lorcbench.config.families"}
 # What every stage runs under and none imports: the number of kernel threads changes the last bits of sums.

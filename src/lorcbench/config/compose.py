@@ -17,6 +17,8 @@ from typing import Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -24,7 +26,7 @@ from yaml import YAMLError
 
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.recipes import cap
-from lorcbench.config.schema import SCHEMAS
+from lorcbench.config.schema import SCHEMAS, JobConfig
 
 EXTRA_CONF = "LORCBENCH_CONF"  # environment variable: a folder of the user's own conf files, searched first
 RUNTIME_VARIABLE = "LORCBENCH_RUNTIME"  # environment variable: runtime overrides from the workflow to its stages
@@ -64,19 +66,32 @@ def _expand_variant(override: str) -> list[str]:
     """One override in our spelling as overrides in Hydra's grammar, which allows no unquoted ``=`` inside a value.
 
     ``method=gptq+damp=0.05`` becomes ``method=gptq`` and ``method.damp=0.05``. In any other value, such as a list of methods,
-    names with changes are put into quotes.
+    names with changes are put into quotes. A value in quotes stays as it is.
     """
     group, equals, value = override.partition("=")
-    if not equals:
+    if not equals or value.startswith(("'", '"')):
         return [override]
-    if group not in SCHEMAS or "+" not in value:
-        return [f"{group}={_CHANGED.sub(_quoted, value)}"]
-    stem, *changes = value.split("+")
-    return [f"{group}={stem}", *(f"{group}.{change}" for change in changes)]
+    if group in SCHEMAS and "+" in value:
+        stem, *changes = value.split("+")
+        return [f"{group}={stem}", *(f"{group}.{change}" for change in changes)]
+    return [f"{group}=" + _CHANGED.sub(r"'\g<0>'", value)]
 
 
-def _quoted(match: re.Match) -> str:
-    return f"'{match[0]}'"
+def quoted(text: str) -> str:
+    """Any text as a value in Hydra's grammar: blanks, quotes, ``$`` and the like are part of it."""
+    return QuotedString(text, Quote.double).with_quotes()
+
+
+def unquoted(value: str) -> str:
+    """The text that a value in Hydra's grammar stands for: the inverse of `quoted`, and any plain value as it is.
+
+    Raises:
+        ConfigError: it is no single value.
+    """
+    try:
+        return str(OverridesParser.create().parse_override(f"value={value}").value())
+    except OverrideParseException:
+        raise ConfigError(f"{value}: expected a value in Hydra's grammar, such as {quoted('a text')}") from None
 
 
 def _one_line(error: Exception, overrides: list[str] = ()) -> str:
@@ -90,7 +105,8 @@ def _one_line(error: Exception, overrides: list[str] = ()) -> str:
         return f"{match[1]}: expected a list, such as {match[1]}=[a,b]"
     if match := re.search(r"Could not override '([\w.]+?)\.?'.*?\+([\w.]+)=", text, re.DOTALL):
         group = match[2].partition(".")[0]
-        return f"unknown key {match[2]}; known keys of {group}: {', '.join(_keys(group, overrides))}"
+        known = f"known keys of {group}:" if group in SCHEMAS else "known keys are"
+        return f"unknown key {match[2]}; {known} {', '.join(_keys(group, overrides))}"
     if match := re.search(r"Could not find '(\w+)/(.*?)'", text):
         return _unknown(match[1], match[2])
     reason = str(error.__cause__ or "").partition("\n")[0]
@@ -98,9 +114,9 @@ def _one_line(error: Exception, overrides: list[str] = ()) -> str:
 
 
 def _keys(group: str, overrides: list[str]) -> list[str]:
-    """The keys of a group: of the file that `overrides` choose in it, else of all its schemas. The groups, if it is none."""
+    """The keys of a group: of the file that `overrides` choose in it, else of all its schemas. All keys, if it is none."""
     if group not in SCHEMAS:
-        return sorted(SCHEMAS)
+        return sorted([*SCHEMAS, *(field.name for field in fields(JobConfig))])
     stem = next((value for name, _, value in (part.partition("=") for part in overrides) if name == group), None)
     schemas = [type(load(group, stem))] if stem in names(group) else SCHEMAS[group].values()
     return sorted({field.name for schema in schemas for field in fields(schema)})
@@ -111,6 +127,14 @@ def names(group: str) -> list[str]:
     extra = os.environ.get(EXTRA_CONF)
     folders = [conf_dir(), Path(extra)] if extra else [conf_dir()]
     return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+
+
+def headline(group: str, name: str) -> str:
+    """What the conf file `name` of `group` says of itself in its first line."""
+    folders = [*([Path(extra)] if (extra := os.environ.get(EXTRA_CONF)) else []), conf_dir()]
+    file = next(path for folder in folders if (path := folder / group / f"{name}.yaml").is_file())
+    first = file.read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
 def _unknown(group: str, name: str) -> str:
@@ -152,6 +176,16 @@ def canonical(group: str, name: str) -> str:
 def _spell(value: Any) -> str:
     """A value as a name has it: true and false as in YAML."""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def job_config(cfg: DictConfig) -> JobConfig:
+    """The values of a composed job that stand in no group.
+
+    Raises:
+        ConfigError: one of them makes no sense.
+    """
+    values = {field.name: cfg[field.name] for field in fields(JobConfig)}
+    return JobConfig(**values | {"variants": list(cfg.variants)})
 
 
 def plain(value: Any) -> Any:

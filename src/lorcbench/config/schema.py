@@ -6,13 +6,15 @@ runtime, tracking and the study.
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, make_dataclass
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from lorcbench.config.checks import ConfigError
+from lorcbench.config.checks import MOST, ConfigError
 from lorcbench.config.checks import one_of as _one_of
 from lorcbench.config.checks import positive as _positive
 from lorcbench.config.checks import seed as _seed
@@ -21,6 +23,7 @@ from lorcbench.config.protocols import CalibrationConfig, EvalConfig, TaskConfig
 from lorcbench.config.recipes import METHODS, DistilledLorc, LorcConfig
 from lorcbench.config.shape import Shape
 
+_VARIANT = re.compile(r"r0|[^/]+/r\d+")
 _TRACKING = re.compile(r"(https?://|(sqlite|postgresql|mysql|mssql)(\+\w+)?:/)[^@]+|databricks|environment")
 
 
@@ -218,6 +221,45 @@ class StudyConfig:
 
 AXES = tuple(field.name for field in fields(GridConfig))
 
+
+@dataclass
+class JobConfig:
+    """What one job is told besides the entries that it chooses in config groups.
+
+    Attributes:
+        weight: weight format, such as ``w4-asym-g128``.
+        trained: activation format under which the weights are made; a16 for a method that does not look at activations.
+        activation: activation format at evaluation, such as ``a8-asym-token``.
+        damp: damping of the factors of cached Hessians, as the method gptq has it.
+        order: order of the columns in those factors, ``natural`` or ``act_order``.
+        cap: how many LoRC components to compute: 32, 128, 512, or 0 for all.
+        variants: what an evaluation measures: ``r0``, and ``LORC/rRANK`` such as ``plain-int8/r8``.
+        model_path: a checkpoint folder on which the study runs, instead of its own models.
+    """
+
+    weight: str = "w16"
+    trained: str = "a16"
+    activation: str = "a16"
+    damp: float = 0.01
+    order: str = "natural"
+    cap: int = 32
+    variants: list[str] = field(default_factory=lambda: ["r0"])
+    model_path: str | None = None
+
+    def __post_init__(self) -> None:
+        _refuse_unless(0 < self.damp < math.inf, "damp", self.damp, "a positive number")
+        _refuse_unless(self.order in ("natural", "act_order"), "order", self.order, "one of natural, act_order")
+        _refuse_unless(0 <= self.cap < MOST, "cap", self.cap, "32, 128, 512, or 0 for all components")
+        for variant in self.variants:
+            _refuse_unless(_VARIANT.fullmatch(variant), "variants", variant, "r0, or LORC/rRANK such as plain-int8/r8")
+
+
+def _refuse_unless(right: object, key: str, value: object, expected: str) -> None:
+    """Refuse a value of a key that stands in no group."""
+    if not right:
+        raise ConfigError(f"{key}={value}: expected {expected}")
+
+
 SCHEMAS = {
     "model": {"model": ModelConfig},
     "method": METHODS,
@@ -233,3 +275,6 @@ SCHEMAS = {
 for _group, _nodes in SCHEMAS.items():
     for _name, _node in _nodes.items():
         ConfigStore.instance().store(group=f"schema/{_group}", name=_name, node=_node)
+# conf/config.yaml: a job's own values, and its entry in each group, which has a schema of its own.
+_ROOT = make_dataclass("Root", [(group, Any, None) for group in SCHEMAS], bases=(JobConfig,))
+ConfigStore.instance().store(group="schema/job", name="job", node=_ROOT)

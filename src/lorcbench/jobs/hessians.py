@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from lorcbench.common import paths
 from lorcbench.core import gptq
 from lorcbench.core.gptq import GptqSettings, PreparedHessian
 from lorcbench.core.linalg import HessianFactor
 from lorcbench.core.moments import SecondMoment, lower_from_triangle, to_triangle
 from lorcbench.jobs.shards import Shards
+from lorcbench.study.stages import FACTOR
 
 HessianOf = Callable[[str], PreparedHessian]
 
@@ -44,9 +44,9 @@ def to_stored(prepared: PreparedHessian) -> dict[str, torch.Tensor]:
 class HessianFactors:
     """The prepared Hessians of one unquantized model, factored once, and swept with by every weight format of every study."""
 
-    def __init__(self, names: dict[str, str], device: str = "cpu") -> None:
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
         self.device = device
-        self.shards = Shards(Path(paths.HESSIAN_FACTORS.format(**names)) / "result.json", "hessians")
+        self.shards = Shards(folder / "result.json", FACTOR.kind)
 
     def block(self, index: int) -> HessianOf:
         """The Hessians of block `index`, each unfolded at its call, and moved to the device."""

@@ -2,46 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from lorcbench.common import paths
 from lorcbench.common.artifacts import ArtifactError, check_digest, file_digest, read_json, read_shard, verified
+from lorcbench.common.paths import TOKENIZER, Wildcards
 from lorcbench.config import compose
 from lorcbench.config.families import Family
 from lorcbench.core import lorc
+from lorcbench.core.formats import WeightFormat
 from lorcbench.jobs.quantized import QuantizedModel
 from lorcbench.jobs.shards import Shards
 from lorcbench.models.checkpoint import Checkpoint
 from lorcbench.models.fused import part_rows
+from lorcbench.study.stages import LORC, PREPARE
 
 
-def checkpoint_folder(names: dict[str, str], *files: str) -> Path:
+def checkpoint_folder(names: Wildcards, *files: str) -> Path:
     """The folder of a prepared checkpoint, after a check that its files, or only those named, are as they were prepared.
 
     Raises:
         ArtifactError: as `verified`.
     """
-    folder = Path(paths.CHECKPOINT.format(**names))
+    folder = PREPARE.folder(names)
     return folder / verified(folder, "checkpoint", *files)["folder"]
 
 
-def tokenizer_file(names: dict[str, str]) -> Path:
+def tokenizer_file(names: Wildcards) -> Path:
     """The tokenizer as it was saved with a prepared checkpoint.
 
     Raises:
         ArtifactError: it is missing, damaged or foreign.
     """
-    folder = Path(paths.CHECKPOINT.format(**names))
+    folder = PREPARE.folder(names)
     prepared = read_json(folder / "result.json", "checkpoint")
-    saved = folder / paths.TOKENIZER
+    saved = folder / TOKENIZER
     check_digest(saved, file_digest(saved) if saved.is_file() else None, prepared["tokenizer"], folder)
     return saved
 
 
-def read_windows(folder: Path) -> tuple[dict[str, torch.Tensor], str]:
-    """Token windows (n, length) int64 by corpus, and the digest of their result.
+def read_windows(folder: Path) -> dict[str, torch.Tensor]:
+    """Token windows (n, length) int64 by corpus.
 
     Raises:
         ArtifactError: as `read_json` and `read_shard`.
@@ -49,7 +52,7 @@ def read_windows(folder: Path) -> tuple[dict[str, torch.Tensor], str]:
     result = read_json(folder / "result.json", "tokens")
     (file,) = result["shards"]
     windows = read_shard(folder / file["file"], file["sha256"])
-    return {corpus: tokens.long() for corpus, tokens in windows.items()}, result["digest"]
+    return {corpus: tokens.long() for corpus, tokens in windows.items()}
 
 
 def _check_made_from(shards: Shards, source: str, digest: str) -> None:
@@ -61,9 +64,9 @@ def _check_made_from(shards: Shards, source: str, digest: str) -> None:
 class Factors:
     """The LoRC factors of one quantized model, read one block at a time and multiplied on `device`."""
 
-    def __init__(self, names: dict[str, str], lorc_name: str, rank: int, device: str = "cpu") -> None:
+    def __init__(self, names: Wildcards, lorc_name: str, rank: int, device: str = "cpu") -> None:
         self.device = device
-        folder = Path(paths.FACTORS.format(**{**names, "lorc": lorc_name, "cap": compose.components(lorc_name, rank)}))
+        folder = LORC.folder(replace(names, lorc=lorc_name, cap=str(compose.components(lorc_name, rank))))
         self.shards = Shards(folder / "result.json", "factors")
         self.rank = rank
         self.digest = self.shards.result["digest"]
@@ -105,12 +108,20 @@ class CellWeights:
     The correction is added in float32 before the weight is rounded to the forward's type: x Ŵᵀ + x Aᵀ Bᵀ up to rounding.
     """
 
-    def __init__(self, names: dict[str, str], checkpoint: Checkpoint, lorc_name: str, rank: int, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        names: Wildcards,
+        fmt: WeightFormat,
+        checkpoint: Checkpoint,
+        lorc_name: str,
+        rank: int,
+        device: str = "cpu",
+    ) -> None:
         self.checkpoint = checkpoint
-        self.quantized = QuantizedModel(names, device) if names["method"] != "none" else None
+        self.quantized = QuantizedModel(names, fmt, device) if names.method != "none" else None
         self.factors = Factors(names, lorc_name, rank, device) if rank else None
         if self.quantized:
-            prepared = read_json(Path(paths.CHECKPOINT.format(**names)) / "result.json", "checkpoint")
+            prepared = read_json(PREPARE.folder(names) / "result.json", "checkpoint")
             _check_made_from(self.quantized.shards, "checkpoint", prepared["digest"])
         if self.factors:
             _check_made_from(self.factors.shards, "quantized", self.quantized.digest)

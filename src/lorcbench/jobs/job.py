@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,19 @@ from omegaconf import OmegaConf
 
 from lorcbench.common import paths
 from lorcbench.common.artifacts import fingerprint, read_json, remove_leftovers, write_json, write_text
-from lorcbench.common.process import PARENT, die_with_parent
+from lorcbench.common.paths import Wildcards
 from lorcbench.common.versions import code_version
 from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
+from lorcbench.config.protocols import CalibrationConfig, EvalConfig, TaskConfig, TextConfig
+from lorcbench.config.recipes import LorcConfig
+from lorcbench.config.schema import JobConfig, ModelConfig, RuntimeConfig, TrackingConfig
+from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.jobs.threads import kernel_threads
+from lorcbench.study.cells import Study
+from lorcbench.study.expansion import study_from_arguments
+from lorcbench.study.stages import Stage
 
-_GROUPS = ("model", "method", "calibration", "lorc", "eval", "text", "task")
 _LIBRARIES = ("torch", "transformers", "tokenizers", "lm_eval", "numpy", "scipy", "numba")
 _PROGRESS_EVERY = 5.0  # seconds between progress lines
 
@@ -38,49 +45,140 @@ class Job:
     """One run of one stage.
 
     Attributes:
-        stage: its name.
+        stage: the stage's name, which is that of its module.
         overrides: the command line.
-        names: the wildcards of the path patterns, canonical names as given on the command line.
         cfg: the composed configuration.
+        config: what of it stands in no group.
+        weight_format: of the weights.
+        trained_format: of the activations that the weights are made under.
+        activation_format: of the activations at evaluation.
+        names: what fills the patterns of folders: canonical names, as the command line spells them.
         folder: where its result goes; set by `at`.
         log_file: its log, open for writing; set by `at`.
+
+    Raises:
+        ConfigError: the command line makes no sense.
     """
 
     def __init__(self, stage: str, overrides: list[str]) -> None:
-        self.stage, self.overrides = stage, overrides
+        self.stage = stage
+        self.overrides = overrides
         self.cfg = compose.compose([*overrides, *os.environ.get(compose.RUNTIME_VARIABLE, "").split()])
-        given = dict(override.partition("=")[::2] for override in overrides)
-        self.names = {group: given.get(group, "none") for group in _GROUPS}
-        self.names["protocol"] = given.get("eval", "stdlib")
-        self.names |= {key: str(self.cfg[key]) for key in ("weight", "trained", "activation", "cap", "damp", "order")}
-        if name := given.get("model.name"):
-            self.names["model"] = name
+        self.config = compose.job_config(self.cfg)
+        self.names = _wildcards(overrides, self.config)
+        self.weight_format = _parsed(WeightFormat.parse, "weight", self.config.weight)
+        self.trained_format = _parsed(ActivationFormat.parse, "trained", self.config.trained)
+        self.activation_format = _parsed(ActivationFormat.parse, "activation", self.config.activation)
         self.folder: Path | None = None
         # From the start of the process: imports are a large part of a small job.
         self.started = time.monotonic() - (time.time() - psutil.Process().create_time())
         self.log_file = None
-        self._first = self._said = None  # (done, when) of the first and the latest progress line
+        self._kind = ""
+        self._inputs: dict[str, str] = {}
+        self._first = self._latest = None  # (done, when) of the first and the latest progress line
 
-    def __getattr__(self, group: str) -> Any:
-        """A config group as its dataclass: ``job.method``, ``job.calibration``, …"""
-        if group not in (*_GROUPS, "runtime", "tracking"):
-            raise AttributeError(group)
+    # What it was told
+
+    def _group(self, group: str) -> Any:
+        """The entry that was chosen in a config group, as its dataclass."""
         node = self.cfg.get(group)
         if node is None:
             raise ConfigError(f"stage {self.stage} needs {group}=NAME; known: {', '.join(compose.names(group))}")
         if group == "model":
-            node.name = self.names["model"]
+            node.name = self.names.model
         return OmegaConf.to_object(node)
 
-    def at(self, pattern: str) -> Path:
-        """Name the folder of the result, from a pattern of `lorcbench.common.paths`, and start its log there."""
-        self.folder = Path(pattern.format(**self.names))
+    @cached_property
+    def model(self) -> ModelConfig:
+        """The checkpoint."""
+        return self._group("model")
+
+    @cached_property
+    def method(self) -> Any:
+        """The quantization method: one of the dataclasses in `lorcbench.config.recipes`."""
+        return self._group("method")
+
+    @cached_property
+    def calibration(self) -> CalibrationConfig:
+        """The calibration data."""
+        return self._group("calibration")
+
+    @cached_property
+    def lorc(self) -> LorcConfig:
+        """The LoRC factors."""
+        return self._group("lorc")
+
+    @cached_property
+    def eval(self) -> EvalConfig:
+        """The perplexity protocol, and the lm-eval tasks."""
+        return self._group("eval")
+
+    @cached_property
+    def text(self) -> TextConfig:
+        """The text."""
+        return self._group("text")
+
+    @cached_property
+    def task(self) -> TaskConfig:
+        """The lm-eval task."""
+        return self._group("task")
+
+    @cached_property
+    def runtime(self) -> RuntimeConfig:
+        """Facts of the machine."""
+        return self._group("runtime")
+
+    @cached_property
+    def tracking(self) -> TrackingConfig:
+        """Where runs are tracked."""
+        return self._group("tracking")
+
+    @cached_property
+    def study(self) -> Study:
+        """The expanded study, for the stages that see the whole of it."""
+        return study_from_arguments(self.overrides)
+
+    @cached_property
+    def threads(self) -> int:
+        """Kernel threads."""
+        return self.runtime.threads
+
+    # Where it works, and what it reads
+
+    def at(self, stage: Stage) -> Path:
+        """Take the folder of a stage for the result, and start the log there."""
+        self._kind = stage.kind
+        self.folder = stage.folder(self.names)
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder)
         self.log_file = open(self.folder / "log.txt", "w", encoding="utf-8", buffering=1)  # noqa: SIM115  lives as long as the job
         faulthandler.enable(self.log_file)
-        self.log(f"{self.stage} {' '.join(sys.argv[1:])}")
+        self.log(f"{self.stage} {' '.join(self.overrides)}")
         return self.folder
+
+    def use(self, stage: Stage, artifact: str = "", **names: str) -> Path:
+        """The folder of a result that this job reads; its digest becomes part of the job's identity.
+
+        Args:
+            stage: that made the result.
+            artifact: what the identity calls it, if not as the table of stages does.
+            names: of the result's folder, where they are others than this job's.
+
+        Raises:
+            ArtifactError: as `read_json`.
+        """
+        folder = self.folder_of(stage, **names)
+        self._inputs[artifact or stage.artifact] = digest_of(stage, folder)
+        return folder
+
+    def folder_of(self, stage: Stage, **names: str) -> Path:
+        """The folder of another job's result, under this job's names but for `names`."""
+        return stage.folder(replace(self.names, **names))
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The digests of the results that were used so far."""
+        return dict(self._inputs)
 
     def log(self, line: str) -> None:
         """One line into the job's log; without it if the disk is full."""
@@ -92,10 +190,10 @@ class Job:
         """Say where a long stage is, on the terminal and in the log, every few seconds at most."""
         now = time.monotonic()
         if self._first is None:
-            self._first = self._said = (done, now)
-        if now - self._said[1] < _PROGRESS_EVERY and done < total:
+            self._first = self._latest = (done, now)
+        if now - self._latest[1] < _PROGRESS_EVERY and done < total:
             return
-        self._said = (done, now)
+        self._latest = (done, now)
         steps, seconds = done - self._first[0], now - self._first[1]
         left = f", about {seconds / steps * (total - done):.0f} s left" if steps else ""
         line = f"{what} {done}/{total}, {now - self.started:.0f} s{left}"
@@ -104,39 +202,47 @@ class Job:
             self._say(line)
 
     def _say(self, line: str) -> None:
-        method = ("method", "weight") if self.names["method"] != "none" else ()
-        shown = [self.names[key] for key in ("model", *method, "activation")]
-        title = " ".join([self.stage, *(name for name in shown if name not in ("none", "a16"))])
-        print(f"[{title}] {line}", file=sys.stderr, flush=True)
+        """One line on the terminal, with the names by which the job is known from others that run beside it."""
+        names = self.names
+        recipe = (names.method, names.weight) if names.method != "none" else ()
+        title = [name for name in (names.model, *recipe, names.activation) if name not in ("none", "a16")]
+        print(f"[{' '.join([self.stage, *title])}] {line}", file=sys.stderr, flush=True)
 
-    @cached_property
-    def threads(self) -> int:
-        """Kernel threads."""
-        return self.runtime.threads
+    def identity(self, settings: Any, **files: str) -> dict:
+        """What this job's bytes depend on: settings, digests of what it uses, code, kernel threads, library versions.
 
-    def identity(self, settings: Any, inputs: dict[str, str]) -> dict:
-        """What this job's bytes depend on: settings, digests of inputs, code, kernel threads, library versions."""
+        Args:
+            files: digests of what it reads beside results of stages.
+        """
         return {
             "stage": self.stage,
             "code": code_version(self.stage),
             "settings": settings,
-            "inputs": inputs,
+            "inputs": self.inputs | files,
             "threads": self.threads,
             "versions": _versions(),
         }
 
-    def finish(self, kind: str, identity: dict, payload: dict) -> dict:
+    def finish(self, identity: dict, payload: dict) -> dict:
         """Write result.json, which says whose work it is, and run.json; returns the result."""
-        body = self.write_result(kind, {"identity": identity, **payload})
+        body = self.write_result({"identity": identity, **payload})
         write_json(self.folder / "run.json", "run", self._run_record())
         (self.folder / "failed.json").unlink(missing_ok=True)
         self._say(f"done, {time.monotonic() - self.started:.1f} s")
         return body
 
-    def write_result(self, kind: str, payload: dict) -> dict:
+    def write_result(self, payload: dict) -> dict:
         """Write result.json alone."""
         place = str(self.folder).removeprefix(f"{paths.CACHE}/")
-        return write_json(self.folder / "result.json", kind, {"of": place, **payload})
+        return write_json(self.folder / "result.json", self._kind, {"of": place, **payload})
+
+    def read_result(self) -> dict:
+        """What an earlier run of this job left.
+
+        Raises:
+            ArtifactError: as `lorcbench.common.artifacts.read_json`.
+        """
+        return read_json(self.folder / "result.json", self._kind)
 
     def _run_record(self) -> dict:
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -173,9 +279,42 @@ def _commit() -> str | None:
     return found.stdout.strip() or None
 
 
-def input_digest(folder: Path, kind: str) -> str:
-    """The digest of the result in `folder`."""
-    return read_json(folder / "result.json", kind)["digest"]
+def _wildcards(overrides: list[str], config: JobConfig) -> Wildcards:
+    """The names of a job's folders: entries of groups as the command line spells them, formats and numbers from the config."""
+    chosen = dict(override.partition("=")[::2] for override in overrides)
+    groups = {group: chosen.get(group, "none") for group in ("method", "calibration", "lorc", "text", "task", "study")}
+    return Wildcards(
+        **groups,
+        model=chosen.get("model.name", chosen.get("model", "none")),
+        protocol=chosen.get("eval", "stdlib"),
+        weight=config.weight,
+        trained=config.trained,
+        activation=config.activation,
+        cap=str(config.cap),
+        damp=f"{config.damp:g}",
+        order=config.order,
+    )
+
+
+def _parsed(parse: Callable[[str], Any], key: str, text: str) -> Any:
+    """A format as a value.
+
+    Raises:
+        ConfigError: `text` is none; the message names the key.
+    """
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+def digest_of(stage: Stage, folder: Path) -> str:
+    """The digest of the result that a stage left in `folder`.
+
+    Raises:
+        ArtifactError: as `read_json`.
+    """
+    return read_json(folder / "result.json", stage.kind)["digest"]
 
 
 def shard_identity(identity: dict) -> str:
@@ -183,21 +322,23 @@ def shard_identity(identity: dict) -> str:
     return fingerprint(identity)
 
 
-def run(stage: str, work: Callable[[Job], None]) -> None:
+def run(stage: str, overrides: list[str], work: Callable[[Job], None]) -> None:
     """Run a stage as a process: exit code 0, or 1 with a failure record, or 2 for a configuration that makes no sense."""
-    if parent := os.environ.get(PARENT):
-        die_with_parent(int(parent))  # so that no orphan of a killed workflow goes on writing
+    job = None
     try:
-        job = Job(stage, sys.argv[1:])
-        threads = job.threads
-    except ConfigError as error:
-        sys.exit(f"{stage}: {error}")
-    try:
-        with kernel_threads(threads):
+        job = Job(stage, overrides)
+        with kernel_threads(job.threads):
             work(job)
+    except ConfigError as error:
+        if job:
+            job.fail(error)
+        print(f"{stage}: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:  # the boundary of the process: every failure is recorded, none is swallowed
+        if job is None:
+            raise
         job.fail(error)
         where = f"; log: {job.folder}/log.txt" if job.folder else ""
         sys.exit(f"{stage} failed: {type(error).__name__}: {' '.join(str(error).split())}{where}")

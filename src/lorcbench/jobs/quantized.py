@@ -9,14 +9,14 @@ same size, so `bits_per_weight` does not count them, as it does not count those 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 
-from lorcbench.common import paths
+from lorcbench.common.paths import Wildcards
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.quantizer import Quantized, dequantize, from_stored, to_stored
 from lorcbench.jobs.shards import Shards, ShardWriter
+from lorcbench.study.stages import QUANTIZE
 
 TRAINED = "trained."  # prefix of a trained parameter's name in a shard
 _PARTS = ("codes", "scale", "zero")
@@ -122,10 +122,10 @@ class QuantizedBlocks:
 class QuantizedModel:
     """The quantized weights of one model, read one block at a time and decoded on `device`."""
 
-    def __init__(self, names: dict[str, str], device: str = "cpu") -> None:
+    def __init__(self, names: Wildcards, fmt: WeightFormat, device: str = "cpu") -> None:
         self.device = device
-        self.shards = Shards(Path(paths.QUANTIZED.format(**names)) / "result.json", "quantized")
-        self.format = WeightFormat.parse(names["weight"])
+        self.shards = Shards(QUANTIZE.folder(names) / "result.json", QUANTIZE.kind)
+        self.format = fmt
         self.digest = self.shards.result["digest"]
 
     def block(self, index: int) -> dict[str, torch.Tensor]:

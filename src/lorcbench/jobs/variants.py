@@ -6,14 +6,13 @@ A study that adds a rank measures that rank alone, and a rank that fails takes n
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from lorcbench.common import paths
-from lorcbench.common.artifacts import ArtifactError, fingerprint, read_json
+from lorcbench.common.artifacts import ArtifactError, fingerprint
 from lorcbench.common.versions import code_version
 from lorcbench.config import compose
-from lorcbench.jobs.job import Job, input_digest
+from lorcbench.jobs.job import Job, digest_of
+from lorcbench.study.stages import LORC, PREPARE, QUANTIZE
 
 
 class VariantsFailed(Exception):
@@ -30,56 +29,56 @@ def split(variant: str) -> tuple[str, int]:
     return (lorc, int(rank)) if lorc else ("none", 0)
 
 
-def bring_up_to_date(
-    job: Job, kind: str, settings: dict, sources: dict[str, str], about: dict, opened: Callable[[Job], Callable[[str], dict]]
-) -> None:
+def bring_up_to_date(job: Job, settings: dict, about: dict, open_model: Callable[[Job], Callable[[str], dict]]) -> None:
     """Bring the result file in the job's folder up to the variants asked for.
 
+    Every number depends on what the job uses, on its checkpoint, weights and factors.
+
     Args:
-        kind: of the result file.
         settings: what the numbers depend on besides inputs and code.
-        sources: digests of the inputs, besides the checkpoint, weights and factors.
         about: what else the result says of all its numbers.
-        opened: loads the model and returns a function variant → entry; called only if something is missing.
+        open_model: loads the model and returns a function variant → entry; called only if something is missing.
 
     Raises:
         VariantsFailed: after all others were measured and written.
     """
+    job.use(PREPARE)
+    if job.names.method != "none":
+        job.use(QUANTIZE)
     identity = {"stage": job.stage, "settings": settings}
-    wanted = {variant: _identity(job, variant, settings, sources) for variant in job.cfg.variants}
-    before = _finished(job.folder, kind)
-    missing = [variant for variant, mark in wanted.items() if before.get(variant, {}).get("identity") != mark]
+    marks = {variant: _mark(job, variant, settings) for variant in job.config.variants}
+    before = _finished(job)
+    missing = [variant for variant, mark in marks.items() if before.get(variant, {}).get("identity") != mark]
     kept = {variant: entry for variant, entry in before.items() if variant not in missing}
     if len(kept) < len(before):  # numbers of other inputs must not be taken for these, whatever happens next
-        job.write_result(kind, {"identity": identity, **about, "variants": kept})
+        job.write_result({"identity": identity, **about, "variants": kept})
     failures = {}
-    measure = opened(job) if missing else None
+    measure = open_model(job) if missing else None
     for number, variant in enumerate(missing):
         try:
-            kept[variant] = {"identity": wanted[variant], **measure(variant)}
+            kept[variant] = {"identity": marks[variant], **measure(variant)}
         except (ArtifactError, ArithmeticError, ValueError, RuntimeError) as error:
             failures[variant] = f"{type(error).__name__}: {error}"
         job.progress(number + 1, len(missing), "rank")
     job.log(f"measured {missing}, failed {sorted(failures)}")
-    job.finish(kind, identity, {**about, "variants": kept})
+    job.finish(identity, {**about, "variants": kept})
     if failures:
         raise VariantsFailed(failures)
 
 
-def _finished(folder: Path, kind: str) -> dict[str, Any]:
+def _finished(job: Job) -> dict[str, Any]:
+    """The variants that the result file has; none if there is no such file, or none that can be read."""
     try:
-        return read_json(folder / "result.json", kind)["variants"]
+        return job.read_result()["variants"]
     except ArtifactError:
         return {}
 
 
-def _identity(job: Job, variant: str, settings: dict, sources: dict[str, str]) -> str:
-    """What the numbers of one variant depend on; only digests are read, no tensor."""
-    sources = {**sources, "checkpoint": input_digest(Path(paths.CHECKPOINT.format(**job.names)), "checkpoint")}
-    if job.names["method"] != "none":
-        sources["quantized"] = input_digest(Path(paths.QUANTIZED.format(**job.names)), "quantized")
+def _mark(job: Job, variant: str, settings: dict) -> str:
+    """What the numbers of one variant depend on, as one short string; only digests are read, no tensor."""
+    inputs = job.inputs
     lorc, rank = split(variant)
     if rank:
-        names = {**job.names, "lorc": lorc, "cap": compose.components(lorc, rank)}
-        sources["factors"] = input_digest(Path(paths.FACTORS.format(**names)), "factors")
-    return fingerprint([job.names["activation"], settings, variant, sources, code_version(job.stage), job.threads])
+        factors = job.folder_of(LORC, lorc=lorc, cap=str(compose.components(lorc, rank)))
+        inputs[LORC.artifact] = digest_of(LORC, factors)
+    return fingerprint([job.names.activation, settings, variant, inputs, code_version(job.stage), job.threads])

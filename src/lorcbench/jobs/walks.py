@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
-from lorcbench.common import paths
 from lorcbench.jobs import inputs
 from lorcbench.jobs.job import Job
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.checkpoint import Checkpoint
+from lorcbench.study.stages import CALIBRATION_TOKENS
 
 
 def block_walk(job: Job, checkpoint: Checkpoint, dtype: str) -> BlockWalk:
@@ -22,8 +20,7 @@ def block_walk(job: Job, checkpoint: Checkpoint, dtype: str) -> BlockWalk:
 
 def calibration_walk(job: Job, checkpoint: Checkpoint) -> tuple[BlockWalk, torch.Tensor]:
     """A walk over a job's checkpoint, and its calibration sequences (n, length, hidden) where they enter block 0."""
-    tokens, _ = inputs.read_windows(Path(paths.CALIBRATION_TOKENS.format(**job.names)))
-    windows = tokens["calibration"]
+    windows = inputs.read_windows(job.folder_of(CALIBRATION_TOKENS))["calibration"]
     walk = block_walk(job, checkpoint, job.calibration.dtype)
     walk.embed(windows[:1])  # distillation passes one sequence at a time: the walk must know the arguments of that shape too
     return walk, walk.embed(windows)

@@ -15,7 +15,7 @@ def window_losses(
     walk: BlockWalk,
     windows: dict[str, torch.Tensor],
     weights_of_block: Callable[[int], dict[str, torch.Tensor]],
-    activation: str,
+    activation: ActivationFormat,
 ) -> dict[str, list[float]]:
     """Mean loss of each test window, in nats per token, by corpus.
 
@@ -25,12 +25,11 @@ def window_losses(
             others by their full name.
         activation: the format in which the inputs of the linears are rounded.
     """
-    fmt = ActivationFormat.parse(activation)
     hidden = {corpus: walk.embed(tokens) for corpus, tokens in windows.items()}
     for index in range(walk.depth):
         with walk.block(index) as block:
             install_weights(block, weights_of_block(index))
-            with rounded_inputs(block, walk.architecture.linear_names, fmt):
+            with rounded_inputs(block, walk.architecture.linear_names, activation):
                 for states in hidden.values():
                     walk.advance(block, states)
     return {corpus: walk.score(hidden[corpus], tokens).tolist() for corpus, tokens in windows.items()}

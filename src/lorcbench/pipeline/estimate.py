@@ -10,12 +10,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorcbench.common.paths import Wildcards
 from lorcbench.config import compose
 from lorcbench.config.families import FAMILIES
 from lorcbench.config.protocols import CalibrationConfig, EvalConfig
 from lorcbench.config.schema import ModelConfig, RuntimeConfig
 from lorcbench.config.shape import Shape
-from lorcbench.core.formats import WeightFormat
+from lorcbench.study.cells import weight_format
 
 MIB = 2**20
 # Resident after imports, measured, in MiB: torch and safetensors alone, with transformers, with lm-eval.
@@ -50,12 +51,12 @@ class Estimate:
     disk: float
 
 
-def estimate(stage: str, shape: Shape, names: dict[str, str], runtime: RuntimeConfig, variants: int = 1) -> Estimate:
+def estimate(stage: str, shape: Shape, names: Wildcards, runtime: RuntimeConfig, variants: int = 1) -> Estimate:
     """What one job of `stage` takes.
 
     Args:
         shape: of its model.
-        names: its wildcards: ``method``, ``calibration``, ``weight``, ``cap``, ``protocol``, as far as the stage has them.
+        names: of its folder.
         runtime: of the run.
         variants: LoRC ranks that it measures.
     """
@@ -67,13 +68,13 @@ def estimate(stage: str, shape: Shape, names: dict[str, str], runtime: RuntimeCo
     if stage == "quantize":
         return _quantize(shape, names, runtime)
     if stage == "lorc":
-        components = int(names["cap"]) or shape.hidden
+        components = int(names.cap) or shape.hidden
         memory = _LIGHT + (shape.block * (2 + 4) + 4 * shape.widest * 4) / MIB
         operations = shape.layers * shape.block * 2 * _KRYLOV_PRODUCTS * min(components, 128)
         # Rows and columns of a block's matrices, of which each component stores one: in FP16, the larger of both types.
         sides = 8 * shape.hidden + shape.mlp_matrices * (shape.hidden + shape.ffn)
         return Estimate(memory, operations, 2 * shape.layers * components * sides / MIB)
-    protocol: EvalConfig = compose.load("eval", names["protocol"])
+    protocol: EvalConfig = compose.load("eval", names.protocol)
     if stage == "harness":
         parameters = shape.layers * shape.block + shape.vocabulary * shape.hidden
         logits = max(runtime.batch_tokens, protocol.window) * shape.vocabulary * 4 * 3
@@ -95,29 +96,29 @@ def _walk(shape: Shape, tokens: int, dtype: str, runtime: RuntimeConfig) -> floa
     return shape.vocabulary * shape.hidden * size + shape.block * (2 + size) + hidden + passing
 
 
-def _calibrate(stage: str, shape: Shape, names: dict[str, str], runtime: RuntimeConfig) -> Estimate:
+def _calibrate(stage: str, shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> Estimate:
     """Second moments of the unquantized model, or the factors of the Hessians that they make."""
     disk = shape.layers * shape.squares * 2 / MIB  # float32 triangles
     if stage == "factor":
         memory = shape.squares * 2 * 2 + 3 * shape.ffn**2 * 4
         return Estimate(_LIGHT + memory / MIB, shape.layers * shape.cubes / 3, disk)
-    settings: CalibrationConfig = compose.load("calibration", names["calibration"])
+    settings: CalibrationConfig = compose.load("calibration", names.calibration)
     tokens = settings.n_samples * settings.length
     memory = _walk(shape, tokens, settings.dtype, runtime) + shape.squares * 4 + 2 * shape.ffn**2 * 4
     memory += 3 * runtime.batch_tokens * shape.ffn * 4  # inputs that wait for the second thread
     return Estimate(_MODEL + memory / MIB, shape.forward(tokens) + shape.layers * shape.squares * tokens, disk)
 
 
-def _quantize(shape: Shape, names: dict[str, str], runtime: RuntimeConfig) -> Estimate:
+def _quantize(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> Estimate:
     """The method's own estimate, beside what its process imports, the block walk if it reads tokens, and what is stored."""
-    method, fmt = compose.load("method", names["method"]), WeightFormat.parse(names["weight"])
+    method, fmt = compose.load("method", names.method), weight_format(names.weight)
     stored_bits = fmt.bits + (16 + fmt.bits) / (fmt.group or shape.hidden)
     disk = shape.layers * shape.block * stored_bits / 8 / MIB
     hidden_bytes = runtime.hidden_gib * 2**30
     if method.data != "tokens":
         memory, operations = method.estimate(shape, None, hidden_bytes)
         return Estimate(_LIGHT + memory / MIB, operations, disk)
-    settings: CalibrationConfig = compose.load("calibration", names["calibration"])
+    settings: CalibrationConfig = compose.load("calibration", names.calibration)
     memory, operations = method.estimate(shape, settings, hidden_bytes)
     walk = _walk(shape, settings.n_samples * settings.length, settings.dtype, runtime)
     return Estimate(_MODEL + (walk + memory) / MIB, operations, disk)

@@ -15,20 +15,8 @@ from lorcbench.common import paths
 from lorcbench.config.schema import RuntimeConfig
 from lorcbench.pipeline.estimate import Estimate, estimate, shape_of
 from lorcbench.study.cells import Cell, Study
+from lorcbench.study.stages import STAGES, StageJob, jobs_of
 
-# What `Study.job_folders` calls a job's result → the stage that makes it.
-STAGES = {
-    "checkpoint": "prepare",
-    "tokens": "tokens",
-    "calibration": "tokens",
-    "statistics": "calibrate",
-    "hessians": "factor",
-    "gate": "gate",
-    "quantized": "quantize",
-    "factors": "lorc",
-    "evaluation": "evaluate",
-    "harness": "harness",
-}
 _SMALL = {"tokens": Estimate(600, 0, 30), "gate": Estimate(100, 0, 0)}  # alike for all models
 _START = 2.0  # seconds of a job that are no arithmetic
 
@@ -75,19 +63,21 @@ def total_memory(runtime: RuntimeConfig) -> float:
 
 def jobs(study: Study, runtime: RuntimeConfig) -> list[PlannedJob]:
     """Every job that the study's cells rest on, each once, in the order of the stages."""
-    cells: dict[tuple[str, Path], list[Cell]] = {}
+    cells: dict[Path, list[Cell]] = {}
+    first: dict[Path, StageJob] = {}
     for cell in study.cells:
-        for kind, folder in {**study.job_folders(cell), **study.harness_folder(cell)}.items():
-            cells.setdefault((kind, folder), []).append(cell)
-    shapes = {model: shape_of(study.model(model)) for model in {cell.model for cell in study.cells}}
+        for job in jobs_of(study, cell).values():
+            cells.setdefault(job.folder, []).append(cell)
+            first.setdefault(job.folder, job)
+    shapes = {model: shape_of(study.model(model)) for model in study.models}
+    order = list(STAGES)
     planned = []
-    for (kind, folder), members in sorted(cells.items(), key=lambda item: list(STAGES).index(item[0][0])):
-        stage, cell = STAGES[kind], members[0]
-        names, shape = {**cell.paths(), "protocol": study.eval}, shapes[cell.model]
+    for folder, job in sorted(first.items(), key=lambda item: order.index(item[1].stage.name)):
+        stage, shape = job.stage.module, shapes[job.names.model]
         takes = _SMALL.get(stage)
         if shape and not takes:
-            takes = estimate(stage, shape, names, runtime, len(members))
-        planned.append(PlannedJob(stage, cell.model, (folder / "result.json").is_file(), takes))
+            takes = estimate(stage, shape, job.names, runtime, len(cells[folder]))
+        planned.append(PlannedJob(stage, job.names.model, (folder / "result.json").is_file(), takes))
     return planned
 
 

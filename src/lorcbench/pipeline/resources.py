@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from lorcbench.common.paths import Wildcards
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.schema import RuntimeConfig
 from lorcbench.pipeline import plan
@@ -13,19 +14,15 @@ from lorcbench.pipeline.estimate import Estimate, estimate, shape_of
 from lorcbench.study.cells import Study
 
 _SMALL = 400_000_000  # weights of the decoder blocks, up to which jobs on a cluster share submissions: minutes on one core
-_CORE_RATE, _GPU_RATE = 30e9, 50e12  # floating-point operations a second that any core, and any GPU, gets done
+_CORE_RATE, _GPU_RATE = 30e9, 50e12  # floating-point operations per second that any core, and any GPU, gets done
 
 
 class Resources:
-    """Memory, time, cores and GPUs of the jobs of one run.
+    """Memory, time, cores and GPUs of the jobs of one run."""
 
-    Args:
-        variants: (stage, wildcards) → how many LoRC ranks a job of ``evaluate`` or ``harness`` measures.
-    """
-
-    def __init__(self, study: Study, runtime: RuntimeConfig, variants: Callable[[str, Any], int]) -> None:
-        self._study, self._runtime, self._variants = study, runtime, variants
-        self._shapes = {model: shape_of(study.model(model)) for model in {cell.model for cell in study.cells}}
+    def __init__(self, study: Study, runtime: RuntimeConfig) -> None:
+        self._study, self._runtime = study, runtime
+        self._shapes = {model: shape_of(study.model(model)) for model in study.models}
 
     def memory(self, stage: str) -> Callable[..., int]:
         """MiB that a job of a stage asks for: half as much again as estimated, and twice that with every further attempt."""
@@ -49,8 +46,10 @@ class Resources:
     def _takes(self, stage: str, wildcards: Any) -> Estimate | None:
         """None for a model of unknown shape."""
         shape = self._shapes.get(wildcards.model)
-        variants = self._variants(stage, wildcards) if stage in ("evaluate", "harness") else 1
-        return estimate(stage, shape, dict(wildcards.items()), self._runtime, variants) if shape else None
+        names, variants = Wildcards.of(wildcards), 1
+        if stage in ("evaluate", "harness"):
+            variants = len(self._study.evaluated(names, harness=stage == "harness"))
+        return estimate(stage, shape, names, self._runtime, variants) if shape else None
 
     @property
     def threads(self) -> int:

@@ -4,7 +4,7 @@ Importing torch and transformers takes about five seconds, more than most small 
 process that has done it. A stage's command finds its socket in the environment, hands over its arguments, working directory,
 environment and standard streams, and waits; the process forks, and the fork runs the stage as ``python -m`` would::
 
-    workflow ── python -m lorcbench.stages.X ──(socket)──┐ waits for the exit code
+    workflow ── python -m lorcbench.stages X ──(socket)──┐ waits for the exit code
          └───── python -m lorcbench.pipeline.warm ── fork: supervisor ── fork: the stage
 
 Without the variable (by hand, on a cluster), or when the process is not ready or gone, a stage runs in its own process: only
@@ -29,7 +29,7 @@ from pathlib import Path
 from lorcbench.common.process import PARENT, die_with_parent, let_threads_sleep
 
 VARIABLE = "LORCBENCH_WARM"  # environment variable: the socket of a warm process
-_PREFIX = "lorcbench.stages."
+_STAGES = "lorcbench.stages"  # the module that every stage's command runs
 _REQUEST_BYTES = 1 << 20
 
 
@@ -52,20 +52,18 @@ class WarmProcess:
         shutil.rmtree(self._folder)
 
 
-def hand_over() -> None:
-    """Called when a stage's package is imported: let a warm process run this command, if there is one; else return."""
-    stage = sys.orig_argv[2] if sys.orig_argv[1:2] == ["-m"] else ""
+def hand_over(stage: str, overrides: list[str]) -> None:
+    """Let a warm process run a stage, and end with its exit code; return if there is none."""
     address = os.environ.get(VARIABLE)
-    if not address or not stage.startswith(_PREFIX):
+    if not address:
         return
-    die_with_parent(int(os.environ[PARENT]))
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.connect(address)
     except OSError:  # not ready yet, or gone
         return
     environment = {name: value for name, value in os.environ.items() if name not in (VARIABLE, PARENT)}
-    request = {"stage": stage, "arguments": sys.orig_argv[3:], "folder": os.getcwd(), "environment": environment}
+    request = {"arguments": [stage, *overrides], "folder": os.getcwd(), "environment": environment}
     socket.send_fds(connection, [json.dumps(request).encode()], [0, 1, 2])
     code = connection.recv(1)
     os._exit(code[0] if code else 1)
@@ -76,7 +74,7 @@ def _serve(address: str) -> None:
     die_with_parent(int(os.environ[PARENT]))
     let_threads_sleep()
     listener = socket.socket(socket.AF_UNIX)
-    _import_everything()
+    preload()
     listener.bind(address)
     listener.listen(64)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors are reaped by the kernel
@@ -89,9 +87,14 @@ def _serve(address: str) -> None:
         connection.close()
 
 
-def _import_everything() -> None:
-    """Import what stages import, the model classes of all families among it, and compile what they compile."""
-    import lm_eval.models.huggingface  # noqa: F401
+def preload(harness: bool = True) -> None:
+    """Import what stages import, the model classes of all families among it, and compile what they compile.
+
+    Args:
+        harness: lm-eval too, which takes more memory than all the rest and serves one stage.
+    """
+    if harness:
+        import lm_eval.models.huggingface  # noqa: F401
     import torch
     import transformers
 
@@ -107,7 +110,7 @@ def _import_everything() -> None:
     versions.code_versions()  # kept for the forks
     torch.set_num_threads(1)  # no thread of a pool may exist when it forks
     settings, identity = gptq.GptqSettings(), torch.eye(8)
-    gptq.quantize(identity, gptq.prepare(identity, settings), WeightFormat.parse("w4-asym-row"), settings)  # compiles the sweep
+    gptq.quantize(identity, gptq.prepare(identity, settings), WeightFormat(4), settings)  # compiles the sweep
 
 
 def _supervise(connection: socket.socket) -> None:
@@ -136,10 +139,10 @@ def _run(request: dict, descriptors: list[int]) -> None:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    sys.argv = [request["stage"], *request["arguments"]]
+    sys.argv = [_STAGES, *request["arguments"]]
     code: object = 0
     try:
-        runpy.run_module(request["stage"], run_name="__main__", alter_sys=True)
+        runpy.run_module(_STAGES, run_name="__main__", alter_sys=True)
     except SystemExit as ending:
         code = ending.code
     if isinstance(code, str):

@@ -15,7 +15,8 @@ from lorcbench.report import scorecard
 from lorcbench.report.derived import BEST, derive
 from lorcbench.report.results import CellResult
 from lorcbench.study import published
-from lorcbench.study.cells import Cell, load_study
+from lorcbench.study.cells import Cell
+from lorcbench.study.expansion import load_study
 from lorcbench.study.published import CORPORA, PROTOCOLS, Published
 
 

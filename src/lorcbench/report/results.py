@@ -12,6 +12,7 @@ from lorcbench.common.artifacts import read_json
 from lorcbench.config import compose
 from lorcbench.report.intervals import perplexity
 from lorcbench.study.cells import Cell, Study
+from lorcbench.study.stages import job_folders
 
 
 @dataclass
@@ -86,8 +87,8 @@ def _collect(study: Study, cell: Cell) -> CellResult:
     result = CellResult(cell, hessian=getattr(method, "hessian", ""))
     if cell.calibration != "none":
         result.seed = compose.load("calibration", cell.calibration).seed
-    folders = study.job_folders(cell)
-    result.folders = {**folders, **study.harness_folder(cell)}
+    result.folders = job_folders(study, cell)
+    folders = {artifact: folder for artifact, folder in result.folders.items() if artifact != "harness"}
     checkpoint = _read(folders["checkpoint"], "checkpoint")
     result.family = checkpoint["family"] if checkpoint else study.model(cell.model).family or ""
     result.standin = study.model(cell.model).source == "standin"

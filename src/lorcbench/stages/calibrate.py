@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 
-from lorcbench.common import paths
 from lorcbench.config import compose
 from lorcbench.core.moments import to_triangle
 from lorcbench.jobs import inputs
-from lorcbench.jobs.job import Job, input_digest, run
+from lorcbench.jobs.job import Job
 from lorcbench.jobs.shards import ShardWriter
 from lorcbench.jobs.walks import block_walk
 from lorcbench.models.checkpoint import Checkpoint
 from lorcbench.models.observe import last_linear_skipped, observed
+from lorcbench.stages import run_by_old_name
+from lorcbench.study.stages import CALIBRATE, CALIBRATION_TOKENS, PREPARE
 
 
 def main(job: Job) -> None:
     """Walk the blocks once and keep E[xᵀx] of each input."""
     settings = job.calibration
-    job.at(paths.STATISTICS)
+    job.at(CALIBRATE)
     torch.set_num_threads(job.threads)
-    tokens, tokens_digest = inputs.read_windows(Path(paths.CALIBRATION_TOKENS.format(**job.names)))
-    windows = tokens["calibration"]
-    checkpoint = Path(paths.CHECKPOINT.format(**job.names))
-    sources = {"checkpoint": input_digest(checkpoint, "checkpoint"), "tokens": tokens_digest}
-    identity = job.identity(compose.plain(settings), sources)
+    job.use(PREPARE)
+    windows = inputs.read_windows(job.use(CALIBRATION_TOKENS))["calibration"]
+    identity = job.identity(compose.plain(settings))
     walk = block_walk(job, Checkpoint(inputs.checkpoint_folder(job.names)), settings.dtype)
     hidden = walk.embed(windows)
     shards = ShardWriter(job, identity, walk.depth)
@@ -44,8 +42,8 @@ def main(job: Job) -> None:
             # Popped, so that a sum is freed once its triangle is there.
             shards.write(index, {name: to_triangle(moments.pop(name).mean().cpu()) for name in list(moments)})
     about = {"tokens": windows.numel(), "attention": walk.attention}
-    job.finish("statistics", identity, shards.payload() | about)
+    job.finish(identity, shards.payload() | about)
 
 
 if __name__ == "__main__":
-    run("calibrate", main)
+    run_by_old_name(__spec__.name)

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-from lorcbench.common import paths
 from lorcbench.common.artifacts import read_json
-from lorcbench.jobs.job import Job, run
+from lorcbench.jobs.job import Job
 from lorcbench.jobs.variants import bring_up_to_date, split
+from lorcbench.stages import run_by_old_name
+from lorcbench.study.stages import EVALUATE, TOKENS
 
 
 def main(job: Job) -> None:
     """Measure the ranks that the file lacks; torch is not even imported when it lacks none."""
-    job.at(paths.EVALUATION)
-    tokens = read_json(Path(paths.TOKENS.format(**job.names)) / "result.json", "tokens")
+    job.at(EVALUATE)
+    tokens = read_json(job.use(TOKENS) / "result.json", TOKENS.kind)
     about = {key: tokens[key] for key in ("corpora", "added")}  # hash and length of every stream beside its losses
-    bring_up_to_date(job, "perplexity", job.eval.protocol(), {"tokens": tokens["digest"]}, about, _opened)
+    bring_up_to_date(job, job.eval.protocol(), about, _open_model)
 
 
-def _opened(job: Job) -> Callable[[str], dict]:
+def _open_model(job: Job) -> Callable[[str], dict]:
     import torch
 
     from lorcbench.jobs import inputs
@@ -28,17 +28,17 @@ def _opened(job: Job) -> Callable[[str], dict]:
     from lorcbench.models.perplexity import window_losses
 
     torch.set_num_threads(job.threads)
-    windows, _ = inputs.read_windows(Path(paths.TOKENS.format(**job.names)))
+    windows = inputs.read_windows(job.folder_of(TOKENS))
     checkpoint = Checkpoint(inputs.checkpoint_folder(job.names))
     walk = block_walk(job, checkpoint, job.eval.dtype)
 
     def measure(variant: str) -> dict:
-        weights = inputs.CellWeights(job.names, checkpoint, *split(variant), job.runtime.device)
-        losses = window_losses(walk, windows, weights.block, job.names["activation"])
+        weights = inputs.CellWeights(job.names, job.weight_format, checkpoint, *split(variant), job.runtime.device)
+        losses = window_losses(walk, windows, weights.block, job.activation_format)
         return {"nll": losses, "weights": walk.linear_weights, **weights.size(), "attention": walk.attention}
 
     return measure
 
 
 if __name__ == "__main__":
-    run("evaluate", main)
+    run_by_old_name(__spec__.name)

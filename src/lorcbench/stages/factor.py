@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
-from lorcbench.common import paths
 from lorcbench.core import gptq
 from lorcbench.core.moments import from_triangle
 from lorcbench.jobs import hessians
-from lorcbench.jobs.job import Job, input_digest, run
+from lorcbench.jobs.job import Job
 from lorcbench.jobs.shards import Shards, ShardWriter
+from lorcbench.stages import run_by_old_name
+from lorcbench.study.stages import CALIBRATE, FACTOR
 
 
 def main(job: Job) -> None:
     """Factor every Hessian once, so that no weight format has to do it again."""
-    damp = float(job.names["damp"])
-    order = job.names["order"]
-    job.at(paths.HESSIAN_FACTORS)
+    damp, order = job.config.damp, job.config.order
+    job.at(FACTOR)
     torch.set_num_threads(job.threads)
-    source = Path(paths.STATISTICS.format(**job.names))
-    identity = job.identity({"damp": damp, "order": order}, {"statistics": input_digest(source, "statistics")})
+    statistics = Shards(job.use(CALIBRATE) / "result.json", CALIBRATE.kind)
+    identity = job.identity({"damp": damp, "order": order})
     settings = gptq.GptqSettings(damp=damp, act_order=order == "act_order")
-    statistics = Shards(source / "result.json", "statistics")
     shards = ShardWriter(job, identity, statistics.depth)
     for index in range(statistics.depth):
         if shards.kept(index) is None:
             shards.write(index, *_factored(statistics.block(index), settings, job.runtime.device))
-    job.finish("hessians", identity, shards.payload() | {"damps": shards.notes})
+    job.finish(identity, shards.payload() | {"damps": shards.notes})
 
 
 def _factored(triangles: dict[str, torch.Tensor], settings: gptq.GptqSettings, device: str) -> tuple[dict, dict[str, float]]:
@@ -42,4 +39,4 @@ def _factored(triangles: dict[str, torch.Tensor], settings: gptq.GptqSettings, d
 
 
 if __name__ == "__main__":
-    run("factor", main)
+    run_by_old_name(__spec__.name)

@@ -6,13 +6,13 @@ tokenizer, text or checkpoint shows here, before it shows as a method's loss.
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from lorcbench.common import paths
 from lorcbench.common.artifacts import read_json
-from lorcbench.jobs.job import Job, run
+from lorcbench.jobs.job import Job
 from lorcbench.report.intervals import perplexity
+from lorcbench.stages import run_by_old_name
 from lorcbench.study import published
+from lorcbench.study.published import GATE_PROTOCOL
+from lorcbench.study.stages import EVALUATE, GATE
 
 TOLERANCE = 0.005  # of a perplexity: half precision and other kernels move one by less, another text by more
 
@@ -23,16 +23,16 @@ class GateFailed(Exception):
 
 def main(job: Job) -> None:
     """Compare every corpus."""
-    folder = paths.FULL_PRECISION.format(model=job.names["model"], protocol=paths.GATE_PROTOCOL)
-    job.at(paths.GATE)
-    evaluation = read_json(Path(folder) / "result.json", "perplexity")
-    printed = published.full_precision(job.names["model"], paths.GATE_PROTOCOL)
+    job.at(GATE)
+    # Of the unquantized model: the job was told neither a method nor a format.
+    evaluation = read_json(job.use(EVALUATE, protocol=GATE_PROTOCOL) / "result.json", EVALUATE.kind)
+    printed = published.full_precision(job.names.model, GATE_PROTOCOL)
     losses = evaluation["variants"]["r0"]["nll"]
     found = {corpus: {"measured": perplexity(losses[corpus]), "published": ppl} for corpus, ppl in printed.items()}
     wrong = [_problem(corpus, values, evaluation["corpora"][corpus]) for corpus, values in found.items()]
     if wrong := [problem for problem in wrong if problem]:
         raise GateFailed(f"{'; '.join(wrong)}; mend that, or go on without the gate: study.gate=off")
-    job.finish("gate", job.identity({"tolerance": TOLERANCE}, {"evaluation": evaluation["digest"]}), {"corpora": found})
+    job.finish(job.identity({"tolerance": TOLERANCE}), {"corpora": found})
 
 
 def _problem(corpus: str, values: dict[str, float], text: dict) -> str | None:
@@ -45,4 +45,4 @@ def _problem(corpus: str, values: dict[str, float], text: dict) -> str | None:
 
 
 if __name__ == "__main__":
-    run("gate", main)
+    run_by_old_name(__spec__.name)

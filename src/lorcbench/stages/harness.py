@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-from lorcbench.common import paths
 from lorcbench.common.artifacts import verified
 from lorcbench.config import compose
-from lorcbench.jobs.job import Job, input_digest, run
+from lorcbench.jobs.job import Job
 from lorcbench.jobs.variants import bring_up_to_date, split
+from lorcbench.stages import run_by_old_name
+from lorcbench.study.stages import HARNESS, TEXT, task_documents
 
 
 def main(job: Job) -> None:
     """Measure the ranks that the file lacks."""
-    job.at(paths.HARNESS)
+    job.at(HARNESS)
     settings = {"tasks": list(job.eval.tasks), "dtype": job.eval.dtype, "window": job.eval.window}
-    sources = {f"task {name}": input_digest(folder, kind) for name, (folder, kind) in _staged(job).items()}
-    bring_up_to_date(job, "harness", settings, sources, {}, _opened)
-
-
-def _staged(job: Job) -> dict[str, tuple[Path, str]]:
-    """Folder and kind of what each task is staged with."""
-    staged = {}
     for name in job.eval.tasks:
-        text = compose.load("task", name).text
-        staged[name] = (Path(paths.task_folder(name, text)), "text" if text else "task")
-    return staged
+        documents = task_documents(name)
+        job.use(documents.stage, f"task {name}", text=documents.names.text, task=documents.names.task)
+    bring_up_to_date(job, settings, {}, _open_model)
 
 
-def _opened(job: Job) -> Callable[[str], dict]:
+def _open_model(job: Job) -> Callable[[str], dict]:
+    """A function variant → what lm-eval measures of it."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
-    from lorcbench.core.formats import ActivationFormat
     from lorcbench.data.corpora import load_tokenizer
     from lorcbench.jobs import inputs
     from lorcbench.models.checkpoint import Checkpoint
@@ -48,31 +41,32 @@ def _opened(job: Job) -> Callable[[str], dict]:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, job.eval.dtype)).eval().to(job.runtime.device)
     blocks = model.get_submodule(checkpoint.architecture.blocks)
     for block in blocks:
-        round_inputs(block, checkpoint.architecture.linear_names, ActivationFormat.parse(job.names["activation"]))
-    staged = _staged(job)
-    own = [_definition(name, folder, kind) for name, (folder, kind) in staged.items()]
+        round_inputs(block, checkpoint.architecture.linear_names, job.activation_format)
+    own = [_definition(name) for name in job.eval.tasks]
     batch = max(1, job.runtime.batch_tokens // job.eval.window)
 
-    def measured(variant: str) -> dict:
-        weights = inputs.CellWeights(job.names, checkpoint, *split(variant), job.runtime.device)
+    def measure_variant(variant: str) -> dict:
+        weights = inputs.CellWeights(job.names, job.weight_format, checkpoint, *split(variant), job.runtime.device)
         for index, block in enumerate(blocks):
             install_weights(block, weights.block(index))
         names = list(job.eval.tasks)
         return measure(model, tokenizer, names, own, batch, job.eval.window, job.log_file)
 
-    return measured
+    return measure_variant
 
 
-def _definition(name: str, folder: Path, kind: str) -> dict:
+def _definition(name: str) -> dict:
     """The content of a task's YAML file, its documents being as they were staged."""
     from lorcbench.models.harness import local_task, stdlib_task
 
-    file = f"tasks/{name}.jsonl" if kind == "text" else "documents.parquet"
-    verified(folder, kind, file)
-    if kind == "text":
-        return stdlib_task(name, folder / file)
-    return local_task(name, compose.load("task", name).definition, folder / file)
+    documents = task_documents(name)
+    comes_with_a_text = documents.stage is TEXT
+    file = f"tasks/{name}.jsonl" if comes_with_a_text else "documents.parquet"
+    verified(documents.folder, documents.stage.kind, file)
+    if comes_with_a_text:
+        return stdlib_task(name, documents.folder / file)
+    return local_task(name, compose.load("task", name).definition, documents.folder / file)
 
 
 if __name__ == "__main__":
-    run("harness", main)
+    run_by_old_name(__spec__.name)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from lorcbench.common import paths
 from lorcbench.config import compose
 from lorcbench.core import lorc
-from lorcbench.core.formats import ActivationFormat
 from lorcbench.jobs import inputs
-from lorcbench.jobs.job import Job, input_digest, run
+from lorcbench.jobs.job import Job
 from lorcbench.jobs.quantized import QuantizedModel
 from lorcbench.jobs.shards import ShardWriter
 from lorcbench.models.checkpoint import Checkpoint
 from lorcbench.models.fused import part_rows
+from lorcbench.stages import run_by_old_name
+from lorcbench.study.stages import CALIBRATION_TOKENS, LORC, PREPARE, QUANTIZE
 
 # B (out, m) and A (m, in) of each matrix of a block: a linear, or the q, k or v of a fused one.
 BlockFactors = dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -29,25 +28,23 @@ def main(job: Job) -> None:
     not kept, and the biases and norms that were trained with Ŵ stay as they are.
     """
     settings = job.lorc
-    job.at(paths.FACTORS)
+    job.at(LORC)
     torch.set_num_threads(job.threads)
     checkpoint = Checkpoint(inputs.checkpoint_folder(job.names))
-    quantized = QuantizedModel(job.names, job.runtime.device)
-    about = {"lorc": vars(settings), "cap": int(job.names["cap"])}
-    sources = {
-        "checkpoint": input_digest(Path(paths.CHECKPOINT.format(**job.names)), "checkpoint"),
-        "quantized": quantized.digest,
-    }
+    quantized = QuantizedModel(job.names, job.weight_format, job.runtime.device)
+    job.use(PREPARE)
+    job.use(QUANTIZE)
+    about = {"lorc": vars(settings), "cap": job.config.cap}
     if settings.kind == "distilled":
+        job.use(CALIBRATION_TOKENS)
         about["calibration"] = compose.plain(job.calibration)
-        sources["tokens"] = input_digest(Path(paths.CALIBRATION_TOKENS.format(**job.names)), "tokens")
-    identity = job.identity(about, sources)
+    identity = job.identity(about)
     shards = ShardWriter(job, identity, checkpoint.depth)
     make = _distilled if settings.kind == "distilled" else _plain
     make(job, checkpoint, quantized, shards)
     # The notes of a block by their name, as one list over all blocks per name.
     notes = {name: [block[name] for block in shards.notes] for name in shards.notes[0]}
-    job.finish("factors", identity, shards.payload() | notes)
+    job.finish(identity, shards.payload() | notes)
 
 
 def _plain(job: Job, checkpoint: Checkpoint, quantized: QuantizedModel, shards: ShardWriter) -> None:
@@ -67,7 +64,6 @@ def _distilled(job: Job, checkpoint: Checkpoint, quantized: QuantizedModel, shar
     from lorcbench.jobs.walks import calibration_walk
     from lorcbench.models.surgery import install_weights
 
-    activation = ActivationFormat.parse(job.names["trained"])
     walk, block_inputs = calibration_walk(job, checkpoint)
     targets = walk.buffer(*block_inputs.shape)
     for index in range(walk.depth):
@@ -79,7 +75,7 @@ def _distilled(job: Job, checkpoint: Checkpoint, quantized: QuantizedModel, shar
                 start, notes = _decomposed(job, checkpoint, index, approximate)
                 install_weights(block, approximate)
                 factors, training = distill_factors(
-                    walk, block, block_inputs, targets, quantized.format, activation, job.lorc, start
+                    walk, block, block_inputs, targets, quantized.format, job.trained_format, job.lorc, start
                 )
                 shards.write(index, _stored(factors, job.lorc.bits), notes | {"distilled": training})
         block_inputs.copy_(targets)
@@ -106,7 +102,7 @@ def _decomposed(
         rows = part_rows(checkpoint.architecture, name, checkpoint.config) if settings.fused_qkv == "split" else None
         matrices = {f"{name}.{part}": error[indices] for part, indices in rows.items()} if rows else {name: error}
         for matrix, part in matrices.items():
-            b, a = lorc.decompose(part, int(job.names["cap"]), settings.decomposition == "exact")
+            b, a = lorc.decompose(part, job.config.cap, settings.decomposition == "exact")
             factors[matrix] = b, a
             norms[matrix] = float(part.norm())
             # Each factor has the square root of a singular value in its column, or row. Five digits are kept.
@@ -116,4 +112,4 @@ def _decomposed(
 
 
 if __name__ == "__main__":
-    run("lorc", main)
+    run_by_old_name(__spec__.name)

@@ -8,23 +8,26 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from lorcbench.common import paths
 from lorcbench.common.artifacts import file_digest, replacing, verified
+from lorcbench.common.paths import TOKENIZER
+from lorcbench.config.schema import ModelConfig
 from lorcbench.data.corpora import load_tokenizer
 from lorcbench.data.hub import downloading
-from lorcbench.jobs.job import Job, input_digest, run
+from lorcbench.jobs.job import Job
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.checkpoint import Checkpoint, CheckpointError
 from lorcbench.models.convert import to_safetensors
+from lorcbench.stages import run_by_old_name
+from lorcbench.study.stages import PREPARE, TEXT
 
 
 def main(job: Job) -> None:
     """Make sure of the checkpoint and write where it is, with the digest of every file."""
     model = job.model
-    folder = job.at(paths.CHECKPOINT)
-    measured, inputs = {}, {}
+    folder = job.at(PREPARE)
+    measured = {}
     if model.source == "standin":
-        inputs, measured = _train(job, model, folder)
+        measured = _train(job, model, folder)
         where, revision = folder, None
     elif model.source == "hub":
         source, revision = _download(model)
@@ -37,14 +40,14 @@ def main(job: Job) -> None:
         with walk.block(index):
             job.progress(index + 1, walk.depth, "checked block")
     # The tokenizer as transformers makes it, for stages that tokenize without importing transformers.
-    with replacing(folder / paths.TOKENIZER) as temporary:
+    with replacing(folder / TOKENIZER) as temporary:
         load_tokenizer(where).backend_tokenizer.save(str(temporary))
     names = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
     files = [where / name for name in names if (where / name).is_file()] + sorted(where.glob("*.safetensors"))
     payload = {
         "folder": str(where.relative_to(folder)) if where.is_relative_to(folder) else str(where),
         "files": {path.name: file_digest(path) for path in files},
-        "tokenizer": file_digest(folder / paths.TOKENIZER),
+        "tokenizer": file_digest(folder / TOKENIZER),
         "family": checkpoint.architecture.model_type,
         "standin": model.source == "standin",
         "repo": model.repo,
@@ -53,10 +56,11 @@ def main(job: Job) -> None:
     }
     settings = {key: value for key, value in vars(model).items() if key != "standin"}
     settings["standin"] = vars(model.standin) if model.standin else None
-    job.finish("checkpoint", job.identity(settings, inputs), payload)
+    job.finish(job.identity(settings), payload)
 
 
-def _train(job: Job, model, folder: Path) -> tuple[dict, dict]:
+def _train(job: Job, model: ModelConfig, folder: Path) -> dict:
+    """Train a stand-in and save it in `folder`; returns what the check of its quality measured."""
     from safetensors.torch import load_file
     from transformers import PreTrainedTokenizerFast
     from transformers.utils.logging import disable_progress_bar
@@ -68,8 +72,8 @@ def _train(job: Job, model, folder: Path) -> tuple[dict, dict]:
     check_vocabulary(model.standin)
     disable_progress_bar()
     torch.set_num_threads(job.threads)
-    text = Path(paths.TEXT.format(text=model.standin.text))
-    verified(text, "text")
+    text = job.use(TEXT, text=model.standin.text)
+    verified(text, TEXT.kind)
     end = standin.END_OF_TEXT
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(text / "tokenizer.json"), bos_token=end, eos_token=end, pad_token=end, unk_token=end
@@ -89,10 +93,10 @@ def _train(job: Job, model, folder: Path) -> tuple[dict, dict]:
         for path in sorted(Path(written).iterdir()):
             with replacing(folder / path.name) as temporary:
                 shutil.copyfile(path, temporary)  # not its mode, with which nobody else on a shared file system could read it
-    return {"text": input_digest(text, "text")}, measured
+    return measured
 
 
-def _download(model) -> tuple[Path, str]:
+def _download(model: ModelConfig) -> tuple[Path, str]:
     """The hub's files in its own cache, and the resolved revision; pickled weights where there are no safetensors.
 
     Raises:
@@ -120,4 +124,4 @@ def _readable(source: Path, folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    run("prepare", main)
+    run_by_old_name(__spec__.name)

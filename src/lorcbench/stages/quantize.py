@@ -10,49 +10,47 @@ whose import takes longer than its work.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
-from lorcbench.common import paths
 from lorcbench.config.compose import plain
-from lorcbench.core.formats import ActivationFormat, WeightFormat
+from lorcbench.core.formats import WeightFormat
 from lorcbench.core.quantizer import quantize
 from lorcbench.jobs import inputs
-from lorcbench.jobs.job import Job, input_digest, run
+from lorcbench.jobs.job import Job
 from lorcbench.jobs.quantized import QuantizedBlock, QuantizedBlocks
 from lorcbench.jobs.shards import ShardWriter
 from lorcbench.models.checkpoint import Checkpoint
+from lorcbench.stages import run_by_old_name
+from lorcbench.study.stages import CALIBRATION_TOKENS, FACTOR, PREPARE, QUANTIZE
 
 
 def main(job: Job) -> None:
     """Quantize every linear of every block."""
-    method = job.method
-    fmt = WeightFormat.parse(job.names["weight"])
-    job.at(paths.QUANTIZED)
+    method, fmt = job.method, job.weight_format
+    job.at(QUANTIZE)
     torch.set_num_threads(job.threads)
     checkpoint = Checkpoint(inputs.checkpoint_folder(job.names))
-    if job.names["trained"] != "a16" and not method.sees_activations:
-        raise ValueError(f"trained={job.names['trained']}: {job.names['method']} does not look at activations; expected a16")
-    identity = job.identity(*_depends_on(job, fmt))
+    if not (job.trained_format.is_full_precision or method.sees_activations):
+        raise ValueError(f"trained={job.names.trained}: {job.names.method} does not look at activations; expected a16")
+    identity = job.identity(_settings(job))
     widths = {name: weight.shape[1] for name, weight in checkpoint.linears(0).items()}
     blocks = QuantizedBlocks(ShardWriter(job, identity, checkpoint.depth), fmt, widths)
     METHODS[method.kind](job, checkpoint, fmt, blocks)
-    job.finish("quantized", identity, blocks.payload())
+    job.finish(identity, blocks.payload())
 
 
-def _depends_on(job: Job, fmt: WeightFormat) -> tuple[dict, dict[str, str]]:
-    """The settings that the job's bytes depend on, and the digests of its inputs."""
+def _settings(job: Job) -> dict:
+    """The settings that the job's bytes depend on; the results that they depend on are recorded with the job."""
     method = job.method
-    settings = {"method": vars(method), "weight": str(fmt), "trained": job.names["trained"]}
-    sources = {"checkpoint": input_digest(Path(paths.CHECKPOINT.format(**job.names)), "checkpoint")}
+    settings = {"method": vars(method), "weight": str(job.weight_format), "trained": job.names.trained}
+    job.use(PREPARE)
     if method.data == "statistics":
-        folder = Path(paths.HESSIAN_FACTORS.format(**(job.names | method.factor)))
-        sources["hessians"] = input_digest(folder, "hessians")
+        job.use(FACTOR, **method.factor)
     elif method.data == "tokens":
+        job.use(CALIBRATION_TOKENS)
         settings["calibration"] = plain(job.calibration)
-        sources["tokens"] = input_digest(Path(paths.CALIBRATION_TOKENS.format(**job.names)), "tokens")
-    return settings, sources
+    return settings
 
 
 def _rtn(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks: QuantizedBlocks) -> None:
@@ -76,7 +74,7 @@ def _gptq_cached(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks: Qu
     from lorcbench.jobs.solving import solve_block
 
     method = job.method
-    factors = HessianFactors(job.names | method.factor, job.runtime.device)
+    factors = HessianFactors(job.folder_of(FACTOR, **method.factor), job.runtime.device)
     for index in range(checkpoint.depth):
         if blocks.kept(index) is None:
             blocks.write(index, solve_block(checkpoint, index, factors.block(index), fmt, method))
@@ -90,8 +88,7 @@ def _gptq_propagated(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks
     from lorcbench.models.observe import last_linear_skipped, observed
     from lorcbench.models.surgery import install_weights, rounded_inputs
 
-    method = job.method
-    activation = ActivationFormat.parse(job.names["trained"])
+    method, activation = job.method, job.trained_format
     walk, hidden = calibration_walk(job, checkpoint)
     for index in range(walk.depth):
         # Rounding comes first, so that the inputs are observed as they are after it.
@@ -117,8 +114,7 @@ def _zeroquant(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks: Quan
     from lorcbench.jobs.walks import calibration_walk
     from lorcbench.models.surgery import install_weights, rounded_inputs
 
-    method = job.method
-    activation = ActivationFormat.parse(job.names["trained"])
+    method, activation = job.method, job.trained_format
     distill = distill_linears if method.unit == "linear" else distill_block
     walk, block_inputs = calibration_walk(job, checkpoint)
     targets = walk.buffer(*block_inputs.shape).copy_(block_inputs)
@@ -148,4 +144,4 @@ METHODS: dict[str, Callable[[Job, Checkpoint, WeightFormat, QuantizedBlocks], No
 
 
 if __name__ == "__main__":
-    run("quantize", main)
+    run_by_old_name(__spec__.name)

@@ -7,16 +7,16 @@ import shutil
 import sys
 from pathlib import Path
 
-from lorcbench.common import paths
 from lorcbench.common.artifacts import read_json, write_text
-from lorcbench.jobs.job import Job, run
+from lorcbench.jobs.job import Job
 from lorcbench.report import comparison, conventions, figures, results, scorecard, tables
 from lorcbench.report.derived import derive
 from lorcbench.report.findings import Findings, find
 from lorcbench.report.page.render import render
 from lorcbench.report.summary import summary
 from lorcbench.report.tracking.view import local_folder
-from lorcbench.study.cells import study_from_arguments
+from lorcbench.stages import run_by_old_name
+from lorcbench.study.stages import REPORT
 
 # What is attached to the study's run in MLflow.
 ATTACHED = ("report.html", "cells.csv", "tasks.csv", "scorecard.csv", "fingerprint.csv", "claims.json")
@@ -24,9 +24,8 @@ ATTACHED = ("report.html", "cells.csv", "tasks.csv", "scorecard.csv", "fingerpri
 
 def main(job: Job) -> None:
     """Write everything that a reader of the study opens."""
-    study = study_from_arguments(job.overrides)
-    folder = Path(paths.STUDY.format(study=study.name))
-    job.at(f"{folder}/report")
+    study = job.study
+    folder = job.at(REPORT).parent
     resamples = job.runtime.bootstrap
 
     measured = results.collect(study)
@@ -45,7 +44,7 @@ def main(job: Job) -> None:
     write_text(folder / "report.html", page)
     if imported:
         _attach(job, imported, [folder / name for name in ATTACHED])
-    job.finish("report", {"stage": "report"}, {"cells": len(measured)})
+    job.finish({"stage": "report"}, {"cells": len(measured)})
     print(summary(study, measured, changes, findings, folder))
 
 
@@ -79,4 +78,4 @@ def _attach(job: Job, imported: dict, files: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    run("report", main)
+    run_by_old_name(__spec__.name)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from lorcbench.common import paths
+from typing import TYPE_CHECKING
+
 from lorcbench.common.artifacts import file_digest, replacing
 from lorcbench.config import compose
+from lorcbench.config.protocols import TaskConfig
 from lorcbench.data import texts
 from lorcbench.data.hub import downloading
-from lorcbench.jobs.job import Job, run
+from lorcbench.jobs.job import Job
 from lorcbench.models import harness
+from lorcbench.stages import run_by_old_name
+from lorcbench.study.stages import TASK
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def main(job: Job) -> None:
     """Write the documents that are scored as one Parquet file."""
-    folder, name = job.at(paths.TASK), job.names["task"]
-    task = job.task
+    folder = job.at(TASK)
+    task, name = job.task, job.names.task
     if task.definition is None:
         raise harness.HarnessError(f"task {name}: it comes with text={task.text}; run that stage")
     _, definition = harness.definition(task.definition)
@@ -37,19 +44,22 @@ def main(job: Job) -> None:
         "split": split,
         "origin": origin,
     }
-    job.finish("task", job.identity(compose.plain(task), {}), payload)
+    job.finish(job.identity(compose.plain(task)), payload)
 
 
-def _download(name: str, task, definition: dict, split: str):
-    import datasets
+def _download(name: str, task: TaskConfig, definition: dict, split: str) -> Dataset:
+    """The split of the data set that lm-eval's definition names.
+
+    Raises:
+        HubError: the hub cannot be reached, or has no such data set.
+    """
+    from datasets import load_dataset
 
     repo = definition["dataset_path"]
     instead = f"put its {split} split at {' or '.join(task.local)} and set runtime.data_dir to that folder"
     with downloading(f"task {name}: {repo}", instead):
-        return datasets.load_dataset(
-            repo, definition.get("dataset_name"), split=split, **(definition.get("dataset_kwargs") or {})
-        )
+        return load_dataset(repo, definition.get("dataset_name"), split=split, **(definition.get("dataset_kwargs") or {}))
 
 
 if __name__ == "__main__":
-    run("task", main)
+    run_by_old_name(__spec__.name)

@@ -13,30 +13,33 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import ByteLevelBPETokenizer
 
-from lorcbench.common import paths
 from lorcbench.common.artifacts import file_digest, replacing, write_text
+from lorcbench.common.paths import DOCUMENTS
 from lorcbench.config import compose
 from lorcbench.data import texts
 from lorcbench.data.stdlib_text import CORPORA, SPLITS, VOCABULARY, documents, harness_tasks
-from lorcbench.jobs.job import Job, run
+from lorcbench.jobs.job import Job
+from lorcbench.stages import run_by_old_name
+from lorcbench.study.stages import TEXT
 
 
 def main(job: Job) -> None:
     """Write the documents, and say which they are."""
-    folder = job.at(paths.TEXT)
+    folder = job.at(TEXT)
     if job.text.source == "stdlib":
         _stage_stdlib(job, folder)
     else:
-        _stage_file(job)
+        _stage_file(job, folder)
 
 
-def _stage_file(job: Job) -> None:
+def _stage_file(job: Job, folder: Path) -> None:
     """Stage the documents of one file, and say whether they are the published ones."""
     text, revision = job.text, None
     path = texts.own_file(text, job.runtime.data_dir)
     if path is None:
         path, revision = texts.download(text)
-    target = Path(paths.DOCUMENTS.format(**job.names, part="documents"))
+    file = DOCUMENTS.format(part="documents")
+    target = folder / file
     count = texts.stage(target, texts.read(path, text.column, text.lines))
     digest = file_digest(target)
     published = None if text.documents is None else count == text.documents and text.sha256 in (None, digest)
@@ -46,9 +49,9 @@ def _stage_file(job: Job) -> None:
             raise texts.TextError(f"{difference}; is {text.repo} {text.file} the right file?")
         job.log(difference)
     origin = {"file": path.name, "sha256": file_digest(path), "repo": text.repo if revision else None, "revision": revision}
-    identity = job.identity(compose.plain(text), {"file": origin["sha256"]})
-    payload = {"files": {"corpora/documents.jsonl": digest}, "documents": count, "published": published, "origin": origin}
-    job.finish("text", identity, payload)
+    identity = job.identity(compose.plain(text), file=origin["sha256"])
+    payload = {"files": {file: digest}, "documents": count, "published": published, "origin": origin}
+    job.finish(identity, payload)
 
 
 def _stage_stdlib(job: Job, folder: Path) -> None:
@@ -69,7 +72,7 @@ def _stage_stdlib(job: Job, folder: Path) -> None:
     files = [*sorted(folder.glob("*/**/*.jsonl")), folder / "tokenizer.json", folder / "train.safetensors"]
     digests = {str(path.relative_to(folder)): file_digest(path) for path in files}
     counts = {corpus: {split: len(corpora[corpus][split]) for split in SPLITS} for corpus in CORPORA}
-    job.finish("text", job.identity({"vocabulary": VOCABULARY}, {}), {"files": digests, "documents": counts})
+    job.finish(job.identity({"vocabulary": VOCABULARY}), {"files": digests, "documents": counts})
 
 
 def _stream(tokenizer: ByteLevelBPETokenizer, texts: list[str]) -> np.ndarray:
@@ -83,4 +86,4 @@ def _write_jsonl(path: Path, items: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    run("text", main)
+    run_by_old_name(__spec__.name)

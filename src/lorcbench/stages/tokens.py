@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import torch
 
-from lorcbench.common import paths
 from lorcbench.common.artifacts import read_json, verified, write_shard
+from lorcbench.common.paths import DOCUMENTS, Wildcards
 from lorcbench.config import compose
 from lorcbench.config.protocols import CalibrationConfig, EvalConfig, SourceConfig
 from lorcbench.data import corpora
 from lorcbench.data.corpora import CorpusError, Documents
 from lorcbench.jobs import inputs
-from lorcbench.jobs.job import Job, input_digest, run, shard_identity
+from lorcbench.jobs.job import Job, shard_identity
+from lorcbench.stages import run_by_old_name
+from lorcbench.study.stages import CALIBRATION_TOKENS, PREPARE, TEXT, TOKENS
 
 
 def main(job: Job) -> None:
     """Tokenize once; every later stage reads the windows."""
-    calibration = job.names["calibration"] != "none"
-    folder = job.at(paths.CALIBRATION_TOKENS if calibration else paths.TOKENS)
+    calibration = job.names.calibration != "none"
+    folder = job.at(CALIBRATION_TOKENS if calibration else TOKENS)
     settings = job.calibration if calibration else job.eval
     _check_positions(job, settings.length if calibration else settings.window)
-    checkpoint = Path(paths.CHECKPOINT.format(**job.names))
-    texts = {text: Path(paths.TEXT.format(text=text)) for text in settings.texts()}
-    digests = {f"text {text}": input_digest(where, "text") for text, where in texts.items()}
-    sources = {"checkpoint": input_digest(checkpoint, "checkpoint"), **digests}
-    identity = job.identity(compose.plain(settings) if calibration else settings.protocol(), sources)
+    job.use(PREPARE)
+    for text in settings.texts():
+        job.use(TEXT, f"text {text}", text=text)
+    identity = job.identity(compose.plain(settings) if calibration else settings.protocol())
     tokenizer = corpora.open_tokenizer(inputs.tokenizer_file(job.names))
     windows, described = (_calibration if calibration else _windows)(tokenizer, settings)
     file = folder / "tokens.safetensors"
     shards = [{"file": file.name, "sha256": write_shard(file, windows, shard_identity(identity))}]
-    job.finish("tokens", identity, {"shards": shards, "corpora": described, "added": tokenizer.encode("").tokens})
+    job.finish(identity, {"shards": shards, "corpora": described, "added": tokenizer.encode("").tokens})
 
 
 def _check_positions(job: Job, length: int) -> None:
@@ -41,22 +41,22 @@ def _check_positions(job: Job, length: int) -> None:
     positions = settings.get("max_position_embeddings")
     if positions is not None and length > positions:
         raise CorpusError(
-            f"windows of {length} tokens, but {job.names['model']} has {positions} positions; "
-            f"choose shorter ones, such as study.eval={job.names['protocol']}+window={positions}"
+            f"windows of {length} tokens, but {job.names.model} has {positions} positions; "
+            f"choose shorter ones, such as study.eval={job.names.protocol}+window={positions}"
         )
 
 
 def _documents(corpus: SourceConfig) -> Documents:
     """The documents of a corpus, once they were found to be as their stage wrote them."""
-    folder = Path(paths.TEXT.format(text=corpus.text))
-    path = Path(paths.DOCUMENTS.format(text=corpus.text, part=corpus.part))
-    verified(folder, "text", str(path.relative_to(folder)))
-    return Documents(path)
+    folder = TEXT.folder(Wildcards(text=corpus.text))
+    file = DOCUMENTS.format(part=corpus.part)
+    verified(folder, TEXT.kind, file)
+    return Documents(folder / file)
 
 
 def _describe(corpus: SourceConfig, documents: Documents) -> dict:
     """Where a corpus is from: how many documents it has, and whether they are the published ones (null: unknown)."""
-    text = read_json(Path(paths.TEXT.format(text=corpus.text)) / "result.json", "text")
+    text = read_json(TEXT.folder(Wildcards(text=corpus.text)) / "result.json", TEXT.kind)
     return {"text": corpus.text, "documents": len(documents), "published": text.get("published")}
 
 
@@ -84,4 +84,4 @@ def _calibration(tokenizer, settings: CalibrationConfig) -> tuple[dict, dict]:
 
 
 if __name__ == "__main__":
-    run("tokens", main)
+    run_by_old_name(__spec__.name)

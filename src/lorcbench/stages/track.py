@@ -7,16 +7,17 @@ from pathlib import Path
 
 from lorcbench.common import paths
 from lorcbench.common.artifacts import write_json, write_text
-from lorcbench.jobs.job import Job, run
+from lorcbench.jobs.job import Job
 from lorcbench.report import comparison, results
 from lorcbench.report.tracking.store import TrackingError, track, without_password
-from lorcbench.study.cells import study_from_arguments
+from lorcbench.stages import run_by_old_name
+from lorcbench.study.stages import TRACK
 
 
 def main(job: Job) -> None:
     """Import every cell of the study."""
-    study = study_from_arguments(job.overrides)
-    folder = job.at(f"{paths.STUDY.format(study=study.name)}/track")
+    study = job.study
+    folder = job.at(TRACK)
     uri = _uri(job.tracking.uri)
     artifacts = str(Path(paths.MLFLOW_ARTIFACTS).resolve() / study.name)
 
@@ -31,7 +32,7 @@ def main(job: Job) -> None:
     server = public.rstrip("/") if uri.startswith("http") else ""  # `make ui` puts its own address before the others
     lines = [f"{study.name}, {page}: {server}{imported['pages'][page]}\n" for page in ("table", "charts")]
     write_text(folder / "pages.txt", "".join(lines))
-    job.finish("track", {"stage": "track"}, {"cells": len(measured)})
+    job.finish({"stage": "track"}, {"cells": len(measured)})
 
 
 def _uri(setting: str | None) -> str:
@@ -45,4 +46,4 @@ def _uri(setting: str | None) -> str:
 
 
 if __name__ == "__main__":
-    run("track", main)
+    run_by_old_name(__spec__.name)

@@ -1,22 +1,18 @@
-"""A study file → its list of cells, in plain Python: neither torch nor transformers, and no Hydra composition a cell."""
+"""A cell, and a study as the cells that it is made of: values, without a word of how they are found or computed."""
 
 from __future__ import annotations
 
-import itertools
-import math
-import re
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from functools import cache, cached_property
 
-from omegaconf import OmegaConf
-
-from lorcbench.common import paths
+from lorcbench.common.paths import Wildcards
 from lorcbench.config import compose
-from lorcbench.config.checks import MOST, ConfigError
-from lorcbench.config.schema import AXES, GridConfig, ModelConfig, StudyConfig
+from lorcbench.config.schema import ModelConfig, StudyConfig
 from lorcbench.core.formats import ActivationFormat, WeightFormat
-from lorcbench.study import published, rehearsal
+from lorcbench.study import published
+
+# What the cells of one evaluation have in common: all but the LoRC setting and its rank.
+_EVALUATED = ("model", "method", "calibration", "weight", "trained", "activation")
 
 # Thousands of cells share a few formats: each spelling is parsed once. A cached property would be an entry of `vars(cell)`,
 # which tables and tags are made of.
@@ -41,6 +37,11 @@ class Cell:
     activation: str
     lorc: str
     rank: int
+
+    @classmethod
+    def full_precision(cls, model: str) -> Cell:
+        """The cell that all others of a model are compared to."""
+        return cls(model, "none", "none", "w16", "a16", "a16", "none", 0)
 
     @property
     def key(self) -> str:
@@ -69,10 +70,10 @@ class Cell:
         """`activation` as a value."""
         return activation_format(self.activation)
 
-    def paths(self) -> dict[str, str]:
-        """The wildcards of every path pattern in `lorcbench.common.paths` that a cell fills."""
-        wildcards = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "rank"}
-        return {**wildcards, "cap": str(compose.components(self.lorc, self.rank))}
+    def wildcards(self, protocol: str = "none") -> Wildcards:
+        """The names that fill the folders' patterns of the jobs that a cell rests on, measured by `protocol`."""
+        names = {name: value for name, value in vars(self).items() if name != "rank"}
+        return Wildcards(**names, cap=str(compose.components(self.lorc, self.rank)), protocol=protocol)
 
 
 @dataclass(frozen=True)
@@ -101,206 +102,55 @@ class Study:
     folders: dict[str, str]
     too_large: tuple[str, ...] = ()
 
-    def gated(self, model: str) -> bool:
-        """Whether a model's full-precision perplexity must be the published one before anything of it is quantized."""
-        return self.config.gate == "check" and published.full_precision(model, paths.GATE_PROTOCOL) is not None
-
-    def job_folders(self, cell: Cell) -> dict[str, Path]:
-        """The folders of all jobs that a cell rests on, in the order in which they run."""
-        names, folders = {**cell.paths(), "protocol": self.eval}, {"checkpoint": paths.CHECKPOINT, "tokens": paths.TOKENS}
-        if cell.calibration != "none":
-            folders |= {"calibration": paths.CALIBRATION_TOKENS}
-            method = compose.load("method", cell.method)
-            if method.data == "statistics":
-                folders |= {"statistics": paths.STATISTICS, "hessians": paths.HESSIAN_FACTORS}
-                names |= method.factor
-        if cell.method != "none":
-            folders |= {"gate": paths.GATE} if self.gated(cell.model) else {}
-            folders |= {"quantized": paths.QUANTIZED}
-        if cell.rank:
-            folders |= {"factors": paths.FACTORS}
-        folders |= {"evaluation": paths.EVALUATION}
-        return {kind: Path(pattern.format(**names)) for kind, pattern in folders.items()}
-
-    def harness_folder(self, cell: Cell) -> dict[str, Path]:
-        """The folder of the job in which lm-eval measures a cell, if it does."""
-        folder = Path(paths.HARNESS.format(**cell.paths(), protocol=self.eval))
-        return {"harness": folder} if cell in self.harness else {}
-
     def model(self, name: str) -> ModelConfig:
         """The model's config, a folder given on the command line included."""
-        if name in self.folders:
-            return ModelConfig(name=name, source="folder", path=self.folders[name])
-        return compose.load("model", name)
+        return model_config(name, self.folders)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models that cells are of."""
+        return tuple(dict.fromkeys(cell.model for cell in self.cells))
+
+    @property
+    def calibrations(self) -> tuple[str, ...]:
+        """Names of the calibrations that cells see."""
+        return tuple(dict.fromkeys(cell.calibration for cell in self.cells if cell.calibration != "none"))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Names of the texts of the study's protocol, of its gate's and of its calibrations."""
+        protocols = [self.eval]
+        if any(cell.method != "none" and self.gated(cell.model) for cell in self.cells):
+            protocols.append(published.GATE_PROTOCOL)
+        names = [text for protocol in protocols for text in compose.load("eval", protocol).texts()]
+        names += [text for calibration in self.calibrations for text in compose.load("calibration", calibration).texts()]
+        return tuple(dict.fromkeys(names))
+
+    def gated(self, model: str) -> bool:
+        """Whether a model's full-precision perplexity must be the published one before anything of it is quantized."""
+        return self.config.gate == "check" and published.full_precision(model, published.GATE_PROTOCOL) is not None
+
+    def wildcards(self, cell: Cell) -> Wildcards:
+        """The names of the jobs that a cell of this study rests on."""
+        return cell.wildcards(self.eval)
+
+    def evaluated(self, names: Wildcards, harness: bool = False) -> list[Cell]:
+        """The cells that one evaluation measures, all ranks of a quantized model; with `harness` those of lm-eval."""
+        cells = self._cells_by_evaluation[harness]
+        return cells.get(tuple(getattr(names, name) for name in _EVALUATED), [])
+
+    @cached_property
+    def _cells_by_evaluation(self) -> tuple[dict[tuple, list[Cell]], dict[tuple, list[Cell]]]:
+        """All cells, and the harness cells, by what the cells of one evaluation have in common."""
+        grouped: tuple[dict, dict] = ({}, {})
+        for cells, groups in zip((self.cells, self.harness), grouped, strict=True):
+            for cell in cells:
+                groups.setdefault(tuple(getattr(cell, name) for name in _EVALUATED), []).append(cell)
+        return grouped
 
 
-def load_study(name: str, overrides: list[str] = (), model_path: str | None = None) -> Study:
-    """Compose a study and expand its cells.
-
-    Args:
-        name: a file of conf/study, changes of its keys spelled behind it.
-        overrides: Hydra overrides; ``study.<axis>=[…]`` replaces that axis in every grid.
-        model_path: a checkpoint folder to run the study on instead of its own models.
-
-    Raises:
-        ConfigError: anything that makes no sense, in one line.
-    """
-    if model_path is not None and (not isinstance(model_path, str) or not model_path or "\0" in model_path):
-        raise ConfigError(f"model_path={model_path!r}: expected a checkpoint folder with config.json and safetensors files")
-    if name.partition("+")[0] not in compose.names("study"):
-        raise ConfigError(f"study {name!r} is unknown; conf/study has {', '.join(compose.names('study'))}")
-    composed = compose.compose([f"study={name}", *overrides])
-    study: StudyConfig = OmegaConf.to_object(composed.study)
-    replaced = [axis for axis in AXES if any(override.startswith(f"study.{axis}=") for override in overrides)]
-    folders = {}
-    if model_path:
-        folders = {_folder_name(model_path): str(Path(model_path).resolve())}
-        study.models = list(folders)
-        replaced.append("models")
-    if study.standins:
-        study = rehearsal.rehearse(study, replaced, not any(override.startswith("study.eval=") for override in overrides))
-    protocol = compose.canonical("eval", study.eval)
-    tasks = composed.eval.tasks if any(override.startswith("eval.tasks=") for override in overrides) else None
-    draft = Study(name, study, protocol, (), (), (), (), folders)
-    cells, not_applicable, too_large = _expand(draft, replaced)
-    if not cells and too_large:
-        smallest = min(draft.model(model).block_weights for model in too_large)
-        raise ConfigError(f"study.max_params={study.max_params:g}: the smallest model of {name} has {smallest:.3g}")
-    if not cells:
-        raise ConfigError(f"study {name}: no cells; expected at least one grid with models, methods and weights")
-    tasks = compose.load("eval", protocol).tasks if tasks is None else tasks
-    chosen = [_spelled(draft, grid) for grid in study.harness] if tasks else []
-    harness = [cell for cell in cells if any(_matches(cell, grid) for grid in chosen)]
-    return Study(
-        name, study, protocol, tuple(tasks), tuple(cells), tuple(harness), tuple(not_applicable), folders, tuple(too_large)
-    )
-
-
-def study_from_arguments(arguments: list[str]) -> Study:
-    """The study that a stage was started for: ``study=NAME``, then overrides and ``model_path`` as the workflow got them."""
-    given = dict(argument.partition("=")[::2] for argument in arguments)
-    if "study" not in given:
-        raise ConfigError(f"study=NAME is missing; known: {', '.join(compose.names('study'))}")
-    own = ("study=", "model_path=")
-    overrides = [argument for argument in arguments if not argument.startswith(own)]
-    folder = given.get("model_path")
-    return load_study(given["study"], overrides, folder and folder.strip('"'))  # quoted for Hydra's grammar
-
-
-def _folder_name(path: str) -> str:
-    try:
-        folder = Path(path).resolve()
-        found = (folder / "config.json").is_file()
-    except OSError:  # a name too long for the file system
-        found = False
-    if not found:
-        raise ConfigError(f"model_path={path}: expected a checkpoint folder with config.json and safetensors files")
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", folder.name).lstrip("._-") or "model"
-    return name if not (compose.conf_dir() / "model" / f"{name}.yaml").exists() else f"{name}-folder"
-
-
-def _expand(study: Study, replaced: list[str]) -> tuple[list[Cell], list[tuple[str, str]], list[str]]:
-    cells: dict[Cell, None] = {}
-    missing: dict[tuple[str, str], None] = {}
-    too_large: dict[str, None] = {}
-    shared = study.config
-    limit = None if "models" in replaced else shared.max_params
-    excluded = [_spelled(study, grid) for grid in shared.exclude]
-    grids = [_axes(shared, grid, replaced) for grid in shared.grids or [GridConfig()]]
-    count = sum(math.prod(len(values or [None]) for values in axes.values()) for axes in grids)
-    if count > shared.max_cells:
-        raise ConfigError(f"study {study.name}: {count:,} cells; expected at most study.max_cells={shared.max_cells}")
-    for given in grids:
-        axes = {axis: _values(study, axis, values) for axis, values in given.items()}
-        for combination in itertools.product(*axes.values()):
-            cell = _cell(dict(zip(axes, combination, strict=True)))
-            if cell is None or any(_matches(cell, grid) for grid in excluded):
-                continue
-            if limit is not None and (study.model(cell.model).block_weights or 0) > limit:
-                too_large[cell.model] = None
-                continue
-            if bad := _indivisible(study, cell):
-                missing[cell.model, bad] = None
-                continue
-            cells[Cell(cell.model, "none", "none", "w16", "a16", "a16", "none", 0)] = None
-            cells[cell] = None
-    return list(cells), list(missing), list(too_large)
-
-
-def _spelled(study: Study, grid: GridConfig) -> GridConfig:
-    """The grid with every name in its one spelling, axes that it does not name left open."""
-    given = {axis: values for axis in AXES if (values := getattr(grid, axis)) is not None}
-    return GridConfig(**{axis: _values(study, axis, values) for axis, values in given.items()})
-
-
-def _axes(shared: StudyConfig, grid: GridConfig, replaced: list[str]) -> dict[str, list | None]:
-    """The values of every axis of a grid, as they are written."""
-    own = {axis: None if axis in replaced else getattr(grid, axis) for axis in AXES}
-    return {axis: getattr(shared, axis) if values is None else values for axis, values in own.items()}
-
-
-_DEFAULTS = {"calibrations": ["none"], "activations": ["a16"], "lorc": ["plain-int8"], "ranks": [0]}
-
-
-def _values(study: Study, axis: str, values: list | None) -> list:
-    """The values of one axis, each known and in its one spelling."""
-    values = _DEFAULTS.get(axis) if values is None else values
-    if not values:
-        raise ConfigError(f"study.{axis}={values}: expected a list with at least one entry")
-    if not all(isinstance(value, int if axis == "ranks" else str) for value in values):
-        raise ConfigError(f"study.{axis}={values}: expected a list of {'whole numbers' if axis == 'ranks' else 'names'}")
-    if axis == "ranks":
-        for rank in values:
-            if not 0 <= rank < MOST:
-                raise ConfigError(f"study.ranks={values}: a rank is 0 or more, and below {MOST:,}")
-        return list(values)
-    if axis in ("weights", "activations"):
-        parse = WeightFormat.parse if axis == "weights" else ActivationFormat.parse
-        try:
-            return [str(parse(value)) for value in values]
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-    group = {"models": "model", "methods": "method", "calibrations": "calibration", "lorc": "lorc"}[axis]
-    return [value if value in study.folders else compose.canonical(group, value) for value in values]
-
-
-def _cell(axes: dict) -> Cell | None:
-    """The cell of one combination, or None for one that stands for no work of its own."""
-    method = compose.load("method", axes["methods"])
-    full_precision = axes["weights"] == "w16"
-    if (method.kind == "none") != full_precision:
-        return None
-    calibration = axes["calibrations"] if method.data else "none"
-    if method.data and not compose.load("calibration", calibration).corpora:
-        raise ConfigError(f"method {axes['methods']}: needs calibration; set study.calibrations")
-    if method.trains_in_float32 and (dtype := compose.load("calibration", calibration).dtype) != "float32":
-        raise ConfigError(f"method {axes['methods']}: trains in float32; calibration {calibration} has dtype {dtype}")
-    trained = axes["activations"] if method.sees_activations else "a16"
-    rank = 0 if full_precision else axes["ranks"]
-    lorc = axes["lorc"] if rank else "none"
-    if rank and compose.load("lorc", lorc).kind == "none":
-        raise ConfigError(f"study.lorc={lorc} with rank {rank}: expected a LoRC setting such as plain-int8")
-    if rank and compose.load("lorc", lorc).kind == "distilled" and calibration == "none":
-        mend = "expected a method with calibration data, or plain factors"
-        raise ConfigError(f"study.lorc={lorc} on method {axes['methods']}: {mend}")
-    return Cell(axes["models"], axes["methods"], calibration, axes["weights"], trained, axes["activations"], lorc, rank)
-
-
-def _indivisible(study: Study, cell: Cell) -> str | None:
-    model = study.model(cell.model)
-    for fmt in (WeightFormat.parse(cell.weight), ActivationFormat.parse(cell.activation)):
-        for width in filter(None, (model.hidden, model.ffn)):
-            if fmt.group and width % fmt.group:
-                if study.config.indivisible == "refuse":
-                    raise ConfigError(f"{fmt} on {cell.model}: groups of {fmt.group} do not divide its width {width}")
-                return str(fmt)
-    return None
-
-
-_FIELD = {"models": "model", "methods": "method", "calibrations": "calibration", "weights": "weight"}
-_FIELD |= {"activations": "activation", "lorc": "lorc", "ranks": "rank"}
-
-
-def _matches(cell: Cell, chosen: GridConfig) -> bool:
-    """Whether the cell agrees with every axis that `chosen` names."""
-    return all(getattr(cell, _FIELD[axis]) in values for axis in AXES if (values := getattr(chosen, axis)) is not None)
+def model_config(name: str, folders: dict[str, str]) -> ModelConfig:
+    """The config of a model of conf/model, or of a checkpoint folder by its model name."""
+    if name in folders:
+        return ModelConfig(name=name, source="folder", path=folders[name])
+    return compose.load("model", name)

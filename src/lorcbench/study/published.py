@@ -19,6 +19,7 @@ from importlib.resources import files
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 
 PROTOCOLS = {"zeroquant-v2": "gptq-old", "gptq": "gptq-new"}  # how each source measured
+GATE_PROTOCOL = PROTOCOLS["zeroquant-v2"]  # by which a published model must measure as printed before it is quantized
 CORPORA = ("wikitext2", "ptb", "c4")
 CLASS_BOUNDS = (0.1, 0.5)  # of the loss of the mean perplexity: class 1 up to the first, 2 up to the second, else 3 (table 1)
 # Table 6 says A8 alone; its numbers at groups of 128 are those that E.21 prints for symmetric activations.
@@ -94,7 +95,8 @@ def sensitivity_class(loss: float) -> int:
     return next((number for number, bound in enumerate(CLASS_BOUNDS, 1) if loss <= bound), 3)
 
 
-def full_precision(model: str, protocol: str = "gptq-old") -> dict[str, float] | None:
+@cache
+def full_precision(model: str, protocol: str = GATE_PROTOCOL) -> dict[str, float] | None:
     """The published full-precision perplexities of a model by corpus, or None if there are none for that protocol."""
     found = {
         row.corpus: row.ppl

@@ -1,0 +1,74 @@
+"""What is refused before the first job: a command line, windows or files that cannot be right."""
+
+from __future__ import annotations
+
+import os
+
+from lorcbench.config import compose
+from lorcbench.config.checks import ConfigError
+from lorcbench.config.schema import RuntimeConfig
+from lorcbench.data import stdlib_text, texts
+from lorcbench.study.cells import Study
+
+_KEYS = ("model_path", "overrides", "study")
+_OVERRIDES = ("study.", "eval.tasks=", "runtime.", "tracking.")
+
+
+def overrides_of(settings: dict) -> list[str]:
+    """The Hydra overrides of Snakemake's ``--config``, checked as far as can be without composing them.
+
+    Raises:
+        ConfigError: an unknown key, or an override that the workflow does not pass on.
+    """
+    if unknown := sorted(set(settings) - set(_KEYS)):
+        raise ConfigError(f"--config {unknown[0]}=…: unknown key; known keys are {', '.join(_KEYS)}")
+    text = settings.get("overrides", "")
+    if not isinstance(text, str) or "'" in text or '"' in text:
+        raise ConfigError("overrides: expected one string without quotes inside, such as overrides='study.ranks=[0,8]'")
+    for override in text.split():
+        if not override.startswith(_OVERRIDES):
+            raise ConfigError(
+                f"override {override!r}: expected study.…, eval.tasks=…, runtime.… or tracking.…; "
+                "other settings go into names, such as study.methods=[gptq+damp=0.05]"
+            )
+    return text.split()
+
+
+def check_windows(study: Study) -> None:
+    """Refuse windows that are longer than the positions that a stand-in learned."""
+    lengths = {f"study.eval={study.eval}+window": compose.load("eval", study.eval).window}
+    for name in study.calibrations:
+        lengths[f"study.calibrations=[{name}+length"] = compose.load("calibration", name).length
+    for model in study.models:
+        config = study.model(model)
+        limit = config.standin.positions if config.standin and config.record.learned_positions else None
+        for setting, length in lengths.items():
+            if limit is not None and length > limit:
+                hint = f"{setting}={limit}" + ("]" if "[" in setting else "")
+                raise ConfigError(f"windows of {length} tokens, but {model} has {limit} positions; expected {hint}")
+
+
+def check_vocabularies(study: Study) -> None:
+    """Refuse stand-ins of another vocabulary than that of their tokenizer."""
+    for model in study.models:
+        if standin := study.model(model).standin:
+            stdlib_text.check_vocabulary(standin)
+
+
+def check_data(study: Study, runtime: RuntimeConfig) -> None:
+    """Refuse texts and tasks that are unknown, and files that are missing on this machine."""
+    entries = [("text", name) for name in study.texts]
+    entries += [("task", name) for name in study.tasks] if study.harness else []
+    patterns, any_local = [], False
+    for group, name in entries:
+        config = compose.load(group, name)
+        if getattr(config, "source", None) == "file" and not texts.own_file(config, None).is_file():
+            raise ConfigError(f"text.path={config.path} of {name}: no such file")
+        patterns += config.local
+        any_local = any_local or texts.local_file(config.local, runtime.data_dir) is not None
+    if runtime.data_dir and patterns and not any_local:
+        raise ConfigError(
+            f"runtime.data_dir={runtime.data_dir}: no file of this study there; expected one of {', '.join(patterns)}"
+        )
+    if runtime.data_dir is not None and not os.path.isdir(runtime.data_dir):
+        raise ConfigError(f"runtime.data_dir={runtime.data_dir}: expected a folder")

@@ -1,0 +1,70 @@
+"""Start and end of a run of the workflow: what its stages inherit, the lock, the warm process, and the report of a failure."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from lorcbench.common.paths import LOCK
+from lorcbench.common.process import PARENT
+from lorcbench.config.compose import RUNTIME_VARIABLE
+from lorcbench.pipeline.warm import WarmProcess
+
+
+def set_environment(runtime: list[str]) -> None:
+    """Set what the stages inherit: the interpreter, whom they end with, and the overrides of the runtime.
+
+    Facts of the machine go through the environment, so that they are in no rule's text or params and re-run nothing.
+    """
+    # `.venv/bin/snakemake` works without activation: stages run in the interpreter that runs the workflow.
+    os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+    os.environ[PARENT] = str(os.getpid())
+    os.environ[RUNTIME_VARIABLE] = " ".join(runtime)
+
+
+class Lifecycle:
+    """One run, from its lock to its end.
+
+    Args:
+        threads: kernel threads of its stages.
+        complete: the file that says that the study is finished.
+        study: the arguments of the stages that see the whole study.
+    """
+
+    def __init__(self, threads: int, complete: Path, study: list[str]) -> None:
+        self._threads = threads
+        self._complete = complete
+        self._study = study
+        self._lock = None
+        self._warm: WarmProcess | None = None
+
+    def take_lock(self) -> None:
+        """One run at a time on one results folder; the kernel frees the lock however this process ends."""
+        try:
+            Path(LOCK).parent.mkdir(exist_ok=True)
+            self._lock = open(LOCK, "w")  # noqa: SIM115  held until the process ends
+        except OSError as error:
+            sys.exit(f"error: {LOCK} cannot be written ({error.strerror}); work in a folder that can")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            sys.exit("error: another run is using this results folder; wait for it, or work in another folder")
+
+    def start_warm(self) -> None:
+        """Start the process that local jobs fork from."""
+        self._warm = WarmProcess(self._threads)
+
+    def finish(self) -> None:
+        """End what was started."""
+        if self._warm:
+            self._warm.stop()
+
+    def report_failure(self) -> None:
+        """After a run with failures: MLflow and the page over what exists, and the study open for the next run."""
+        self._complete.unlink(missing_ok=True)
+        for stage in ("track", "report"):
+            subprocess.run([sys.executable, "-m", "lorcbench.stages", stage, *self._study], check=False)
+        self.finish()

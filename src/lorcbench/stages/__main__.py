@@ -1,0 +1,42 @@
+"""One stage as a process: ``python -m lorcbench.stages NAME key=value …``, by the workflow or by hand."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+from lorcbench.common.process import PARENT, die_with_parent, let_threads_sleep
+from lorcbench.pipeline import warm
+from lorcbench.stages import description, names
+
+
+def main(name: str, overrides: list[str]) -> None:
+    """Run a stage in this process, or have a warm process run it.
+
+    Raises:
+        SystemExit: the stage failed.
+    """
+    if parent := os.environ.get(PARENT):
+        die_with_parent(int(parent))  # so that no orphan of a killed workflow goes on writing
+    let_threads_sleep()  # before any numerical library is loaded
+    warm.hand_over(name, overrides)  # ends this process; returns where there is no warm process
+    from lorcbench.jobs.job import run  # here: what has handed over imports nothing more
+
+    run(name, overrides, importlib.import_module(f"lorcbench.stages.{name}").main)
+
+
+def usage() -> str:
+    """How a stage is called, and which there are."""
+    lines = [f"  {name:10} {description(name)}" for name in names()]
+    return "\n".join(["usage: python -m lorcbench.stages NAME key=value …", "", *lines])
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] in ([], ["-h"], ["--help"]):
+        print(usage())
+    elif sys.argv[1] not in names():
+        print(f"stage {sys.argv[1]!r} is unknown; stages are {', '.join(names())}", file=sys.stderr)
+        sys.exit(2)
+    else:
+        main(sys.argv[1], sys.argv[2:])

@@ -1,0 +1,224 @@
+"""A study file → its cells, in plain Python: neither torch nor transformers, and no Hydra composition per cell."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from lorcbench.config import compose
+from lorcbench.config.checks import MOST, ConfigError
+from lorcbench.config.schema import AXES, GridConfig, StudyConfig
+from lorcbench.study import rehearsal
+from lorcbench.study.cells import Cell, Study, activation_format, model_config, weight_format
+
+_FOLDER = "expected a checkpoint folder with config.json and safetensors files"
+# What a grid has on an axis that neither it nor its study names.
+_DEFAULTS = {"calibrations": ["none"], "activations": ["a16"], "lorc": ["plain-int8"], "ranks": [0]}
+_FIELDS = dict(zip(AXES, ("model", "method", "calibration", "weight", "activation", "lorc", "rank"), strict=True))
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is asked for, before its cells are known.
+
+    Attributes:
+        name: of the study.
+        config: the composed study.
+        folders: checkpoints given by path on the command line, by model name.
+        replaced: the axes that the command line gave; they hold for every grid.
+    """
+
+    name: str
+    config: StudyConfig
+    folders: dict[str, str]
+    replaced: tuple[str, ...]
+
+
+def load_study(name: str, overrides: list[str] = (), model_path: str | None = None) -> Study:
+    """Compose a study and expand its cells.
+
+    Args:
+        name: a file of conf/study, changes of its keys spelled behind it.
+        overrides: Hydra overrides; ``study.<axis>=[…]`` replaces that axis in every grid.
+        model_path: a checkpoint folder to run the study on instead of its own models.
+
+    Raises:
+        ConfigError: anything that makes no sense, in one line.
+    """
+    if model_path is not None and (not isinstance(model_path, str) or not model_path or "\0" in model_path):
+        raise ConfigError(f"model_path={model_path!r}: {_FOLDER}")
+    if name.partition("+")[0] not in compose.names("study"):
+        raise ConfigError(f"study {name!r} is unknown; conf/study has {', '.join(compose.names('study'))}")
+    composed = compose.compose([f"study={name}", *overrides])
+    request = _request(name, OmegaConf.to_object(composed.study), overrides, model_path)
+    protocol = compose.canonical("eval", request.config.eval)
+    cells, not_applicable, too_large = _expand(request)
+    names_tasks = any(override.startswith("eval.tasks=") for override in overrides)
+    tasks = composed.eval.tasks if names_tasks else compose.load("eval", protocol).tasks
+    chosen = [_spelled(request, grid) for grid in request.config.harness] if tasks else []
+    return Study(
+        name=name,
+        config=request.config,
+        eval=protocol,
+        tasks=tuple(tasks),
+        cells=tuple(cells),
+        harness=tuple(cell for cell in cells if any(_matches(cell, grid) for grid in chosen)),
+        not_applicable=tuple(not_applicable),
+        folders=request.folders,
+        too_large=tuple(too_large),
+    )
+
+
+def study_from_arguments(arguments: list[str]) -> Study:
+    """The study that a stage was started for: ``study=NAME``, then overrides and ``model_path`` as the workflow got them."""
+    values = dict(argument.partition("=")[::2] for argument in arguments)
+    if "study" not in values:
+        raise ConfigError(f"study=NAME is missing; known: {', '.join(compose.names('study'))}")
+    own = ("study=", "model_path=")
+    overrides = [argument for argument in arguments if not argument.startswith(own)]
+    folder = compose.unquoted(values["model_path"]) if "model_path" in values else None
+    return load_study(values["study"], overrides, folder)
+
+
+def _request(name: str, config: StudyConfig, overrides: list[str], model_path: str | None) -> _Request:
+    """The study as its file and the command line say it, on other models if the command line says so."""
+    replaced = [axis for axis in AXES if any(override.startswith(f"study.{axis}=") for override in overrides)]
+    folders = {}
+    if model_path:
+        folders = {_folder_name(model_path): str(Path(model_path).resolve())}
+        config.models = list(folders)
+        replaced.append("models")
+    if config.standins:
+        keeps_protocol = any(override.startswith("study.eval=") for override in overrides)
+        config = rehearsal.rehearse(config, replaced, not keeps_protocol)
+    return _Request(name, config, folders, tuple(replaced))
+
+
+def _folder_name(path: str) -> str:
+    """The model name of a checkpoint folder: its own name, in letters that a path component may have."""
+    try:
+        folder = Path(path).resolve()
+        is_checkpoint = (folder / "config.json").is_file()
+    except OSError:  # a name too long for the file system
+        is_checkpoint = False
+    if not is_checkpoint:
+        raise ConfigError(f"model_path={path}: {_FOLDER}")
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", folder.name).lstrip("._-") or "model"
+    return name if not (compose.conf_dir() / "model" / f"{name}.yaml").exists() else f"{name}-folder"
+
+
+def _expand(request: _Request) -> tuple[list[Cell], list[tuple[str, str]], list[str]]:
+    """The cells; the (model, format) pairs that were left out because groups do not divide; the models that are too large."""
+    cells: dict[Cell, None] = {}
+    indivisible: dict[tuple[str, str], None] = {}
+    too_large: dict[str, None] = {}
+    limit = None if "models" in request.replaced else request.config.max_params
+    for cell in _combinations(request):
+        if limit is not None and (model_config(cell.model, request.folders).block_weights or 0) > limit:
+            too_large[cell.model] = None
+        elif bad := _indivisible(request, cell):
+            indivisible[cell.model, bad] = None
+        else:
+            cells[Cell.full_precision(cell.model)] = None
+            cells[cell] = None
+    if not cells and too_large:
+        smallest = min(model_config(model, request.folders).block_weights for model in too_large)
+        raise ConfigError(f"study.max_params={limit:g}: the smallest model of {request.name} has {smallest:.3g}")
+    if not cells:
+        raise ConfigError(f"study {request.name}: no cells; expected at least one grid with models, methods and weights")
+    return list(cells), list(indivisible), list(too_large)
+
+
+def _combinations(request: _Request) -> Iterator[Cell]:
+    """Yields the cells of all grids, grid after grid, without the excluded; a cell may come more than once."""
+    excluded = [_spelled(request, grid) for grid in request.config.exclude]
+    grids = [_axes(request, grid) for grid in request.config.grids or [GridConfig()]]
+    count = sum(math.prod(len(values or [None]) for values in axes.values()) for axes in grids)
+    if count > (most := request.config.max_cells):
+        raise ConfigError(f"study {request.name}: {count:,} cells; expected at most study.max_cells={most}")
+    for grid in grids:
+        axes = [_values(request, axis, values) for axis, values in grid.items()]
+        for combination in itertools.product(*axes):
+            cell = _cell(**dict(zip(_FIELDS.values(), combination, strict=True)))
+            if cell is not None and not any(_matches(cell, chosen) for chosen in excluded):
+                yield cell
+
+
+def _spelled(request: _Request, grid: GridConfig) -> GridConfig:
+    """The grid with every name in its one spelling, axes that it does not name left open."""
+    named = {axis: values for axis in AXES if (values := getattr(grid, axis)) is not None}
+    return GridConfig(**{axis: _values(request, axis, values) for axis, values in named.items()})
+
+
+def _axes(request: _Request, grid: GridConfig) -> dict[str, list | None]:
+    """The values of every axis of a grid, as they are written."""
+    own = {axis: None if axis in request.replaced else getattr(grid, axis) for axis in AXES}
+    return {axis: getattr(request.config, axis) if values is None else values for axis, values in own.items()}
+
+
+def _values(request: _Request, axis: str, values: list | None) -> list:
+    """The values of one axis, each known and in its one spelling."""
+    values = _DEFAULTS.get(axis) if values is None else values
+    if not values:
+        raise ConfigError(f"study.{axis}={values}: expected a list with at least one entry")
+    if not all(isinstance(value, int if axis == "ranks" else str) for value in values):
+        raise ConfigError(f"study.{axis}={values}: expected a list of {'whole numbers' if axis == 'ranks' else 'names'}")
+    if axis == "ranks":
+        if not all(0 <= rank < MOST for rank in values):
+            raise ConfigError(f"study.ranks={values}: a rank is 0 or more, and below {MOST:,}")
+        return list(values)
+    if axis in ("weights", "activations"):
+        parse = weight_format if axis == "weights" else activation_format
+        try:
+            return [str(parse(value)) for value in values]
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+    return [value if value in request.folders else compose.canonical(_FIELDS[axis], value) for value in values]
+
+
+def _cell(model: str, method: str, calibration: str, weight: str, activation: str, lorc: str, rank: int) -> Cell | None:
+    """The cell of one combination, or None for a combination that another one stands for."""
+    config = compose.load("method", method)
+    full_precision = weight == "w16"
+    if (config.kind == "none") != full_precision:
+        return None
+    calibration = calibration if config.data else "none"
+    data = compose.load("calibration", calibration)
+    if config.data and not data.corpora:
+        raise ConfigError(f"method {method}: needs calibration; set study.calibrations")
+    if config.trains_in_float32 and data.dtype != "float32":
+        raise ConfigError(f"method {method}: trains in float32; calibration {calibration} has dtype {data.dtype}")
+    trained = activation if config.sees_activations else "a16"
+    rank = 0 if full_precision else rank
+    lorc = lorc if rank else "none"
+    kind = compose.load("lorc", lorc).kind
+    if rank and kind == "none":
+        raise ConfigError(f"study.lorc={lorc} with rank {rank}: expected a LoRC setting such as plain-int8")
+    if rank and kind == "distilled" and calibration == "none":
+        hint = "expected a method with calibration data, or plain factors"
+        raise ConfigError(f"study.lorc={lorc} on method {method}: {hint}")
+    return Cell(model, method, calibration, weight, trained, activation, lorc, rank)
+
+
+def _indivisible(request: _Request, cell: Cell) -> str | None:
+    """A format of the cell whose groups do not divide a width of its model, or None; refused unless the study skips it."""
+    model = model_config(cell.model, request.folders)
+    for fmt in (cell.weight_format, cell.activation_format):
+        for width in filter(None, (model.hidden, model.ffn)):
+            if fmt.group and width % fmt.group:
+                if request.config.indivisible == "refuse":
+                    raise ConfigError(f"{fmt} on {cell.model}: groups of {fmt.group} do not divide its width {width}")
+                return str(fmt)
+    return None
+
+
+def _matches(cell: Cell, chosen: GridConfig) -> bool:
+    """Whether the cell agrees with every axis that `chosen` names."""
+    named = ((_FIELDS[axis], values) for axis in AXES if (values := getattr(chosen, axis)) is not None)
+    return all(getattr(cell, field) in values for field, values in named)

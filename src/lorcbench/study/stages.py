@@ -1,0 +1,333 @@
+"""The table of stages: what each makes, where it lies, what its bytes depend on, and whose results it reads.
+
+The workflow's rules, the plan, the report and the stages themselves ask this table, so the graph of jobs is spelled here and
+nowhere else. To add a stage, write its file under ``stages/``, a record here, and a rule under ``workflow/rules``.
+
+Every setting that changes bytes is in the folder's pattern, as a name that Hydra takes as it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from lorcbench.common.paths import CACHE, STUDY, Wildcards
+from lorcbench.config import compose
+from lorcbench.study.cells import Cell, Study
+from lorcbench.study.published import GATE_PROTOCOL
+
+_WEIGHTS = "{model}/{method}/{calibration}/{weight}/{trained}"  # what quantized weights are called
+_CALIBRATION = CACHE + "/calibration/{model}/{calibration}"
+
+
+class StageJob(NamedTuple):
+    """One job of a stage: the stage, and the names that fill the pattern of its folder."""
+
+    stage: Stage
+    names: Wildcards
+
+    @property
+    def folder(self) -> Path:
+        """Where its result lies."""
+        return self.stage.folder(self.names)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the pipeline.
+
+    Attributes:
+        name: of its rule.
+        module: its file in ``lorcbench.stages``; two rules may share one.
+        artifact: what is said of its result in results that were made from it, in plans and in tables.
+        kind: of its ``result.json``.
+        pattern: of its folder, with wildcards in braces.
+        settings: the config groups that its bytes depend on, besides its inputs and its code; as a function of the names where
+            that differs from job to job.
+        inputs: the jobs whose results a job reads.
+    """
+
+    name: str
+    module: str
+    artifact: str
+    kind: str
+    pattern: str
+    settings: tuple[str, ...] | Callable[[Wildcards], tuple[str, ...]]
+    inputs: Callable[[Study, Wildcards], list[StageJob]]
+
+    def folder(self, names: Wildcards) -> Path:
+        """The folder of one job."""
+        return Path(names.fill(self.pattern))
+
+    def groups(self, names: Wildcards) -> tuple[str, ...]:
+        """The config groups that the bytes of one job depend on."""
+        return self.settings(names) if callable(self.settings) else self.settings
+
+
+# What each stage reads. The study says what the names do not: folders of checkpoints, ranks, tasks, whether there is a gate.
+
+
+def _nothing(study: Study, names: Wildcards) -> list[StageJob]:
+    """A text or a task comes from a file of the user's, or from the hub."""
+    return []
+
+
+def _prepare(study: Study, names: Wildcards) -> list[StageJob]:
+    """A stand-in is trained on a text; other checkpoints are there already."""
+    standin = study.model(names.model).standin
+    return _texts([standin.text]) if standin else []
+
+
+def _tokens(study: Study, names: Wildcards) -> list[StageJob]:
+    """The tokenizer is the checkpoint's."""
+    return [StageJob(PREPARE, names), *_texts(compose.load("eval", names.protocol).texts())]
+
+
+def _calibration_tokens(study: Study, names: Wildcards) -> list[StageJob]:
+    """The tokenizer is the checkpoint's."""
+    return [StageJob(PREPARE, names), *_texts(compose.load("calibration", names.calibration).texts())]
+
+
+def _texts(texts: Iterable[str]) -> list[StageJob]:
+    return [StageJob(TEXT, Wildcards(text=text)) for text in texts]
+
+
+def _calibrate(study: Study, names: Wildcards) -> list[StageJob]:
+    return [StageJob(PREPARE, names), StageJob(CALIBRATION_TOKENS, names)]
+
+
+def _factor(study: Study, names: Wildcards) -> list[StageJob]:
+    return [StageJob(CALIBRATE, names)]
+
+
+def _gate(study: Study, names: Wildcards) -> list[StageJob]:
+    """The evaluation of the unquantized model, by the protocol of the published tables, whatever the study's is."""
+    return [StageJob(EVALUATE, Wildcards(model=names.model, protocol=GATE_PROTOCOL))]
+
+
+def _quantize(study: Study, names: Wildcards) -> list[StageJob]:
+    """The checkpoint, and what the method wants of the calibration. A published model has to pass the gate before."""
+    method = compose.load("method", names.method)
+    needed = [StageJob(PREPARE, names)]
+    if method.data == "statistics":
+        needed.append(StageJob(FACTOR, replace(names, **method.factor)))
+    elif method.data:
+        needed.append(StageJob(CALIBRATION_TOKENS, names))
+    if study.gated(names.model):
+        needed.append(StageJob(GATE, names))
+    return needed
+
+
+def _lorc(study: Study, names: Wildcards) -> list[StageJob]:
+    """The error is the checkpoint's minus the quantized weights'; factors that are trained see calibration tokens too."""
+    tokens = [StageJob(CALIBRATION_TOKENS, names)] if _is_distilled(names) else []
+    return [StageJob(PREPARE, names), StageJob(QUANTIZE, names), *tokens]
+
+
+def _is_distilled(names: Wildcards) -> bool:
+    return compose.load("lorc", names.lorc).kind == "distilled"
+
+
+def _evaluate(study: Study, names: Wildcards) -> list[StageJob]:
+    """Test windows, and the weights of all cells that one evaluation measures."""
+    cells = study.evaluated(names)
+    return [StageJob(PREPARE, names), StageJob(TOKENS, names), *_weights(study, cells)]
+
+
+def _harness(study: Study, names: Wildcards) -> list[StageJob]:
+    """The documents of the tasks, and the weights of all cells that one run of lm-eval measures."""
+    documents = (task_documents(name) for name in study.tasks)
+    return [StageJob(PREPARE, names), *_unique(documents), *_weights(study, study.evaluated(names, harness=True))]
+
+
+def task_documents(task: str) -> StageJob:
+    """The job that stages the documents of an lm-eval task: that of the text which carries them, or one of their own."""
+    text = compose.load("task", task).text
+    return StageJob(TEXT, Wildcards(text=text)) if text else StageJob(TASK, Wildcards(task=task))
+
+
+def _weights(study: Study, cells: Iterable[Cell]) -> list[StageJob]:
+    """Quantized weights, and the factors of every rank."""
+    needed = []
+    for cell in cells:
+        names = study.wildcards(cell)
+        needed += [StageJob(QUANTIZE, names)] if cell.method != "none" else []
+        needed += [StageJob(LORC, names)] if cell.rank else []
+    return _unique(needed)
+
+
+def _unique(needed: Iterable[StageJob]) -> list[StageJob]:
+    """Each folder once, in the order in which it comes first."""
+    return list({job.folder: job for job in needed}.values())
+
+
+def _track(study: Study, names: Wildcards) -> list[StageJob]:
+    """Every evaluation of the study."""
+    evaluations = [StageJob(EVALUATE, study.wildcards(cell)) for cell in study.cells]
+    return _unique([*evaluations, *(StageJob(HARNESS, study.wildcards(cell)) for cell in study.harness)])
+
+
+def _report(study: Study, names: Wildcards) -> list[StageJob]:
+    """What was tracked, too: the page links to it."""
+    return [*_track(study, names), StageJob(TRACK, Wildcards(study=study.name))]
+
+
+TEXT = Stage(
+    name="text",
+    module="text",
+    artifact="text",
+    kind="text",
+    pattern=CACHE + "/text/{text}",
+    settings=("text",),
+    inputs=_nothing,
+)
+TASK = Stage(
+    name="task",
+    module="task",
+    artifact="task",
+    kind="task",
+    pattern=CACHE + "/task/{task}",
+    settings=("task",),
+    inputs=_nothing,
+)
+PREPARE = Stage(
+    name="prepare",
+    module="prepare",
+    artifact="checkpoint",
+    kind="checkpoint",
+    pattern=CACHE + "/checkpoint/{model}",
+    settings=("model",),
+    inputs=_prepare,
+)
+TOKENS = Stage(
+    name="tokens",
+    module="tokens",
+    artifact="tokens",
+    kind="tokens",
+    pattern=CACHE + "/tokens/{model}/{protocol}",
+    settings=("eval",),
+    inputs=_tokens,
+)
+CALIBRATION_TOKENS = Stage(
+    name="calibration_tokens",
+    module="tokens",
+    artifact="calibration",
+    kind="tokens",
+    pattern=_CALIBRATION + "/tokens",
+    settings=("calibration",),
+    inputs=_calibration_tokens,
+)
+CALIBRATE = Stage(
+    name="calibrate",
+    module="calibrate",
+    artifact="statistics",
+    kind="statistics",
+    pattern=_CALIBRATION + "/statistics",
+    settings=("calibration",),
+    inputs=_calibrate,
+)
+FACTOR = Stage(
+    name="factor",
+    module="factor",
+    artifact="hessians",
+    kind="hessians",
+    pattern=_CALIBRATION + "/hessians/damp{damp}-{order}",
+    settings=(),
+    inputs=_factor,
+)
+GATE = Stage(
+    name="gate",
+    module="gate",
+    artifact="gate",
+    kind="gate",
+    pattern=CACHE + "/gate/{model}",
+    settings=(),
+    inputs=_gate,
+)
+QUANTIZE = Stage(
+    name="quantize",
+    module="quantize",
+    artifact="quantized",
+    kind="quantized",
+    pattern=f"{CACHE}/quantize/{_WEIGHTS}",
+    settings=("method", "calibration"),
+    inputs=_quantize,
+)
+LORC = Stage(
+    name="lorc",
+    module="lorc",
+    artifact="factors",
+    kind="factors",
+    pattern=f"{CACHE}/lorc/{_WEIGHTS}" + "/{lorc}/cap{cap}",
+    settings=lambda names: ("lorc", "calibration") if _is_distilled(names) else ("lorc",),
+    inputs=_lorc,
+)
+EVALUATE = Stage(
+    name="evaluate",
+    module="evaluate",
+    artifact="evaluation",
+    kind="perplexity",
+    pattern=f"{CACHE}/evaluate/{_WEIGHTS}" + "/{activation}/{protocol}",
+    settings=("eval",),
+    inputs=_evaluate,
+)
+HARNESS = Stage(
+    name="harness",
+    module="harness",
+    artifact="harness",
+    kind="harness",
+    pattern=f"{CACHE}/harness/{_WEIGHTS}" + "/{activation}/{protocol}",
+    settings=("eval",),
+    inputs=_harness,
+)
+TRACK = Stage(
+    name="track",
+    module="track",
+    artifact="track",
+    kind="track",
+    pattern=STUDY + "/track",
+    settings=(),
+    inputs=_track,
+)
+REPORT = Stage(
+    name="report",
+    module="report",
+    artifact="report",
+    kind="report",
+    pattern=STUDY + "/report",
+    settings=(),
+    inputs=_report,
+)
+
+# In the order in which a study runs them.
+STAGES = {
+    stage.name: stage
+    for stage in (
+        *(TEXT, TASK, PREPARE, TOKENS, CALIBRATION_TOKENS, CALIBRATE, FACTOR),
+        *(GATE, QUANTIZE, LORC, EVALUATE, HARNESS, TRACK, REPORT),
+    )
+}
+
+
+def jobs_of(study: Study, cell: Cell) -> dict[str, StageJob]:
+    """The jobs on its model that a cell rests on, by artifact, in the order of the stages.
+
+    There is one for every stage. Of two the nearer to the cell counts: its own evaluation, not the one that its gate compares.
+    """
+    alone = replace(study, cells=(cell,), harness=(cell,) if cell in study.harness else ())
+    waiting = [StageJob(EVALUATE, study.wildcards(cell))]
+    waiting += [StageJob(HARNESS, study.wildcards(cell))] if alone.harness else []
+    nearest: dict[str, StageJob] = {}
+    for job in waiting:  # which grows: breadth first, from the cell to the checkpoint
+        if job.stage.name not in nearest:
+            nearest[job.stage.name] = job
+            waiting += job.stage.inputs(alone, job.names)
+    ordered = (nearest[name] for name in STAGES if name in nearest)
+    return {job.stage.artifact: job for job in ordered if "{model}" in job.stage.pattern}
+
+
+def job_folders(study: Study, cell: Cell) -> dict[str, Path]:
+    """The folders of the jobs that a cell rests on, as `jobs_of` orders them."""
+    return {artifact: job.folder for artifact, job in jobs_of(study, cell).items()}
