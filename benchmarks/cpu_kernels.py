@@ -9,6 +9,7 @@ linear      `lorcbench.models.numpy_linears`: NumPy's product behind `torch.nn.f
 product     `lorcbench.core.linalg.product`: NumPy's product of two matrices
 moment      `lorcbench.core.moments`: BLAS's symmetric update, which computes one triangle of XᵀX
 Cholesky    `lorcbench.core.linalg`: SciPy's LAPACK
+sweep       `lorcbench.core.gptq`: one column block by the compiled kernel; beside it, by plain tensor operations
 finite      `lorcbench.models.checkpoint`: the extremes of a tensor are finite, so all of it is
 """
 
@@ -22,8 +23,11 @@ import torch
 from common import environment, machine, measure, parser, publish, report, timed
 from torch.nn.functional import linear
 
+from lorcbench.core.formats import WeightFormat
+from lorcbench.core.gptq import Grid, _sweep_block_compiled, sweep_block_reference
 from lorcbench.core.linalg import _cholesky, product
 from lorcbench.core.moments import SecondMoment
+from lorcbench.core.quantizer import grouped, scale_and_zero
 from lorcbench.models.numpy_linears import NumPyLinears
 
 TOKENS, HIDDEN, FFN = 2048, 768, 3072
@@ -55,6 +59,14 @@ def kernels() -> dict[str, Sides]:
             lambda definite=definite: _cholesky(definite.clone()),
             lambda definite=definite: torch.linalg.cholesky_ex(definite),
         )
+    fmt = WeightFormat.parse("w4-asym-g128")
+    weights, codes = torch.randn(FFN, 128), torch.empty(FFN, 128, dtype=torch.uint8)
+    inverse = torch.eye(128) + 0.01 * torch.randn(128, 128).triu(1)
+    grid = Grid(fmt, *scale_and_zero(grouped(weights, 128), fmt), torch.zeros(128, dtype=torch.int64))
+    pairs[f"sweep of ({FFN}, 128), beside plain tensor operations"] = (
+        lambda: _sweep_block_compiled(weights.clone(), inverse, grid, codes),
+        lambda: sweep_block_reference(weights.clone(), inverse, grid, codes),
+    )
     for dtype in (torch.float32, torch.float16):
         large = torch.randn(FFN, FFN).to(dtype)
         pairs[f"finite, ({FFN}, {FFN}) in {str(dtype).removeprefix('torch.')}"] = (

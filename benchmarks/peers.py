@@ -42,13 +42,13 @@ def available(bench: Path, gptq: Path | None, wanted: list[str] | None = None) -
     found = []
     for peer in wanted or LABELS:
         if peer == "reference":
-            ready, mend = gptq is not None and (gptq / "gptq.py").is_file(), "--gptq CHECKOUT"
+            ready, hint = gptq is not None and (gptq / "gptq.py").is_file(), "--gptq CHECKOUT"
         else:
-            ready, mend = (bench / "envs" / peer / "installed").exists(), f"python benchmarks/peers.py --only {peer}"
+            ready, hint = (bench / "envs" / peer / "installed").exists(), f"python benchmarks/peers.py --only {peer}"
         if ready:
             found.append(peer)
         else:
-            print(f"{LABELS[peer]}: left out; it needs {mend}", file=sys.stderr)
+            print(f"{LABELS[peer]}: left out; it needs {hint}", file=sys.stderr)
     return found
 
 

@@ -217,14 +217,14 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("settings", "mend"), BAD, ids=[str(index) for index in range(len(BAD))])
-def test_nonsense_is_refused_in_one_line_that_says_what_would_be_right(settings, mend, monkeypatch):
+@pytest.mark.parametrize(("settings", "hint"), BAD, ids=[str(index) for index in range(len(BAD))])
+def test_nonsense_is_refused_in_one_line_that_says_what_would_be_right(settings, hint, monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("LORCBENCH_JOB", "")
     monkeypatch.setenv(compose.RUNTIME_VARIABLE, "")
     with pytest.raises(ConfigError) as refusal:
         Pipeline(settings)
-    assert mend in str(refusal.value)
+    assert hint in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 

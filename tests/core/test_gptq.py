@@ -110,7 +110,7 @@ def test_the_example_of_the_module_by_hand():
     codes = torch.empty(1, 2, dtype=torch.uint8)
     block, inverse = torch.tensor([[0.4, 0.8]]), torch.tensor([[2.0, 1.0], [0.0, 1.0]])
     scale, zero, groups = torch.ones(1, 1), torch.full((1, 1), 8, dtype=torch.int32), torch.zeros(2, dtype=torch.int64)
-    gptq.sweep_block_reference(block, inverse, scale, zero, groups, fmt, codes)
+    gptq.sweep_block_reference(block, inverse, gptq.Grid(fmt, scale, zero, groups), codes)
     assert codes.tolist() == [[8, 9]]
     torch.testing.assert_close(block, torch.tensor([[0.4, 0.6]]))
 
@@ -126,7 +126,7 @@ def test_the_compiled_sweep_equals_the_tensor_sweep_bit_for_bit(fmt, threads, mo
     results = []
     for sweep in (gptq._sweep_block_compiled, gptq.sweep_block_reference):
         results.append(torch.empty(150, WIDTH, dtype=torch.uint8))
-        sweep(weight.clone(), inverse, scale, zero, group_of, fmt, results[-1])
+        sweep(weight.clone(), inverse, gptq.Grid(fmt, scale, zero, group_of), results[-1])
     assert torch.equal(*results)
 
 

@@ -280,11 +280,11 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("overrides", "mend"), REFUSED, ids=[str(number) for number in range(len(REFUSED))])
-def test_what_cannot_be_measured_is_refused_before_the_first_job(overrides, mend, monkeypatch):
+@pytest.mark.parametrize(("overrides", "hint"), REFUSED, ids=[str(number) for number in range(len(REFUSED))])
+def test_what_cannot_be_measured_is_refused_before_the_first_job(overrides, hint, monkeypatch):
     for variable in ("PATH", "LORCBENCH_JOB", compose.RUNTIME_VARIABLE):
         monkeypatch.setenv(variable, "")
-    assert mend in one_line(lambda: Pipeline({"study": "smoke", "overrides": overrides}), ConfigError)
+    assert hint in one_line(lambda: Pipeline({"study": "smoke", "overrides": overrides}), ConfigError)
 
 
 def test_the_workflow_reads_from_the_data_folder_what_is_there(tmp_path, monkeypatch):

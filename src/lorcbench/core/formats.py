@@ -149,7 +149,8 @@ def _spelled(fmt: WeightFormat | ActivationFormat, kind: _Kind) -> str:
 
 def _parse(cls: type, kind: _Kind, text: str) -> WeightFormat | ActivationFormat:
     """The format of class `cls` that is spelled `text`; a ValueError says what a right spelling would be."""
-    letter, whole = kind.letter, kind.whole
+    letter = kind.letter
+    whole = kind.whole
     if text == f"{letter}16":
         return cls(16)
     pattern = rf"{letter}(?!16)([1-9]\d?)-(a?sym)-({whole}|g[1-9]\d{{0,5}})(?:-(pow2|restricted))?(?:-({kind.scales}))?"

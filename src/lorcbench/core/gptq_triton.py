@@ -1,4 +1,4 @@
-"""GPTQ's sweep of one column block as a Triton kernel: a program holds some rows of the block in registers, start to end."""
+"""GPTQ's sweep of one column block as a Triton kernel: each program holds some rows of the block in registers to the end."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import triton
 import triton.language as tl
 from triton.language.extra import libdevice
 
-_ROWS = 16  # rows a program; with 128 columns, 16 values a thread
+_ROWS = 16  # rows per program; with 128 columns these are 16 values per thread
 
 
 def sweep_block(block, inverse, scale, zero, group_of, lowest: int, highest: int, shift_first: bool, codes) -> torch.Tensor:
-    """The same as `lorcbench.core.gptq.sweep_block_reference`, on CUDA tensors; `block` is left as it is.
+    """The same as `lorcbench.core.gptq.sweep_block_reference`, on CUDA tensors; `block` stays as it is.
 
     Returns what the codes mean, (out, k) in float32.
 
@@ -19,7 +19,9 @@ def sweep_block(block, inverse, scale, zero, group_of, lowest: int, highest: int
         block: (out, k) float32, a view whose rows are contiguous.
         inverse: (k, k) U[b, b].
         scale, zero: (out, groups).
-        group_of: (k,) int64.
+        group_of: (k,) int64, the group of each column.
+        lowest, highest: codes.
+        shift_first: whether the zero point is added before rounding.
         codes: (out, k) uint8 view, filled.
     """
     rows, columns = block.shape
@@ -28,18 +30,22 @@ def sweep_block(block, inverse, scale, zero, group_of, lowest: int, highest: int
         block, inverse.contiguous(), scale, zero, group_of, codes, meaning, rows, columns,
         block.stride(0), codes.stride(0), scale.shape[1], lowest, highest,
         SHIFT_FIRST=shift_first, ROWS=_ROWS, COLUMNS=triton.next_power_of_2(columns),
-        enable_fp_fusion=False,  # a product and a sum rounded at once would move some codes
+        enable_fp_fusion=False,  # a fused multiply-add rounds once instead of twice, which would change some codes
     )  # fmt: skip
     return meaning
 
 
-# Numbers that differ between formats and shapes: a kernel compiled anew for every such number would take seconds each.
+# Not specialized for the numbers that differ between formats and shapes: each compilation takes seconds.
 @triton.jit(do_not_specialize=["rows", "groups", "lowest", "highest"])
 def _sweep(
     w_ptr, u_ptr, scale_ptr, zero_ptr, group_ptr, codes_ptr, meaning_ptr, rows, columns,
     w_stride, codes_stride, groups, lowest, highest,
     SHIFT_FIRST: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
+    """Sweep `ROWS` rows of a column block from its first column to its last; arguments as in `sweep_block`.
+
+    `w_stride` and `codes_stride` are the distances between rows. All other matrices are contiguous.
+    """
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     column = tl.arange(0, COLUMNS)
     inside = row < rows
@@ -51,7 +57,7 @@ def _sweep(
         u = tl.load(u_ptr + j * columns + column, column < columns, 0.0)
         diagonal = tl.load(u_ptr + j * columns + j)
         weight = tl.sum(tl.where(column[None, :] == j, w, 0.0), axis=1)
-        # Division as IEEE has it: the fast one rounds some codes to the other side.
+        # Division as IEEE defines it, since the faster one gives some other codes.
         if SHIFT_FIRST:  # noqa: SIM108  a compile-time branch
             code = libdevice.rint(tl.div_rn(weight + z * s, s))
         else:

@@ -120,10 +120,13 @@ def truncated_svd(matrix: torch.Tensor, rank: int, exact: bool = True) -> tuple[
     """
     if exact or min(matrix.shape) < _EXACT_BELOW * rank:
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-        u, s, vh = u[:, :rank], s[:rank], vh[:rank]
+        u = u[:, :rank]
+        s = s[:rank]
+        vh = vh[:rank]
     elif matrix.shape[0] > matrix.shape[1]:  # vectors of the basis have the shorter of the two lengths
         vh_t, s, u_t = _krylov_svd(matrix.T, rank)
-        u, vh = u_t.T, vh_t.T
+        u = u_t.T
+        vh = vh_t.T
     else:
         u, s, vh = _krylov_svd(matrix, rank)
     sign = torch.sign(u.gather(0, u.abs().argmax(0, keepdim=True)))  # (1, m)

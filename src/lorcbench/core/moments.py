@@ -34,12 +34,12 @@ class SecondMoment:
             _add_gram(rows.float().contiguous(), self.sum)
         elif rows.dtype != torch.float32:
             # A product of two 16-bit numbers is exact in float32, so the tensor cores lose nothing.
-            for band, seen in _lower_bands(rows.shape[1]):
-                part = self.sum[band, seen]
-                torch.addmm(part, rows[:, band].T, rows[:, seen], out_dtype=torch.float32, out=part)
+            for band, columns in _lower_bands(rows.shape[1]):
+                part = self.sum[band, columns]
+                torch.addmm(part, rows[:, band].T, rows[:, columns], out_dtype=torch.float32, out=part)
         else:
-            for band, seen in _lower_bands(rows.shape[1]):
-                self.sum[band, seen].addmm_(rows[:, band].T, rows[:, seen])
+            for band, columns in _lower_bands(rows.shape[1]):
+                self.sum[band, columns].addmm_(rows[:, band].T, rows[:, columns])
         self.tokens += len(rows)
 
     def mean(self) -> torch.Tensor:
@@ -55,7 +55,10 @@ class SecondMoment:
 
 
 def _lower_bands(width: int) -> list[tuple[slice, slice]]:
-    """Bands of rows of a (width, width) matrix, each with the columns up to its diagonal block: little more than half of it."""
+    """Bands of rows of a (width, width) matrix, each with the columns up to the end of its diagonal block.
+
+    Together they hold the lower triangle, and little more than half of the matrix.
+    """
     return [(slice(start, start + _BAND), slice(min(start + _BAND, width))) for start in range(0, width, _BAND)]
 
 

@@ -118,14 +118,17 @@ def scale_and_zero(groups: torch.Tensor, fmt: WeightFormat | ActivationFormat) -
 
 
 def scale_and_zero_unchecked(groups: torch.Tensor, fmt: WeightFormat | ActivationFormat) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same as `scale_and_zero`, without looking: what is NaN, infinite or too large gives such a scale.
+    """The same as `scale_and_zero` without its checks: NaN, infinity and overflow go on into the scale.
 
-    A GPU would have to wait for every look.
+    For a GPU, which has to wait for each check.
     """
     return _scale_and_zero(groups.amin(-1), groups.amax(-1), fmt)
 
 
-def _scale_and_zero(low, high, fmt) -> tuple[torch.Tensor, torch.Tensor]:
+def _scale_and_zero(
+    low: torch.Tensor, high: torch.Tensor, fmt: WeightFormat | ActivationFormat
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and zero point of groups whose least and largest values are `low` and `high` (…, groups)."""
     dtype = getattr(torch, getattr(fmt, "scale_dtype", "float32"))
     levels = 2**fmt.bits - (fmt.convention == "minmax")
     if fmt.symmetric:
@@ -144,11 +147,7 @@ def _scale_and_zero(low, high, fmt) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _stored(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Scales as they are stored: in `dtype`, and never zero.
-
-    Raises:
-        ValueError: a scale is too large for `dtype`.
-    """
+    """Scales as they are stored: in `dtype`, and never zero; infinite if they are too large for `dtype`."""
     if dtype == torch.float16:
         # Below the normal numbers of float16 (2^-14) neighbours are 2^-24 apart, which is coarse: a scale that was rounded down
         # there would push values and zero points beyond the b bits. So it is rounded up.

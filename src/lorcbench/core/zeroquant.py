@@ -101,7 +101,7 @@ def distill(
     if any(tensor.dtype != torch.float32 for tensor in parameters.values()):
         raise ValueError("distillation trains in float32: set calibration.dtype=float32")
     train, held_out = _split(len(inputs), settings.held_out)
-    # What each weight is rounded on: a format finds scales anew in every step, a quantized matrix keeps those of the start.
+    # What each weight is rounded by: with a format each step computes new scales; a quantized matrix keeps those of the start.
     grids = {name: quantize(parameters[name], fmt) if settings.scales == "fixed" else fmt for name in rounded}
     device = next(iter(parameters.values())).device  # large inputs and targets may lie on the host
 
@@ -178,7 +178,7 @@ def _descend(
     values = {name: tensor.clone().requires_grad_() for name, tensor in parameters.items()}
     optimizer = torch.optim.Adam(values.values(), lr=lr, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / settings.iterations)
-    kept = _Run(parameters, objective.start, 0)
+    run = _Run(parameters, objective.start, 0)
     held_out_loss = objective.start
     for step, index in enumerate(_order(train, settings), 1):
         objective.loss(values, index).backward()
@@ -189,9 +189,9 @@ def _descend(
         is_check = step * _CHECKS // settings.iterations > (step - 1) * _CHECKS // settings.iterations
         if step == settings.iterations or (is_check and settings.keep == "best"):
             held_out_loss = objective.held_out_loss(values)
-            if settings.keep == "last" or held_out_loss < kept.loss:
-                kept = _Run({name: tensor.detach().clone() for name, tensor in values.items()}, held_out_loss, step)
-    return kept, held_out_loss
+            if settings.keep == "last" or held_out_loss < run.loss:
+                run = _Run({name: tensor.detach().clone() for name, tensor in values.items()}, held_out_loss, step)
+    return run, held_out_loss
 
 
 def _split(sequences: int, share: float) -> tuple[torch.Tensor, list[int]]:

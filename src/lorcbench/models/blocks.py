@@ -45,7 +45,8 @@ class _Recorder(nn.Module):
         self.arguments: dict = {}
 
     def forward(self, hidden: torch.Tensor, **arguments):
-        self.hidden, self.arguments = hidden, arguments
+        self.hidden = hidden
+        self.arguments = arguments
         return (hidden, None) if self.returns_tuple else hidden
 
 
