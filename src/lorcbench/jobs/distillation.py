@@ -18,7 +18,6 @@ from lorcbench.core.zeroquant import distill
 from lorcbench.jobs.inputs import by_linear
 from lorcbench.jobs.quantized import QuantizedBlock
 from lorcbench.models.blocks import BlockWalk
-from lorcbench.models.observe import recorded
 from lorcbench.models.surgery import rounded_inputs
 
 
@@ -129,6 +128,9 @@ def distill_factors(
 
 def _inputs_of(walk: BlockWalk, block: nn.Module, linear: str, block_inputs: torch.Tensor) -> torch.Tensor:
     """What the block gives one of its linears as input (sequences, length, in), of hidden states that enter the block."""
+    # Here, because it loads Numba: 45 MB that the distillation of whole blocks does without.
+    from lorcbench.models.observe import recorded
+
     x = walk.buffer(*block_inputs.shape[:2], block.get_submodule(linear).in_features)
     with recorded(block, linear) as recordings:
         for batch, states in walk.fetched(block_inputs):
