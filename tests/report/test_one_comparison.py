@@ -50,11 +50,10 @@ def written(tmp_path, monkeypatch):
     draw = Axes.errorbar
     monkeypatch.setattr(Axes, "errorbar", errorbar)
     monkeypatch.chdir(tmp_path)
-    for stage in (report, track):
-        monkeypatch.setattr(stage, "study_from_arguments", lambda arguments: study(cells()))
+    monkeypatch.setattr(Job, "study", study(cells(), name="smoke"))
     monkeypatch.setattr(results, "collect", lambda asked: cells())
     report.main(Job("report", ["study=smoke", f"runtime.bootstrap={RESAMPLES}"]))
-    return tmp_path / "results" / "synthetic", bars
+    return tmp_path / "results" / "smoke", bars
 
 
 def table(path) -> list[dict]:
@@ -121,11 +120,11 @@ def test_every_interval_to_full_precision_is_resampled_once(tmp_path, monkeypatc
     for module in (intervals, claims):
         monkeypatch.setattr(module, "mean_perplexity_contrast", counted)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report, "study_from_arguments", lambda arguments: study(cells()))
+    monkeypatch.setattr(Job, "study", study(cells(), name="smoke"))
     monkeypatch.setattr(results, "collect", lambda asked: cells())
     report.main(Job("report", ["study=smoke", f"runtime.bootstrap={RESAMPLES}"]))
     assert compared == [2] * len(cells())
-    (verdict,) = json.loads((tmp_path / "results" / "synthetic" / "claims.json").read_text())
+    (verdict,) = json.loads((tmp_path / "results" / "smoke" / "claims.json").read_text())
     assert verdict["claim"].startswith("INT8")  # which rests on the same interval
 
 
