@@ -50,7 +50,7 @@ def test_snakemakes_own_report_shows_page_table_and_figures(smoke):
     text = (smoke / "snakemake-report.html").read_text()
     assert all(label in text for label in ("the whole study", "every perplexity", "published numbers beside ours"))
     # Captions, rendered, and one entry a figure.
-    assert "rests on. Its links to logs and records work where the page lies" in text and "results/smoke</tt>" in text
+    assert "made it. Its links to logs and records work in the folder of the page" in text and "results/smoke</tt>" in text
     drawn = {path.stem for path in (smoke / "results/smoke/figures").glob("*.svg")}
     assert len(drawn) >= 3 and all(f"smoke/figures/{stem}.svg" in text for stem in drawn)
 
