@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 from runs import snakemake
+from threadpoolctl import threadpool_limits
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Kernels use one thread, as in a job: tensors of tests are tiny, and threads that wait for work cost more than they do."""
+    if torch := sys.modules.get("torch"):  # imported by the tests that were collected, or not needed
+        torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -36,14 +48,3 @@ def tiny_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     return partial(prepare, tmp_path)
-
-
-@pytest.fixture
-def one_thread():
-    """Tensors are so small that a second thread only costs."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

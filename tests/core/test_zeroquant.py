@@ -13,8 +13,6 @@ from lorcbench.core.quantizer import dequantize, fake_quantize_activations, fake
 from lorcbench.core.settings import DistillSettings
 from lorcbench.core.zeroquant import Distilled, Diverged, distill
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 W3 = WeightFormat.parse("w3-asym-row")
 FORMATS = [W3, *map(WeightFormat.parse, ("w2-sym-g4", "w4-asym-row-pow2", "w3-sym-row-restricted", "w8-asym-g8-fp32scale"))]
 DEFAULTS = {"lr": 0.01, "lr_grid": [0.1, 0.01], "iterations": 24, "seed": 0}

@@ -22,8 +22,6 @@ from lorcbench.stages import lorc as lorc_stage
 from lorcbench.stages import quantize as stage
 from lorcbench.study.stages import LORC
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_distilled_blocks_are_closer_to_their_teacher_than_rounded_ones(tiny_checkpoint, kind):

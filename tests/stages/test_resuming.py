@@ -15,8 +15,6 @@ from lorcbench.stages import lorc as lorc_stage
 from lorcbench.stages import quantize as stage
 from lorcbench.study.stages import LORC, QUANTIZE
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def digests(names: Wildcards) -> dict[str, str]:
     folder = QUANTIZE.folder(names)
