@@ -1,8 +1,11 @@
 # Each target sets up what it needs: .venv from the pins, once.
 #   make demo    the demo study: results/demo/report.html
-#   make test    linters and tests
+#   make check   linters and quick tests, after each edit: a minute
+#   make test    the same and the slow tests, which run a small study whole: what must pass before a commit
 #   make test-slurm   on a SLURM that the tests start themselves (root; apt-get install slurm-wlm munge)
 #   make test-faults  kills, full disks, damaged files, servers that are gone (root for some); LORCBENCH_KILLS=30, FAULTS='killed or disk'
+#   make test-all     every test there is, in one run
+#   make clean   remove what linters and tests leave; results and .venv stay
 #   make bench   benchmarks/README.md anew, as far as peers are installed (make bench-peers, 6 GB): about 20 minutes
 #   make ui      MLflow on 127.0.0.1:$(PORT); prints where each study's runs are compared
 #   make lock    requirements.lock again, after a change of dependencies
@@ -18,15 +21,21 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.lorcbench-installed
 
-.PHONY: demo test test-slurm test-faults ui lock install bench bench-peers
+.PHONY: demo lint check test test-slurm test-faults test-all clean ui lock install bench bench-peers
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
 	$(BIN)/snakemake --cores all
 
-test: $(INSTALLED)
+lint: $(INSTALLED)
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/snakefmt --check Snakefile workflow
+
+check: lint
+	$(BIN)/python -m pytest -m 'not slow and not long and not slurm and not faults'
+
+test: lint
 	$(BIN)/python -m pytest
 
 test-slurm: $(INSTALLED)
@@ -34,6 +43,13 @@ test-slurm: $(INSTALLED)
 
 test-faults: $(INSTALLED)
 	$(BIN)/python -m pytest -m faults -k '$(FAULTS)'
+
+test-all: lint
+	$(BIN)/python -m pytest -m ''
+
+clean:
+	rm -rf .pytest_cache .ruff_cache .hypothesis
+	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 ui: $(INSTALLED)
 	@sed 's|: /#/|: http://127.0.0.1:$(PORT)/#/|' results/*/track/pages.txt 2>/dev/null || echo "Nothing was tracked yet"

@@ -1,4 +1,4 @@
-"""What tests of more than one room use."""
+"""What tests of more than one room use, and which tier a test is in."""
 
 from __future__ import annotations
 
@@ -11,6 +11,22 @@ from pathlib import Path
 import pytest
 from runs import snakemake
 from threadpoolctl import threadpool_limits
+
+TESTS = Path(__file__).parent
+# A tier is a marker. These follow from where a test lies and what it uses; others are written at the test. See README.md.
+TIER_OF_ROOM = {"cluster": "slurm", "faults": "faults"}
+SLOW_FIXTURES = {"smoke", "server", "browser", "hub"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses by them
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test with its tier; one without a marker is quick."""
+    for item in items:
+        room = item.path.relative_to(TESTS).parts[0]
+        if room in TIER_OF_ROOM:
+            item.add_marker(TIER_OF_ROOM[room])
+        elif SLOW_FIXTURES & set(item.fixturenames):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session", autouse=True)

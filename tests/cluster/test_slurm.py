@@ -18,8 +18,6 @@ from pathlib import Path
 import pytest
 from runs import ROOT, command, digests, skip_or_fail, snakemake, stages_in, wait_for
 
-pytestmark = pytest.mark.slurm
-
 PROFILE = ("--profile", str(ROOT / "profiles/slurm"))
 LORC = "results/cache/lorc/opt-standin-xs/rtn/none/w2-asym-row/a16/plain-int8/cap32/result.json"
 SHORT = (LORC, "--config", "study=smoke")  # quantizing and factors of one model, trained already: one submission

@@ -285,6 +285,7 @@ def test_what_a_killed_process_was_writing_is_removed_and_what_a_living_one_writ
         assert list(tmp_path.iterdir()) == [temporary]
 
 
+@pytest.mark.slow
 def test_processes_that_write_the_same_artifact_at_the_same_time_leave_a_whole_one(tmp_path):
     code = (
         "import sys, torch\nfrom pathlib import Path\nfrom lorcbench.common.artifacts import write_json, write_shard\n"

@@ -114,6 +114,7 @@ def test_there_are_more_than_two_hundred_of_them():
     assert len({str(case) for case in BAD}) > 400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", range(0, len(BAD), 40))
 def test_every_generated_configuration_is_refused_in_one_line(start, tmp_path, monkeypatch):
     for case in BAD[start : start + 40]:
@@ -147,6 +148,7 @@ def test_whatever_is_typed_is_understood_or_refused_in_one_line(axis, text, as_l
         assert path.startswith("results/") and ".." not in path.split("/")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

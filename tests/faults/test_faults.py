@@ -18,8 +18,6 @@ from pathlib import Path
 import pytest
 from runs import command, digests, one_line, online, snakemake, stage, stages_in, wait_for
 
-pytestmark = pytest.mark.faults
-
 SMOKE = ("--config", "study=smoke")
 KILLS = int(os.environ.get("LORCBENCH_KILLS", "30"))
 MADE = ("quantize", "lorc", "evaluate", "harness", "calibration", "tokens")  # all but texts and trained stand-ins

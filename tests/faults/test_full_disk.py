@@ -10,8 +10,6 @@ import subprocess
 import pytest
 from runs import RUN_RECORDS, digests, one_line, stage
 
-pytestmark = pytest.mark.faults
-
 OPT = ["model=opt-standin-xs"]
 BLOOM = ["model=bloom-standin-xs", "calibration=stdlib"]
 RTN = [*OPT, "method=rtn", "weight=w2-asym-row"]

@@ -190,6 +190,7 @@ def test_another_vocabulary_than_the_tokenizers_is_refused_before_the_first_job(
     assert Pipeline({"study": "smoke"}).study.cells
 
 
+@pytest.mark.slow
 def test_another_vocabulary_than_the_tokenizers_is_refused_by_hand_too(tmp_path):
     line = one_line(stage(tmp_path, "prepare", "model=opt-standin-xs", "model.standin.vocabulary=2048"))
     assert f"model.standin.vocabulary=2048: expected {TOKENS}, " in line

@@ -9,9 +9,12 @@ import signal
 import subprocess
 import time
 
+import pytest
 from runs import ROOT, SNAKEMAKE, command, digests, snakemake, stage, stages_in
 
 from lorcbench.report.tables import COLUMNS
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_table_is_tidy_and_complete(smoke):
