@@ -1,6 +1,7 @@
 # Each target sets up what it needs: .venv from the pins, once.
 #   make demo    the demo study: results/demo/report.html
 #   make test    linters and tests
+#   make test-all     the same, and tests that take minutes
 #   make test-slurm   on a SLURM that the tests start themselves (root; apt-get install slurm-wlm munge)
 #   make test-faults  kills, full disks, damaged files, servers that are gone (root for some); LORCBENCH_KILLS=30, FAULTS='killed or disk'
 #   make bench   benchmarks/README.md anew, as far as peers are installed (make bench-peers, 6 GB): about 20 minutes
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.lorcbench-installed
 
-.PHONY: demo test test-slurm test-faults ui lock install bench bench-peers
+.PHONY: demo test test-all test-slurm test-faults ui lock install bench bench-peers
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -28,6 +29,9 @@ test: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/python -m pytest
+
+test-all: test
+	$(BIN)/python -m pytest -m long
 
 test-slurm: $(INSTALLED)
 	$(BIN)/python -m pytest -m slurm
