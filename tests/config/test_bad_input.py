@@ -66,7 +66,7 @@ KEYS = {
         "repo": ("abc",),
         "path": ("abc",),
     },
-    "runtime.{}={}": {"threads": ("0", *WHOLE), "batch_tokens": ("0", *WHOLE), "bootstrap": ("0", *WHOLE)},
+    "runtime.{}={}": {"threads": ("0", *WHOLE), "batch_tokens": ("0", *WHOLE), "bootstrap": ("0", "500", *WHOLE)},
 }
 FORMATS = ("w", "w0-asym-row", "w1-asym-row", "w9-sym-row", "w16-asym-row", "w4", "w4-asym", "w4-asym-g", "w4-asym-g0")
 FORMATS += ("w4-asym-g-1", "w4-asym-g1000000", "w4-asym-g48", "w4-asym-row-pow3", "W4-asym-row", "w4_asym_row", "w４-asym-row")

@@ -332,7 +332,7 @@ def test_a_table_of_tasks_names_its_columns(tmp_path):
         one.harness = {"piqa/acc": value, "piqa/acc_stderr": 0.01, "piqa/acc_norm": value}
         one.documents = {name: [float(index < 8 * value) for index in range(8)] for name in ("piqa/acc", "piqa/acc_norm")}
         one.tasks, one.prefix_token = {"piqa": {"version": 1.0, "documents": 1838, "shots": 0}}, "</s>"
-    table = harness_rows(study(both), both, changes(both, 50))
+    table = harness_rows(study(both), both, changes(both))
     rows = list(csv.DictReader(as_csv(HARNESS_COLUMNS, table).splitlines()))
     assert [row["metric"] for row in rows] == ["acc", "acc_norm"] * 2
     assert (rows[2]["value"], rows[2]["stderr"], rows[2]["value_fp"], rows[2]["delta"]) == ("0.25", "0.01", "0.5", "-0.25")

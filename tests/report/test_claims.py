@@ -13,17 +13,15 @@ from lorcbench.report.derived import derive
 from lorcbench.report.spelling import number, percent
 from lorcbench.study.expansion import load_study
 
-RESAMPLES = 300
 
-
-def judge(found, resamples: int) -> list[Verdict]:
+def judge(found) -> list[Verdict]:
     """The verdicts on results by themselves."""
-    return claims.judge(found, changes(found, resamples), resamples)
+    return claims.judge(found, changes(found))
 
 
 def verdicts_of(found, *words: str) -> list[Verdict]:
     """The verdicts whose claim contains all of `words`."""
-    return [verdict for verdict in judge(found, RESAMPLES) if all(word in verdict.claim for word in words)]
+    return [verdict for verdict in judge(found) if all(word in verdict.claim for word in words)]
 
 
 def pair(model: str, base: str, other: str, shift: float, noise: float = 0.002) -> list:
@@ -32,7 +30,7 @@ def pair(model: str, base: str, other: str, shift: float, noise: float = 0.002) 
 
 
 def test_a_study_in_which_everything_helps_supports_every_claim():
-    verdicts = judge(results(), RESAMPLES)
+    verdicts = judge(results())
     assert {verdict.verdict for verdict in verdicts} == {"supported"}
     per_claim = {claim: sum(verdict.claim == claim for verdict in verdicts) for claim in {v.claim for v in verdicts}}
     # Each claim for both models, at 4 and 3 bits also pooled over them, once per remaining recipe.
@@ -55,7 +53,7 @@ def test_a_study_in_which_everything_helps_supports_every_claim():
         ("INT8 round-to-nearest with one scale a row stays within 0.2 % of full precision", 2),
     ]
     assert all(verdict.standin and verdict.source for verdict in verdicts)
-    assert verdicts == judge(results(), RESAMPLES)
+    assert verdicts == judge(results())
 
 
 CASES = {
@@ -72,7 +70,7 @@ CASES = {
 @pytest.mark.parametrize(("shift", "expected"), [(-0.05, "supported"), (0.05, "contradicted"), (0.0, "undecided")])
 def test_the_sign_of_the_whole_interval_decides(claim, bits, shift, expected):
     base, other = (recipe.format(bits) for recipe in CASES[claim])
-    (verdict,) = judge(pair("opt-standin-s", base, other, shift, noise=0.02), RESAMPLES)
+    (verdict,) = judge(pair("opt-standin-s", base, other, shift, noise=0.02))
     assert (verdict.claim, verdict.verdict) == (f"At {bits} bits, {claim}", expected)
     assert verdict.scope.startswith("opt-standin-s: " + other.split()[0])
 
@@ -83,7 +81,7 @@ def test_the_sign_of_the_whole_interval_decides(claim, bits, shift, expected):
 )
 def test_int8_must_stay_inside_the_bound_on_both_sides(rise, noise, expected):
     found = [result("opt-standin-s none w16 r0"), result("opt-standin-s rtn w8-asym-row r0", rise, noise, seed=3)]
-    (verdict,) = judge(found, RESAMPLES)
+    (verdict,) = judge(found)
     assert verdict.verdict == expected
     assert "%" in verdict.evidence
 
@@ -99,7 +97,7 @@ def cell(name: str, ppl: float, activation: str = "a16", trained: str = "a16", l
 
 
 def only(found, word: str) -> Verdict:
-    (verdict,) = [verdict for verdict in judge(found, RESAMPLES) if word in verdict.claim]
+    (verdict,) = [verdict for verdict in judge(found) if word in verdict.claim]
     return verdict
 
 
@@ -203,7 +201,7 @@ NOT_BORNE_OUT = {
 def test_the_papers_own_numbers_bear_out_its_claims_but_for_these():
     names = ("sensitivity", "methods", "groups", "groups-w4a8", "lorc", "rank", "factor-precision", "size-quality")
     found = {one.cell: one for name in names for one in printed_means(load_study(name, ["study.max_params=null"]))}
-    judged = [verdict for verdict in judge(list(found.values()), 10) if not verdict.scope.startswith("all")]
+    judged = [verdict for verdict in judge(list(found.values())) if not verdict.scope.startswith("all")]
     assert len({verdict.claim for verdict in judged}) == 36 and len(judged) > 700
     failing = {}
     for verdict in judged:
@@ -222,7 +220,7 @@ def test_a_rescue_is_asked_for_only_where_2_bits_break_the_model():
 def test_a_sweep_of_learning_rates_is_judged_by_its_best_and_not_one_by_one():
     rates = [cell(f"opt-6.7b zq_global+lr={rate} w4-asym-row r0", ppl) for rate, ppl in ((0.001, 15.0), (0.0001, 12.5))]
     found = [cell("opt-6.7b gptq w4-asym-row r0", 12.0), *rates]
-    assert judge(found, RESAMPLES) == []
+    assert judge(found) == []
     assert only([*found, *derive(found)], "than ZQ-Global").verdict == "supported"
 
 
@@ -235,7 +233,7 @@ def test_groups_of_a_stand_in_stand_for_the_papers():
 
 def test_counts_say_what_it_ran_on():
     assert counts([]) == []
-    lines = counts(judge(results(), RESAMPLES))
+    lines = counts(judge(results()))
     assert lines[0].endswith("stand-ins") and any(line.endswith(": 2 supported") for line in lines)
 
 
@@ -246,7 +244,7 @@ def test_pooling_decides_what_one_model_cannot_and_keeps_the_noise_that_models_s
     def pooled(seeds: list[int]) -> Verdict:
         found = [result(f"{model} {base}", 0.3, 0.0) for model in models[: len(seeds)]]
         found += [result(f"{model} {other}", 0.295, 0.05, seed=s) for model, s in zip(models, seeds, strict=False)]
-        *single, together = judge(found, RESAMPLES)
+        *single, together = judge(found)
         assert len(single) == len(seeds) and not any(verdict.scope.startswith("all") for verdict in single)
         return together
 
@@ -261,9 +259,37 @@ def test_stand_ins_and_published_models_are_not_pooled():
     recipes = ("rtn w3-asym-row r0", "rtn w3-asym-row r8")
     models = ["opt-standin-s", "opt-125m", "bloom-standin-s", "bloom-560m"]
     found = [result for model in models for result in pair(model, *recipes, -0.1)]
-    verdicts = judge(found, RESAMPLES)
+    verdicts = judge(found)
     assert [verdict.scope.split(":")[0] for verdict in verdicts] == [*models, "all stand-ins", "all models"]
     assert [verdict.standin for verdict in verdicts] == [True, False] * 3
+
+
+def test_models_that_read_other_windows_are_pools_of_their_own():
+    recipes = ("rtn w3-asym-row r0", "rtn w3-asym-row r8")
+    models = ["opt-125m", "opt-350m", "bloom-560m", "bloom-1.1b", "llama-7b"]
+    found = {model: pair(model, *recipes, -0.1) for model in models}
+    for model, cells_of_model in found.items():
+        for one in cells_of_model:
+            one.corpora = {corpus: {"stream_sha256": f"{corpus} of {model.partition('-')[0]}"} for corpus in one.nll}
+    verdicts = judge([one for cells_of_model in found.values() for one in cells_of_model])
+    # Pools have the models' names then; a model whose windows nobody else read is in none.
+    scopes = [verdict.scope.split(":")[0] for verdict in verdicts]
+    assert scopes == [*models, "opt-125m, opt-350m", "bloom-560m, bloom-1.1b"]
+    for one in found["bloom-1.1b"]:  # as many windows must they be, too
+        one.nll = {corpus: values[:90] for corpus, values in one.nll.items()}
+    scopes = [verdict.scope.split(":")[0] for verdict in judge([*found["opt-125m"], *found["opt-350m"], *found["bloom-1.1b"]])]
+    assert scopes == ["opt-125m", "opt-350m", "bloom-1.1b", "opt-125m, opt-350m"]
+
+
+def test_windows_that_were_drawn_one_by_one_are_taken_for_independent():
+    base, other = result("opt-125m rtn w2-asym-row r0", 0.3), result("opt-125m gptq w2-asym-row r0", 0.3)
+    # A wave as long as the text: as a series it says little, as independent draws much.
+    wave = 0.015 + 0.06 * np.cos(np.pi * (np.arange(96) + 0.5) / 96)
+    other.nll = {corpus: values - wave for corpus, values in base.nll.items()}
+    assert [verdict.verdict for verdict in judge([base, other])] == ["undecided"]
+    for one in (base, other):
+        one.independent = frozenset(one.nll)
+    assert [verdict.verdict for verdict in judge([base, other])] == ["supported"]
 
 
 def test_every_gptq_variant_and_calibration_is_a_comparison_of_its_own():
@@ -271,7 +297,7 @@ def test_every_gptq_variant_and_calibration_is_a_comparison_of_its_own():
     variants = [result(f"opt-standin-s {name} w2-asym-row r0", 0.2) for name in ("gptq", "gptq-cached", "gptq+damp=0.05")]
     seeded = result("opt-standin-s gptq w2-asym-row r0", 0.25)
     seeded.cell = dataclasses.replace(seeded.cell, calibration="stdlib+seed=1")
-    scopes = [verdict.scope for verdict in judge([rtn, *variants, seeded], RESAMPLES)]
+    scopes = [verdict.scope for verdict in judge([rtn, *variants, seeded])]
     assert len(set(scopes)) == 4
 
 
@@ -282,18 +308,18 @@ def test_the_finest_group_is_compared_with_the_row():
 
 
 def test_cells_without_numbers_or_partners_give_no_verdict():
-    assert judge([], RESAMPLES) == []
+    assert judge([]) == []
     found = pair("opt-standin-s", "rtn w2-asym-row r0", "gptq w2-asym-row r0", -0.1)
     found[0].status, found[0].nll = "failed", {}
-    assert judge(found, RESAMPLES) == []
+    assert judge(found) == []
     unmatched = [result("opt-standin-s rtn w2-asym-row r0"), result("opt-standin-s gptq w2-asym-g32 r0")]
-    assert judge(unmatched, RESAMPLES) == []
+    assert judge(unmatched) == []
 
 
 def test_losses_that_are_no_numbers_decide_nothing():
     found = pair("opt-standin-s", "rtn w2-asym-row r0", "gptq w2-asym-row r0", -0.1)
     found[1].nll["source"] = np.full(96, np.nan)
-    (verdict,) = judge(found, RESAMPLES)
+    (verdict,) = judge(found)
     assert verdict.verdict == "undecided"
 
 

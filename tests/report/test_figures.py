@@ -20,7 +20,7 @@ STEMS = ["bits", "sensitivity", "lorc", "pareto"]
 
 def draw(found, folder, rows=()) -> list[Figure]:
     """The figures of results by themselves."""
-    return report_figures.draw(found, changes(found, 200), folder, rows)
+    return report_figures.draw(found, changes(found), folder, rows)
 
 
 def ink(path) -> float:

@@ -1,9 +1,13 @@
-"""One comparison to full precision: what the report and track stages write of a cell is the same number everywhere."""
+"""One comparison to full precision: what the report and track stages write of a cell is the same number everywhere.
+
+The table and MLflow have the difference of perplexities, page and figures its share of full precision, a ratio.
+"""
 
 import csv
 import dataclasses
 import json
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,13 +15,16 @@ from matplotlib.axes import Axes
 from page_reader import Reader
 from synthetic import result, study
 
+from lorcbench.common.artifacts import write_json
+from lorcbench.config import compose
 from lorcbench.jobs.job import Job
-from lorcbench.report import claims, intervals, results
+from lorcbench.report import claims, comparison, intervals, results
 from lorcbench.report.comparison import changes, full_precision
 from lorcbench.report.tracking.records import records
 from lorcbench.stages import report, track
+from lorcbench.study.expansion import load_study
+from lorcbench.study.stages import job_folders
 
-RESAMPLES = 7  # few, so that an interval of another bootstrap would be another one
 FULL, RTN = "opt-standin-s none w16 r0", "opt-standin-s rtn w4-asym-row r0"
 
 
@@ -35,16 +42,19 @@ def cells() -> list:
     rounded = with_tasks(result(FULL, 0.02), 3)
     rounded.nll = {corpus: nll + 0.2 * np.random.default_rng(2).standard_normal(96) for corpus, nll in rounded.nll.items()}
     rounded.cell = dataclasses.replace(full.cell, activation="a8-asym-token")
-    return [full, rounded, rtn, result("opt-standin-s rtn w8-asym-row r0", 0.3, noise=0.2, seed=3)]
+    found = [full, rounded, rtn, result("opt-standin-s rtn w8-asym-row r0", 0.3, noise=0.2, seed=3)]
+    for one in found:
+        one.independent = frozenset(one.nll)  # an interval that does not look at it is another one
+    return found
 
 
 @pytest.fixture
 def written(tmp_path, monkeypatch):
-    """The folder that the report stage fills from these cells with few resamples, and what the figures drew."""
+    """The folder that the report stage fills from these cells, and what the figures drew."""
     bars = []
 
     def errorbar(self, x, y, yerr, **style):
-        bars.extend(zip(y, yerr, strict=True))
+        bars.extend(zip(y, *yerr, strict=True))
         return draw(self, x, y, yerr, **style)
 
     draw = Axes.errorbar
@@ -52,7 +62,7 @@ def written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Job, "study", study(cells(), name="smoke"))
     monkeypatch.setattr(results, "collect", lambda asked: cells())
-    report.main(Job("report", ["study=smoke", f"runtime.bootstrap={RESAMPLES}"]))
+    report.main(Job("report", ["study=smoke"]))
     return tmp_path / "results" / "smoke", bars
 
 
@@ -72,21 +82,24 @@ def test_page_tables_figures_and_mlflow_show_the_same_interval(written, monkeypa
     page = Reader((folder / "report.html").read_text())
     logged = {}
     monkeypatch.setattr(track, "track", lambda name, title, *rest, **_: logged.update(records(name, "", *rest[:2])) or IMPORTED)
-    track.main(Job("track", ["study=smoke", f"runtime.bootstrap={RESAMPLES}"]))
+    track.main(Job("track", ["study=smoke"]))
     for row, one in zip(means, cells(), strict=True):
         numbers = {name: float(row[name]) for name in ("delta_ppl", "delta_ppl_low", "delta_ppl_high")}
         assert {name: logged[one.cell.key].metrics[name] for name in numbers} == numbers
-        percents = [100 * value / float(row["ppl_fp"]) for value in numbers.values()]
+        difference = intervals.mean_perplexity_difference(one.nll, cells()[0].nll, one.independent)
+        assert list(numbers.values()) == pytest.approx([difference.value, difference.low, difference.high])
+        relative = intervals.relative_change(one.nll, cells()[0].nll, one.independent)
+        assert relative.value == pytest.approx(numbers["delta_ppl"] / float(row["ppl_fp"]))
+        percents = [100 * share for share in (relative.value, relative.low, relative.high)]
         shown = page.row("opt-standin-s", row["method"], row["weight"], row["activation"], "r0")[10]
         if one.cell.is_full_precision:
             assert shown == "–" and percents == [0, 0, 0]
             continue
         assert signed(shown) == pytest.approx(percents, abs=0.005)
-        # Another bootstrap would be seen: the page shows two digits.
-        many = intervals.mean_perplexity_difference(one.nll, cells()[0].nll, 2000)
-        assert abs(percents[1] - 100 * many.low / float(row["ppl_fp"])) > 0.015
+        # Another interval would be seen: the page shows two digits.
+        assert abs(relative.low - intervals.relative_change(one.nll, cells()[0].nll).low) > 0.00015
         if one.cell.activation == "a16":
-            bar = (1 + percents[0] / 100, (percents[2] - percents[0]) / 100)
+            bar = (1 + relative.value, relative.value - relative.low, relative.high - relative.value)
             assert any(drawn == pytest.approx(bar) for drawn in bars)
 
 
@@ -109,21 +122,28 @@ def test_the_page_shows_the_task_differences_of_the_table_and_a8_is_no_baseline(
         assert signed(shown) == pytest.approx(expected, abs=5e-5)
 
 
-def test_every_interval_to_full_precision_is_resampled_once(tmp_path, monkeypatch):
-    compared = []
-    whole = intervals.mean_perplexity_contrast
+def test_every_interval_to_full_precision_is_computed_once(tmp_path, monkeypatch):
+    calls = Counter()
 
-    def counted(terms, resamples):
-        compared.append(len(terms))
-        return whole(terms, resamples)
+    def counted(name: str, whole):
+        def count(*arguments):
+            calls[name] += 1
+            return whole(*arguments)
 
-    for module in (intervals, claims):
-        monkeypatch.setattr(module, "mean_perplexity_contrast", counted)
+        return count
+
+    for module, name in (
+        (comparison, "mean_perplexity_difference"),
+        (comparison, "relative_change"),
+        (comparison, "nll_difference"),
+        (claims, "mean_perplexity_contrast"),
+    ):
+        monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Job, "study", study(cells(), name="smoke"))
     monkeypatch.setattr(results, "collect", lambda asked: cells())
-    report.main(Job("report", ["study=smoke", f"runtime.bootstrap={RESAMPLES}"]))
-    assert compared == [2] * len(cells())
+    report.main(Job("report", ["study=smoke"]))
+    assert calls == {"mean_perplexity_difference": 4, "relative_change": 4, "nll_difference": 3 * 4}
     (verdict,) = json.loads((tmp_path / "results" / "smoke" / "claims.json").read_text())
     assert verdict["claim"].startswith("INT8")  # which rests on the same interval
 
@@ -131,7 +151,20 @@ def test_every_interval_to_full_precision_is_resampled_once(tmp_path, monkeypatc
 def test_a_cell_without_a_finished_full_precision_cell_has_no_change():
     full, rounded, rtn, _ = cells()
     assert full_precision([rounded, full, rtn]) == {"opt-standin-s": full}
-    assert list(changes([rounded, full, rtn], RESAMPLES)) == [rounded.cell, full.cell, rtn.cell]
-    assert changes([rounded, rtn], RESAMPLES) == {}
+    assert list(changes([rounded, full, rtn])) == [rounded.cell, full.cell, rtn.cell]
+    assert changes([rounded, rtn]) == {}
     failed = dataclasses.replace(rtn, status="failed", nll={})
-    assert list(changes([full, failed], RESAMPLES)) == [full.cell]
+    assert list(changes([full, failed])) == [full.cell]
+
+
+@pytest.mark.parametrize(("protocol", "drawn"), [("gptq-old", {"c4"}), ("gptq-new", set()), ("stdlib", set())])
+def test_a_result_knows_which_corpora_were_drawn_document_by_document(protocol, drawn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = load_study("methods", ["study.models=[opt-125m]", f"study.eval={protocol}"])
+    settings = compose.load("eval", protocol)
+    cell = next(cell for cell in asked.cells if cell.is_full_precision)
+    losses = {corpus: [3.0, 3.5, 4.0] for corpus in settings.corpora}
+    measured = {"identity": {"settings": settings.protocol()}, "variants": {cell.variant: {"nll": losses}}}
+    write_json(job_folders(asked, cell)["evaluation"] / "result.json", "perplexity", measured)
+    (found,) = [one for one in results.collect(asked) if one.status == "ok"]
+    assert found.cell == cell and found.independent == drawn

@@ -27,20 +27,20 @@ from lorcbench.report.scorecard import Row
 STAGES = [{"stage": "quantize", "jobs": 12, "seconds": 1234.5, "peak_rss_mib": 812.4}]
 
 
-def judge(found, resamples: int) -> list[Verdict]:
+def judge(found) -> list[Verdict]:
     """The verdicts on results by themselves."""
-    return claims.judge(found, changes(found, resamples), resamples)
+    return claims.judge(found, changes(found))
 
 
 def draw(found, folder, rows=()) -> list[figures.Figure]:
     """The figures of results by themselves."""
-    return figures.draw(found, changes(found, 200), folder, rows)
+    return figures.draw(found, changes(found), folder, rows)
 
 
 def render(asked, found, verdicts, drawn, folder, stages, rows=(), ordered=(), candidates=(), imported=None) -> str:
     """The page of results by themselves."""
     findings = Findings(verdicts, list(rows), list(ordered), list(candidates))
-    return page_module.render(asked, found, changes(found, 200), findings, drawn, folder, stages, imported)
+    return page_module.render(asked, found, changes(found), findings, drawn, folder, stages, imported)
 
 
 def failures() -> list:
@@ -66,7 +66,7 @@ def folder(tmp_path_factory):
 def text(folder):
     """The page of a study with failures."""
     found = failures()
-    return render(study(found), found, judge(found, 200), draw(results(), folder / "figures"), folder, STAGES)
+    return render(study(found), found, judge(found), draw(results(), folder / "figures"), folder, STAGES)
 
 
 def test_the_page_is_well_formed_and_fetches_nothing(text, folder):
@@ -174,7 +174,7 @@ def test_a_small_study_gives_a_page(names, folder):
 
 def test_equal_inputs_give_the_same_page(text, folder):
     found = failures()
-    assert render(study(found), found, judge(found, 200), draw(results(), folder / "figures"), folder, STAGES) == text
+    assert render(study(found), found, judge(found), draw(results(), folder / "figures"), folder, STAGES) == text
 
 
 def test_several_seeds_of_calibration_are_told_apart(folder):
@@ -211,7 +211,7 @@ def served(tmp_path_factory):
     imported = {"uri": "sqlite:///x.db", "pages": pages}
     ordered = [Ordering("7", "opt-standin-s", 3, 0.5, 2, 1)]
     candidates = [Candidate("weights under rtn", "minmax", 12, 0.0123, 0.05)]
-    html = render(study(found), [*found, best], judge(found, 200), drawn, folder, STAGES, rows, ordered, candidates, imported)
+    html = render(study(found), [*found, best], judge(found), drawn, folder, STAGES, rows, ordered, candidates, imported)
     (folder / "report.html").write_text(html)
     for name in ("cells.csv", "tasks.csv", "claims.json", "scorecard.csv", "fingerprint.csv"):
         (folder / name).write_text("")

@@ -27,7 +27,7 @@ def expanded(name: str, *models: str, **overrides: str) -> Study:
 
 def compare(asked: Study, found: list[CellResult]) -> list[Row]:
     """The scorecard of results by themselves."""
-    return scorecard.compare(asked, found, changes(found, 2000))
+    return scorecard.compare(asked, found, changes(found))
 
 
 def zeroquant(rows: list[Row]) -> list[Row]:

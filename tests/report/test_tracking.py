@@ -61,7 +61,7 @@ def study_results() -> list[CellResult]:
 def fresh_store(tmp_path_factory):
     """The bytes of a store without any run: MLflow takes a second to set one up."""
     folder = tmp_path_factory.mktemp("fresh")
-    track("empty", "no cells", [], f"sqlite:///{folder / 'mlflow.db'}", str(folder / "artifacts"), 50)
+    track("empty", "no cells", [], f"sqlite:///{folder / 'mlflow.db'}", str(folder / "artifacts"))
     return (folder / "mlflow.db").read_bytes()
 
 
@@ -72,18 +72,18 @@ def uri(tmp_path, fresh_store):
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
-def track(name: str, title: str, results: list[CellResult], uri: str, artifacts: str, resamples: int) -> dict:
+def track(name: str, title: str, results: list[CellResult], uri: str, artifacts: str) -> dict:
     """Import results by themselves."""
-    return tracking.store.track(name, title, results, changes(results, resamples), uri, artifacts)
+    return tracking.store.track(name, title, results, changes(results), uri, artifacts)
 
 
-def records(name: str, parent: str, results: list[CellResult], resamples: int) -> dict[str, Record]:
+def records(name: str, parent: str, results: list[CellResult]) -> dict[str, Record]:
     """What is logged of results by themselves."""
-    return tracking.records.records(name, parent, results, changes(results, resamples))
+    return tracking.records.records(name, parent, results, changes(results))
 
 
 def imported(uri: str, results: list[CellResult]) -> dict:
-    return track("tiny", "A tiny study", results, uri, uri.removeprefix("sqlite:///") + ".artifacts", 50)
+    return track("tiny", "A tiny study", results, uri, uri.removeprefix("sqlite:///") + ".artifacts")
 
 
 def runs_of(uri: str, experiment_id: str, query: str = "") -> dict[str, object]:
@@ -116,7 +116,7 @@ def test_parameters_and_metrics(uri):
     # All cells have a16: no column for it.
     assert run.data.params == {**expected, "lorc": "none", "rank": "0"} and run.data.tags["activation"] == "a16"
     ppl = [np.exp(results[1].nll[corpus].mean()) for corpus in CORPORA]
-    change = mean_perplexity_difference(results[1].nll, results[0].nll, 50)
+    change = mean_perplexity_difference(results[1].nll, results[0].nll)
     assert run.data.metrics == pytest.approx(
         {
             **{"ppl_prose": ppl[0], "ppl_code": ppl[1], "ppl_mean": np.mean(ppl)},
@@ -131,14 +131,14 @@ def test_parameters_and_metrics(uri):
 
 
 def test_without_full_precision_there_is_no_difference():
-    record = records("tiny", "parent", [result("model-a", "rtn", "w4-asym-g32")], 50).popitem()[1]
+    record = records("tiny", "parent", [result("model-a", "rtn", "w4-asym-g32")]).popitem()[1]
     assert "ppl_mean" in record.metrics and not any(name.startswith("delta") for name in record.metrics)
 
 
 def test_several_calibrations_are_told_apart():
     first = result("model-a", "gptq", "w4-asym-g32")
     second = dataclasses.replace(first, cell=dataclasses.replace(first.cell, calibration="self+seed=1"))
-    both = list(records("tiny", "parent", [first, second], 50).values())
+    both = list(records("tiny", "parent", [first, second]).values())
     assert [record.params["calibration"] for record in both] == ["self", "self+seed=1"]
     assert [record.name for record in both] == ["model-a gptq w4-asym-g32 self", "model-a gptq w4-asym-g32 self+seed=1"]
 
@@ -198,7 +198,7 @@ def test_deleted_experiment_and_foreign_runs(uri):
 
 def test_fresh_store_leaves_no_litter(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    track("tiny", "A tiny study", study_results()[:2], "sqlite:///results/mlflow.db", "results/mlflow-artifacts", 50)
+    track("tiny", "A tiny study", study_results()[:2], "sqlite:///results/mlflow.db", "results/mlflow-artifacts")
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["cell.json", "cell.json", "mlflow.db"]
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
     assert capfd.readouterr() == ("", "")
@@ -212,7 +212,7 @@ def test_unreachable_server_is_one_line_and_quick(monkeypatch):
         uri = f"http://someone:secret@127.0.0.1:{unused.getsockname()[1]}"
     start = time.monotonic()
     with pytest.raises(TrackingError) as caught:
-        track("tiny", "A tiny study", [], uri, "artifacts", 50)
+        track("tiny", "A tiny study", [], uri, "artifacts")
     assert time.monotonic() - start < 10
     message = str(caught.value)
     assert "\n" not in message and uri.replace("someone:secret", "***") in message and "secret" not in message
@@ -223,7 +223,7 @@ def test_file_that_is_no_database(tmp_path):
     (tmp_path / "mlflow.db").write_text("no database " * 100)
     start = time.monotonic()
     with pytest.raises(TrackingError, match=r"mlflow\.db: file is not a database$"):
-        track("tiny", "A tiny study", [], f"sqlite:///{tmp_path / 'mlflow.db'}", "artifacts", 50)
+        track("tiny", "A tiny study", [], f"sqlite:///{tmp_path / 'mlflow.db'}", "artifacts")
     assert time.monotonic() - start < 5
 
 
@@ -251,10 +251,10 @@ def test_the_saved_view_has_the_columns_that_differ(uri):
 def test_sizes_are_for_people():
     names = {"opt-125m": "125m", "bloom-7.1b": "7.1b", "my-model": "2m", "Llama-3-8B": "8b"}
     found = [result(name, "rtn", "w4-asym-g32") for name in names]
-    tagged = {record.tags["model"]: record.tags["size"] for record in records("tiny", "parent", found, 50).values()}
+    tagged = {record.tags["model"]: record.tags["size"] for record in records("tiny", "parent", found).values()}
     assert tagged == names
     unknown = result("my-model", "none", "w16", weights=None)
-    assert records("tiny", "parent", [unknown], 50).popitem()[1].tags["size"] == "unknown"
+    assert records("tiny", "parent", [unknown]).popitem()[1].tags["size"] == "unknown"
 
 
 def with_jobs(folder: Path) -> CellResult:
@@ -291,7 +291,7 @@ def test_token_streams_are_inputs_and_the_cell_an_artifact(uri, tmp_path):
 def test_a_cell_in_two_studies_is_two_runs(uri):
     results = study_results()[:2]
     first = imported(uri, results)
-    second = track("other", "Another study", results, uri, uri.removeprefix("sqlite:///") + ".artifacts", 50)
+    second = track("other", "Another study", results, uri, uri.removeprefix("sqlite:///") + ".artifacts")
     assert first["experiment_id"] != second["experiment_id"] and not set(first["runs"].values()) & set(second["runs"].values())
     assert imported(uri, results)["kept"] == 2
 
@@ -329,12 +329,12 @@ def server(tmp_path_factory):
 @pytest.fixture(scope="module")
 def on_server(server):
     """What an import into the server gave."""
-    return track("tiny", "A tiny study", study_results(), server, "not told", 50)
+    return track("tiny", "A tiny study", study_results(), server, "not told")
 
 
 def test_a_server_is_one_address(server, on_server, tmp_path):
     assert on_server["created"] == 12 and on_server["parent_artifacts"].startswith("mlflow-artifacts:")
-    assert track("tiny", "A tiny study", study_results(), server, "not told", 50)["kept"] == 12
+    assert track("tiny", "A tiny study", study_results(), server, "not told")["kept"] == 12
     (tmp_path / "report.html").write_text("<p>the report</p>")
     attach(server, on_server["parent_run_id"], [tmp_path / "report.html"])
     client = MlflowClient(server)

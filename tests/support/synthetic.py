@@ -69,7 +69,7 @@ def printed(expanded: Study, factor: float = 1.0) -> list[CellResult]:
     """Results that are the published numbers times `factor`, of the cells of a study whose three perplexities are printed."""
     places = {}
     for row in published.load():
-        comparable = published.PROTOCOLS[row.source] == expanded.eval and row.seed is None and not row.misprinted
+        comparable = published.PROTOCOLS[row.source] == expanded.eval and row.seed is row.lr is None and not row.misprinted
         if comparable and row.corpus != "mean":
             places.setdefault((row.model, row.method, row.weight, row.activation, row.rank), {})[row.corpus] = row.ppl
     found = []

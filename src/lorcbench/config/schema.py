@@ -132,7 +132,8 @@ class RuntimeConfig:
         batch_tokens: tokens in one forward pass.
         hidden_gib: hidden states up to this size stay in memory, or in the GPU's; larger ones go to a file, or to the host.
         memory_gib: memory that the jobs of a local run may take together; null is nine tenths of the machine's.
-        bootstrap: resamples of a confidence interval.
+        bootstrap: once the resamples of an interval. Intervals need none any more (docs/intervals.md), so any value but the
+            default is refused.
         data_dir: a folder with copies of public data sets; a text or task with a file there is read from it, not from the hub.
     """
 
@@ -148,6 +149,10 @@ class RuntimeConfig:
         _one_of("runtime", "device", self.device, ("cpu", "cuda"))
         _positive("runtime", threads=self.threads, batch_tokens=self.batch_tokens, bootstrap=self.bootstrap)
         _positive("runtime", hidden_gib=self.hidden_gib, memory_gib=self.memory_gib)
+        if self.bootstrap != 2000:
+            raise ConfigError(
+                f"runtime.bootstrap={self.bootstrap}: expected 2000, without effect: intervals need no resampling"
+            )
 
 
 @dataclass

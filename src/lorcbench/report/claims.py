@@ -2,18 +2,19 @@
 
 A verdict rests on one 95 % interval of what `lorcbench.report.statements` bounds: `supported` if the whole interval lies within
 the bounds, `contradicted` if none of it does, else `undecided`. Every model is judged by itself. Where one cell is said to be
-below another at 3 bits and more, differences are small, so several models are pooled too. The intervals cover the sampling of
-text; a study with several calibration seeds gets a verdict for each.
+below another at 3 bits and more, differences are small, so several models that read the same windows are pooled too. The
+intervals cover the sampling of text; a study with several calibration seeds gets a verdict for each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lorcbench.report.comparison import Change
-from lorcbench.report.intervals import Interval, mean_perplexity_contrast, resampled_means
+from lorcbench.report.intervals import Interval, mean_log_ratio, mean_perplexity_contrast
 from lorcbench.report.results import CellResult
 from lorcbench.report.spelling import number, percent
 from lorcbench.report.statements import Statement, statements
@@ -43,28 +44,46 @@ class Verdict:
     standin: bool = False
 
 
-def judge(results: list[CellResult], changes: dict[Cell, Change], resamples: int) -> list[Verdict]:
+def judge(results: list[CellResult], changes: dict[Cell, Change]) -> list[Verdict]:
     """All verdicts that the finished cells allow; a claim without matching cells gets none.
 
     Args:
         results: the cells of a study, derived ones if claims may rest on them; those that are not ``ok`` are ignored.
         changes: what these cells lost to full precision.
-        resamples: of the bootstrap, where other cells are compared.
     """
     by_claim: dict[str, list[Statement]] = {}
     for statement in statements(results):
         by_claim.setdefault(statement.claim, []).append(statement)
     verdicts = []
     for same_claim in by_claim.values():
-        verdicts += [_one_model(statement, changes, resamples) for statement in same_claim]
-        pools: dict[Cell, list[Statement]] = {}
-        for statement in same_claim:
-            cell = statement.subject.cell
-            if statement.is_comparison and cell.weight_format.bits >= 3:
-                pool = "all stand-ins" if statement.subject.standin else "all models"
-                pools.setdefault(replace(cell, model=pool), []).append(statement)
-        verdicts += [_pooled(cell, members, resamples) for cell, members in pools.items() if len(members) > 1]
+        verdicts += [_one_model(statement, changes) for statement in same_claim]
+        verdicts += [_pooled(cell, pool) for cell, pool in _pools(same_claim) if len(pool) > 1]
     return verdicts
+
+
+def _pools(same_claim: list[Statement]) -> Iterator[tuple[Cell, list[Statement]]]:
+    """Statements of one claim and one recipe over models that read the same windows; the cell names the models.
+
+    What models share through the text can be told only where the text is cut alike. So models with another tokenizer, whose
+    windows begin and end elsewhere, are a pool of their own.
+    """
+    recipes: dict[Cell, dict[tuple, list[Statement]]] = {}
+    for statement in same_claim:
+        cell = statement.subject.cell
+        if statement.is_comparison and cell.weight_format.bits >= 3:
+            kind = "all stand-ins" if statement.subject.standin else "all models"
+            pools = recipes.setdefault(replace(cell, model=kind), {})
+            pools.setdefault(_windows(statement.subject), []).append(statement)
+    for cell, pools in recipes.items():
+        for pool in pools.values():
+            models = ", ".join(statement.subject.cell.model for statement in pool)
+            yield cell if len(pools) == 1 else replace(cell, model=models), pool
+
+
+def _windows(result: CellResult) -> tuple:
+    """What is the same for two results if, and only if, they read the same windows."""
+    streams = {corpus: result.corpora.get(corpus, {}).get("stream_sha256") for corpus in result.nll}
+    return tuple((corpus, len(result.nll[corpus]), stream) for corpus, stream in sorted(streams.items()))
 
 
 def counts(verdicts: list[Verdict]) -> list[str]:
@@ -86,21 +105,22 @@ def _scope(cell: Cell) -> str:
     return " ".join([f"{model}:", *(part for part in recipe if part not in ("none", "a16", "r0"))])
 
 
-def _one_model(statement: Statement, changes: dict[Cell, Change], resamples: int) -> Verdict:
+def _one_model(statement: Statement, changes: dict[Cell, Change]) -> Verdict:
     """The verdict on one recipe of one model."""
-    interval = _interval(statement, changes, resamples)
+    interval = _interval(statement, changes)
     subject = statement.subject
     verdict = _decide(interval, statement.low, statement.high)
     evidence = _evidence(statement, interval)
     return Verdict(statement.claim, _scope(subject.cell), verdict, evidence, statement.source, subject.standin)
 
 
-def _interval(statement: Statement, changes: dict[Cell, Change], resamples: int) -> Interval:
+def _interval(statement: Statement, changes: dict[Cell, Change]) -> Interval:
     """The sum that a statement bounds; a difference to full precision is the one that tables and figures show."""
     _, first = statement.terms[0]
     if statement.is_difference and first.cell.is_full_precision:
         return changes[statement.subject.cell].mean
-    return mean_perplexity_contrast([(coefficient, result.nll) for coefficient, result in statement.terms], resamples)
+    terms = [(coefficient, result.nll) for coefficient, result in statement.terms]
+    return mean_perplexity_contrast(terms, statement.subject.independent)
 
 
 def _evidence(statement: Statement, change: Interval) -> str:
@@ -125,22 +145,10 @@ def _range(low: float, high: float) -> str:
     return f"above {number(low)}" if np.isinf(high) else f"{number(low)} to {number(high)}"
 
 
-def _pooled(cell: Cell, pool: list[Statement], resamples: int) -> Verdict:
-    """One verdict over models, by the mean log-ratio of perplexities.
-
-    Every pair is resampled with the same seed, hence with the same runs of windows: what the models share through the
-    text stays in the variance. To add the pairs' variances as if independent would make the interval too narrow.
-    """
-    values = []
-    samples = []
-    for statement in pool:
-        (_, above), (_, below) = statement.terms
-        for index, corpus in enumerate(sorted(below.nll)):
-            difference = np.asarray(below.nll[corpus]) - np.asarray(above.nll[corpus])
-            values.append(difference.mean())
-            samples.append(resampled_means(difference, resamples, seed=index))
-    low, high = np.quantile(np.mean(samples, axis=0), [0.025, 0.975])
-    change = Interval(float(np.mean(values)), float(low), float(high))
+def _pooled(cell: Cell, pool: list[Statement]) -> Verdict:
+    """One verdict over models on the same windows, by the mean log-ratio of perplexities."""
+    pairs = [(below.nll, above.nll) for (_, above), (_, below) in (statement.terms for statement in pool)]
+    change = mean_log_ratio(pairs, pool[0].subject.independent)
     ratio, low, high = (percent(np.expm1(bound), 2) for bound in (change.value, change.low, change.high))
     evidence = f"PPL {ratio} [{low}, {high}], geometric mean of {len(pool)} models"
     first = pool[0]

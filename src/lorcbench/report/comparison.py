@@ -6,7 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from lorcbench.report.intervals import Interval, mean_perplexity_difference, metric_difference, nll_difference
+from lorcbench.report.intervals import (
+    Interval,
+    mean_perplexity_difference,
+    metric_difference,
+    nll_difference,
+    relative_change,
+)
 from lorcbench.report.results import CellResult
 from lorcbench.study.cells import Cell
 
@@ -18,29 +24,27 @@ class Change:
     Attributes:
         result: the cell.
         baseline: full precision of the same model; the cell itself if it is that.
-        resamples: of the bootstrap.
     """
 
     result: CellResult
     baseline: CellResult
-    resamples: int
 
     @cached_property
     def mean(self) -> Interval:
         """Change of the arithmetic mean of the corpora's perplexities."""
-        return mean_perplexity_difference(self.result.nll, self.baseline.nll, self.resamples)
+        return mean_perplexity_difference(self.result.nll, self.baseline.nll, self.result.independent)
 
     @cached_property
     def relative(self) -> Interval:
-        """`mean` as a share of full precision's mean perplexity."""
-        whole = self.baseline.mean_ppl
-        return Interval(self.mean.value / whole, self.mean.low / whole, self.mean.high / whole)
+        """Change of that mean as a share of full precision's; its own interval, since both perplexities move with the text."""
+        return relative_change(self.result.nll, self.baseline.nll, self.result.independent)
 
     @cached_property
     def losses(self) -> dict[str, Interval]:
         """Change of the mean loss on each corpus, in nats per token."""
         baseline = self.baseline.nll
-        return {corpus: nll_difference(nll, baseline[corpus], self.resamples) for corpus, nll in self.result.nll.items()}
+        independent = self.result.independent
+        return {corpus: nll_difference(nll, baseline[corpus], corpus in independent) for corpus, nll in self.result.nll.items()}
 
     @cached_property
     def tasks(self) -> dict[str, Interval]:
@@ -58,16 +62,15 @@ def full_precision(results: Iterable[CellResult]) -> dict[str, CellResult]:
     return {result.cell.model: result for result in results if result.status == "ok" and result.cell.is_full_precision}
 
 
-def changes(results: list[CellResult], resamples: int) -> dict[Cell, Change]:
+def changes(results: list[CellResult]) -> dict[Cell, Change]:
     """The change of each finished cell whose model has a finished full-precision cell; full precision's own is zero.
 
     Args:
         results: all cells of a study, derived ones if they are to be shown too.
-        resamples: of the bootstrap.
     """
     baselines = full_precision(results)
     return {
-        result.cell: Change(result, baselines[result.cell.model], resamples)
+        result.cell: Change(result, baselines[result.cell.model])
         for result in results
         if result.status == "ok" and result.cell.model in baselines
     }

@@ -36,15 +36,14 @@ class Findings:
         return [*claims.counts(self.verdicts), *published, *conventions.summary(self.candidates)]
 
 
-def find(study: Study, results: list[CellResult], changes: dict[Cell, Change], resamples: int) -> Findings:
+def find(study: Study, results: list[CellResult], changes: dict[Cell, Change]) -> Findings:
     """What the results say.
 
     Args:
         study: that they are of.
         results: all cells of the study, derived ones too.
         changes: what these cells lost to full precision.
-        resamples: of the bootstrap, where other cells are compared.
     """
-    verdicts = claims.judge(results, changes, resamples)
+    verdicts = claims.judge(results, changes)
     rows = scorecard.compare(study, results, changes)
     return Findings(verdicts, rows, agreement.orderings(rows), conventions.rank(rows))

@@ -1,17 +1,22 @@
-"""Paired differences of per-window losses with confidence intervals.
+"""Paired differences of per-window losses with 95 % confidence intervals: what they cover is in docs/intervals.md.
 
-Cells are compared on the same windows, so the difference of each window is what varies, far less than either loss. Neighbouring
-windows of a document resemble each other, so whole runs of windows are resampled (moving-block bootstrap, Künsch 1989). The
-interval covers the sampling of text only: not calibration seeds, not training.
+Cells are compared on the same windows, so the difference of each window is what varies, far less than either loss.
+Neighbouring windows of a text resemble each other, which the variance of a mean has to see: it is estimated from the slowest
+cosines of the series, and the quantile is Student's t (`mean_variance`; Lazarus, Lewis, Stock and Watson 2018). Windows that a
+protocol draws one by one from random documents are independent. An interval covers the choice of text: not calibration seeds,
+not training.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import stdtrit
 
-_HALF_WIDTH = 1.959964  # of a normal 95 % interval, in standard deviations
+Losses = dict[str, np.ndarray]  # by corpus: the loss of every window, in nats per token
 
 
 @dataclass(frozen=True)
@@ -23,45 +28,104 @@ class Interval:
     high: float
 
 
-def resampled_means(values: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray:
-    """Means (resamples,) of moving-block bootstrap samples of `values` (n,); runs of about n^(1/3) windows, wrapped round."""
+def mean_variance(values: np.ndarray, independent: bool = False) -> tuple[float, float]:
+    """The variance of the mean of a stationary series (n,), and the degrees of freedom of that estimate.
+
+    Equal-weighted cosines: with ν = 0.4 n^(2/3), rounded, the variance is Σ_j c_j² / (n ν), where c_j is the projection on
+    √(2/n) cos(π j (t + ½) / n), j = 1 … ν, and (mean - expectation) / √variance has Student's t distribution with ν degrees
+    (Lazarus, Lewis, Stock and Watson, HAR Inference: Recommendations for Practice, JBES 36, 2018).
+
+    Args:
+        values: in the order of the text.
+        independent: no value depends on its neighbours: the sample variance over n, with n - 1 degrees.
+
+    Returns:
+        variance, degrees. Infinite and 1 for one value, which says nothing of its spread.
+    """
     n = len(values)
-    run = max(1, round(n ** (1 / 3)))
-    rng = np.random.default_rng(seed)
-    starts = rng.integers(0, n, size=(resamples, -(-n // run)))
-    # (resamples, runs, run) → (resamples, windows): the last run is cut where a sample has its n windows.
-    index = (starts[:, :, None] + np.arange(run)).reshape(resamples, -1)[:, :n] % n
-    return values[index].mean(1)
+    if n == 1:
+        return math.inf, 1.0
+    centred = values - values.mean()
+    if independent:
+        return float(centred @ centred) / (n - 1) / n, n - 1.0
+    terms = max(1, round(0.4 * n ** (2 / 3)))
+    cosines = math.sqrt(2 / n) * np.cos(np.pi / n * np.outer(np.arange(1, terms + 1), np.arange(n) + 0.5))
+    return float(np.mean((cosines @ centred) ** 2)) / n, float(terms)
 
 
-def nll_difference(nll: np.ndarray, baseline: np.ndarray, resamples: int) -> Interval:
-    """Mean of `nll - baseline` in nats per token, over the same windows (n,)."""
+def nll_difference(nll: np.ndarray, baseline: np.ndarray, independent: bool = False) -> Interval:
+    """Mean of `nll - baseline` in nats per token over the same windows (n,)."""
     difference = np.asarray(nll) - np.asarray(baseline)
-    low, high = np.quantile(resampled_means(difference, resamples), [0.025, 0.975])
-    return Interval(float(difference.mean()), float(low), float(high))
+    return _around(float(difference.mean()), [mean_variance(difference, independent)])
 
 
-def mean_perplexity_difference(nll: dict[str, np.ndarray], baseline: dict[str, np.ndarray], resamples: int) -> Interval:
-    """Difference of the arithmetic mean of the corpora's perplexities (the paper's "average PPL")."""
-    return mean_perplexity_contrast([(1.0, nll), (-1.0, baseline)], resamples)
+def mean_perplexity_difference(nll: Losses, baseline: Losses, independent: Collection[str] = ()) -> Interval:
+    """Difference of the arithmetic mean of the corpora's perplexities (the paper's "average PPL").
+
+    Args:
+        independent: the corpora whose windows were drawn one by one from random documents.
+    """
+    return mean_perplexity_contrast([(1.0, nll), (-1.0, baseline)], independent)
 
 
-def mean_perplexity_contrast(terms: list[tuple[float, dict[str, np.ndarray]]], resamples: int) -> Interval:
+def relative_change(nll: Losses, baseline: Losses, independent: Collection[str] = ()) -> Interval:
+    """Change of the corpora's mean perplexity as a share of the baseline's: a ratio of two means of the same windows, minus 1.
+
+    The interval is that of the logarithm of the ratio, so that no bound is below -1. Far narrower than the interval of the
+    difference over the baseline, where both perplexities move with the text.
+    """
+    above = mean_perplexity(nll)
+    below = mean_perplexity(baseline)
+    ratio = math.log(above / below)
+    shift = mean_perplexity_contrast([(1 / above, nll), (-1 / below, baseline)], independent)  # of the logarithm; around 0
+    return Interval(*(float(np.expm1(ratio + part)) for part in (0.0, shift.low - shift.value, shift.high - shift.value)))
+
+
+def mean_perplexity_contrast(terms: list[tuple[float, Losses]], independent: Collection[str] = ()) -> Interval:
     """Sum of coefficient times mean perplexity over `terms`, whose losses are of the same windows, by the delta method.
 
     The corpora are independent samples. Within one corpus, let a be the mean loss of a term and c its coefficient:
-    d(c eᵃ) = c eᵃ da. So the variance is that of the mean of Σ c eᵃ·nll over windows, estimated by the moving-block bootstrap.
+    d(c eᵃ) = c eᵃ da. So the variance is that of the mean of Σ c eᵃ·nll over windows.
     """
     value = 0.0
-    variance = 0.0
+    parts = []
     corpora = sorted(terms[0][1])
-    for index, corpus in enumerate(corpora):
-        weighted = [coefficient * np.exp(np.mean(nll[corpus])) for coefficient, nll in terms]
-        value += sum(weighted) / len(corpora)
-        per_window = sum(weight * np.asarray(nll[corpus]) for weight, (_, nll) in zip(weighted, terms, strict=True))
-        variance += resampled_means(per_window, resamples, seed=index).var() / len(corpora) ** 2
-    half = _HALF_WIDTH * float(np.sqrt(variance))
-    return Interval(float(value), float(value) - half, float(value) + half)
+    for corpus in corpora:
+        weights = [coefficient * perplexity(nll[corpus]) for coefficient, nll in terms]
+        value += sum(weights) / len(corpora)
+        per_window = sum(weight * np.asarray(nll[corpus]) for weight, (_, nll) in zip(weights, terms, strict=True))
+        parts.append(mean_variance(per_window / len(corpora), corpus in independent))
+    return _around(value, parts)
+
+
+def mean_log_ratio(pairs: list[tuple[Losses, Losses]], independent: Collection[str] = ()) -> Interval:
+    """Mean over models and corpora of the logarithm of the ratio of perplexities.
+
+    All models must have been measured on the same windows. A window is averaged over them first, so what they share through
+    the text stays in the variance; to add their variances as if independent would make the interval too narrow.
+
+    Args:
+        pairs: per model its losses and those that they are compared with.
+    """
+    value = 0.0
+    parts = []
+    corpora = sorted(pairs[0][0])
+    for corpus in corpora:
+        differences = [np.asarray(nll[corpus]) - np.asarray(baseline[corpus]) for nll, baseline in pairs]
+        per_window = np.mean(differences, axis=0) / len(corpora)
+        value += float(per_window.mean())
+        parts.append(mean_variance(per_window, corpus in independent))
+    return _around(value, parts)
+
+
+def _around(value: float, parts: list[tuple[float, float]]) -> Interval:
+    """The interval of a sum of independent parts, each with its variance and degrees; degrees by Welch and Satterthwaite."""
+    variance = sum(part for part, _ in parts)
+    half = math.sqrt(variance)
+    if 0 < variance < math.inf:
+        degrees = 1 / sum((part / variance) ** 2 / freedom for part, freedom in parts)
+        half *= float(stdtrit(degrees, 0.975))
+    return Interval(value, value - half, value + half)
 
 
 def metric_difference(metric: str, documents: list, baseline: list) -> Interval:
@@ -75,10 +139,8 @@ def metric_difference(metric: str, documents: list, baseline: list) -> Interval:
     """
     value, pull = _metric(metric, documents)
     value_baseline, pull_baseline = _metric(metric, baseline)
-    difference = value - value_baseline
     influence = pull - pull_baseline  # of each document on the difference
-    half = _HALF_WIDTH * float(influence.std(ddof=1)) / np.sqrt(len(influence)) if len(influence) > 1 else 0.0
-    return Interval(float(difference), float(difference - half), float(difference + half))
+    return _around(float(value - value_baseline), [mean_variance(influence, independent=True)])
 
 
 def metric_value(metric: str, documents: list) -> float:
@@ -104,3 +166,8 @@ def _metric(metric: str, documents: list) -> tuple[float, np.ndarray]:
 def perplexity(nll: np.ndarray) -> float:
     """exp of the mean loss over windows, in nats per token."""
     return float(np.exp(np.mean(nll)))
+
+
+def mean_perplexity(nll: Losses) -> float:
+    """Arithmetic mean of the corpora's perplexities."""
+    return float(np.mean([perplexity(losses) for losses in nll.values()]))

@@ -36,6 +36,7 @@ class CellResult:
         prefix_token: what lm-eval put before a text without context.
         corpora: of each the text, its number of documents, whether they are the published ones, windows, and the token stream's
             length and hash.
+        independent: the corpora whose windows the protocol draws one by one from random documents.
         derived: "" for a measured cell; for one chosen from several by its perplexity, from which (`lorcbench.report.derived`).
         folders: of the jobs that the cell rests on, by stage, in the order in which they run.
     """
@@ -58,6 +59,7 @@ class CellResult:
     tasks: dict[str, dict] = field(default_factory=dict)
     prefix_token: str = ""
     corpora: dict[str, dict] = field(default_factory=dict)
+    independent: frozenset[str] = frozenset()
     derived: str = ""
     folders: dict[str, Path] = field(default_factory=dict)
 
@@ -110,6 +112,8 @@ def _fill(result: CellResult, evaluation: dict, folders: dict[str, Path]) -> Non
     measured = evaluation["variants"][result.cell.variant]
     result.status = "ok"
     result.corpora = evaluation.get("corpora", {})
+    protocol = evaluation["identity"]["settings"]["corpora"]
+    result.independent = frozenset(corpus for corpus, settings in protocol.items() if settings["sampling"] == "documents")
     result.nll = {corpus: np.array(values) for corpus, values in measured["nll"].items()}
     result.weights = measured.get("weights")
     result.bits_per_weight = measured.get("bits_per_weight", 16.0)

@@ -26,12 +26,11 @@ def main(job: Job) -> None:
     """Write everything that a reader of the study opens."""
     study = job.study
     folder = job.at(REPORT).parent
-    resamples = job.runtime.bootstrap
 
     measured = results.collect(study)
     everything = [*measured, *derive(measured)]
-    changes = comparison.changes(everything, resamples)
-    findings = find(study, everything, changes, resamples)
+    changes = comparison.changes(everything)
+    findings = find(study, everything, changes)
 
     cells = tables.rows(study, everything, changes)
     tasks = tables.harness_rows(study, measured, changes)

@@ -22,7 +22,7 @@ def main(job: Job) -> None:
     artifacts = str(Path(paths.MLFLOW_ARTIFACTS).resolve() / study.name)
 
     measured = results.collect(study)
-    changes = comparison.changes(measured, job.runtime.bootstrap)
+    changes = comparison.changes(measured)
     ours = job.tracking.uri is None
     imported = track(study.name, study.config.title, measured, changes, uri, artifacts, rebuildable=ours)
     job.log(f"created {imported['created']}, kept {imported['kept']}, deleted {imported['deleted']}")

@@ -1,7 +1,15 @@
-"""The numbers that the papers printed: published.csv, one record a perplexity.
+"""The numbers that the papers printed: published.csv, one record per perplexity.
 
-Every perplexity of ZeroQuant-V2 (arXiv 2303.08302: tables, appendix E, the LoRC points of figure 1) and of GPTQ's 3- and 4-bit
-tables (arXiv 2210.17323). Appendix D of ZeroQuant-V2, GPT-2 trained with LoRC, is out of scope: nothing here trains.
+Every perplexity of ZeroQuant-V2 (arXiv 2303.08302, version 3: appendices B and E, the best-of tables of the text, the LoRC
+points of figure 1; version 2 where only that prints it) and of GPTQ's 3- and 4-bit tables (arXiv 2210.17323).
+
+- Appendix E prints triples: ``wikitext2``, ``ptb`` and ``c4`` are printed, their ``mean`` is recomputed where the note says so.
+  Tables 2 and 3 print such means again and have no rows of their own.
+- The learning-rate tables E.4 to E.14 are one table here, ``E.4-E.14 lr``: 592 triples with their `lr`, of which 30 numbers are
+  printed as nan (infinite here, the triple without a mean). 57 cells say NaN alone, which E.5 explains as "larger than 1e6" and
+  most of which continue an ordinary sweep, so that they were hardly run: they are left out.
+- E.23 is its sweep of five learning rates; its column "Best" repeats the lowest.
+- Left out: B.1's means and deviations over seeds; appendix D, GPT-2 trained with LoRC (nothing here trains such a model).
 
 The file's columns say `w_sym` 1 or 0 for symmetric or asymmetric, `w_group` and `a_group` -1 for a whole row or token, and
 nothing where the paper does not say. Here both formats are spelled as cells spell them, ``w4-asym-g128`` and
@@ -40,7 +48,7 @@ class Published:
         lorc_bits: of the factors, None if there are none or it is unstated.
         lr, seed: if the row is of one learning rate, or of one calibration seed.
         corpus: ``wikitext2``, ``ptb``, ``c4``, or ``mean`` of the three.
-        ppl: perplexity; infinite where the table says "Diverge" or "Explode".
+        ppl: perplexity; infinite where the table says "Diverge", "Explode", or nan within a triple.
         note: remarks, misprints among them.
     """
 

@@ -42,12 +42,11 @@ def plot(
         shift = min(2, 36 / len(lines)) * (index - (len(lines) - 1) / 2) * point if linear else 0
         rises = [changes[result.cell].relative for result in line]
         ratio = 1 + np.array([rise.value for rise in rises])
-        half = np.array([rise.high - rise.value for rise in rises])
-        half = np.minimum(half, 0.9 * ratio)  # a logarithmic axis has no zero
+        bars = np.array([(rise.value - rise.low, rise.high - rise.value) for rise in rises]).T
         dash, marker = looks.strokes[stroke(line)]
         colour = looks.colours.get(line[0].cell.method, INK)
         x = [place(result) + shift for result in line]
-        ax.errorbar(x, ratio, half, color=colour, ls=dash, marker=marker, ms=4.5, elinewidth=1, zorder=3)
+        ax.errorbar(x, ratio, bars, color=colour, ls=dash, marker=marker, ms=4.5, elinewidth=1, zorder=3)
 
 
 def panel_per_model(
