@@ -235,12 +235,8 @@ def test_with_dead_inputs_the_codes_are_those_of_the_published_algorithm(mode, b
     assert (found.codes.numpy() == expected.codes).mean() >= 0.999
     dead = hessian.diagonal() == 0
     assert (quantizer.dequantize(found)[:, dead] == 0).all()
-    theirs = quantizer.Quantized(
-        torch.from_numpy(expected.codes).to(torch.uint8),
-        torch.from_numpy(expected.scale),
-        torch.from_numpy(expected.zero).int(),
-        fmt,
-    )
+    codes, scale, zero = (torch.from_numpy(part) for part in (expected.codes, expected.scale, expected.zero))
+    theirs = quantizer.Quantized(codes.to(torch.uint8), scale, zero.int(), fmt)
     losses = [loss(weight, torch.from_numpy(hessian), one) for one in (found, theirs)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 

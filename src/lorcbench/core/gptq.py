@@ -105,8 +105,8 @@ def prepare(hessian: torch.Tensor, settings: GptqSettings, dead_diagonal: float 
 def quantize(weight: torch.Tensor, hessian: PreparedHessian, fmt: WeightFormat, settings: GptqSettings) -> Quantized:
     """Quantize W (out, in) so that tr((W - Ŵ) H (W - Ŵ)ᵀ) stays small.
 
-    Columns whose input was always zero are set to zero first. As in the published code, scales of rows are computed before that,
-    those of groups after it; with ``dead=excluded`` all of them after it.
+    Columns whose input was always zero are set to zero first. As in the published code, scales of rows are computed before
+    that, those of groups after it; with ``dead=excluded`` all of them after it.
 
     Raises:
         ValueError: groups do not divide the width, act_order is asked for with groups that are not static, or W or a scale is

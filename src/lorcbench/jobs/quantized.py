@@ -148,7 +148,7 @@ class QuantizedModel:
         return weights | stored_trained(tensors)
 
     def dead_inputs(self, index: int) -> dict[str, torch.Tensor]:
-        """(in,) bool, inputs of block `index` that were zero on every calibration token, by linear; only where there are any."""
+        """(in,) bool, inputs of block `index` that were zero on all calibration tokens, by linear; only where there are any."""
         if not any(note.get("dead") for note in self.shards.result["notes"][index].values()):
             return {}
         return {name: mask.to(self.device) for name, mask in stored_dead(self.shards.block(index)).items()}
