@@ -31,6 +31,7 @@ KEYS = {
         "block": ("0", *WHOLE[:1], "1e3", "abc", "99999999999"),
         "hessian": ("best", "1", "null"),
         "group_params": ("x", "1", "null"),
+        "dead": ("x", "1", "true", "null"),
         "kind": ("rtn", "0", "x", "null"),
         "act_order": ("maybe", "1.5", "null"),
         "nope": ("1",),

@@ -154,7 +154,8 @@ def test_the_full_precision_baseline_is_there_where_only_rounded_activations_are
     [
         ("rtn", None),
         ("gptq", "tokens"),
-        ("gptq-cached", "hessians/damp0.01-natural"),
+        ("gptq-cached", "hessians/damp0.01-natural-published"),
+        ("gptq-cached+dead=excluded", "hessians/damp0.01-natural-excluded"),
         ("zq_local", "tokens"),
         ("zq_global", "tokens"),
     ],

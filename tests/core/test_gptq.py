@@ -10,6 +10,7 @@ from lorcbench.core import gptq, quantizer
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.gptq import GptqSettings
 from lorcbench.core.linalg import hessian_factor
+from lorcbench.core.moments import SecondMoment, dead_diagonal
 
 WIDTH = 48
 PER_ROW = [
@@ -79,7 +80,7 @@ def test_static_and_corrected_groups_equal_the_unblocked_textbook_at_any_block_s
 @pytest.mark.parametrize("block", [8, 12, 24, 128])
 def test_block_start_groups_equal_the_published_loop(fmt, block):
     weight, hessian = problem(seed=20 + fmt.bits)
-    expected = reference.gptq_block_start(weight, hessian, 0.01, fmt, block)
+    expected = reference.gptq_published(weight, hessian, 0.01, fmt, block)
     reference.assert_follows(solve(weight, hessian, fmt, block=block).codes, expected)
 
 
@@ -175,16 +176,89 @@ def test_the_layer_loss_is_below_that_of_plain_rounding(bits, seed):
 
 
 @pytest.mark.parametrize("fmt", [WeightFormat(4), WeightFormat(4, group=8)], ids=str)
-def test_dead_inputs_decode_to_exact_zeros_and_the_rest_is_solved_without_them(fmt):
+def test_dead_inputs_decode_to_exact_zeros_and_if_excluded_the_rest_is_solved_without_them(fmt):
     weight, hessian = problem(seed=7)
     dead = list(range(8, 16))
     alive = [i for i in range(WIDTH) if i not in dead]
     hessian[dead] = 0
     hessian[:, dead] = 0
-    found = solve(weight, hessian, fmt, static_groups=True)
+    found = solve(weight, hessian, fmt, static_groups=True, dead="excluded")
     assert (quantizer.dequantize(found)[:, dead] == 0).all()
     expected = reference.gptq(weight[:, alive], hessian[alive][:, alive], 0.01 * len(alive) / WIDTH, fmt)
     reference.assert_follows(found.codes[:, alive], expected)
+
+
+SEQUENCE = 16  # tokens
+MODES = {
+    "row": (None, {}),
+    "row in falling order": (None, {"act_order": True}),
+    "groups": (24, {}),
+    "static groups": (24, {"static_groups": True}),
+    "static groups in falling order": (24, {"static_groups": True, "act_order": True}),
+}
+
+
+def problem_with_dead_inputs(share: float, size: float) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Weights (64, 96), and sequences of inputs of the given size, of which a share is zero in all of them."""
+    generator = torch.Generator().manual_seed(round(1000 * share))
+    weight, _ = problem(seed=16, rows=64, width=96)
+    x = (
+        size
+        * torch.randn(24 * SEQUENCE, 96, generator=generator)
+        @ (torch.eye(96) + torch.randn(96, 96, generator=generator) / 96**0.5)
+    )
+    x[:, torch.randperm(96, generator=generator)[: round(96 * share)]] = 0
+    return weight, list(x.split(SEQUENCE))
+
+
+def solve_inputs(weight, sequences, fmt, **settings) -> quantizer.Quantized:
+    """As the stages do: from the second moment per token."""
+    moment, chosen = SecondMoment(weight.shape[1]), GptqSettings(**settings)
+    for x in sequences:
+        moment.add(x)
+    prepared = gptq.prepare(moment.mean(), chosen, dead_diagonal(SEQUENCE))
+    return gptq.quantize(weight, prepared, fmt, chosen)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("bits", [4, 3, 2])
+@pytest.mark.parametrize("share", [0.01, 0.12, 0.5])
+@pytest.mark.parametrize("size", [1.0, 0.02])
+def test_with_dead_inputs_the_codes_are_those_of_the_published_algorithm(mode, bits, share, size):
+    weight, sequences = problem_with_dead_inputs(share, size)
+    group, settings = MODES[mode]
+    fmt = WeightFormat(bits, group=group, scale_dtype="float32")
+    hessian = reference.published_hessian(sequences)
+    static, act_order = settings.get("static_groups", False), settings.get("act_order", False)
+    expected = reference.gptq_published(weight, hessian, 0.01, fmt, 32, static, act_order)
+    found = solve_inputs(weight, sequences, fmt, block=32, **settings)
+    assert (found.codes.numpy() == expected.codes).mean() >= 0.999
+    dead = hessian.diagonal() == 0
+    assert (quantizer.dequantize(found)[:, dead] == 0).all()
+    codes, scale, zero = (torch.from_numpy(part) for part in (expected.codes, expected.scale, expected.zero))
+    theirs = quantizer.Quantized(codes.to(torch.uint8), scale, zero.int(), fmt)
+    losses = [loss(weight, torch.from_numpy(hessian), one) for one in (found, theirs)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_excluded_dead_inputs_leave_rows_a_finer_scale_and_the_damping_smaller():
+    weight, sequences = problem_with_dead_inputs(0.5, 0.02)
+    hessian = torch.from_numpy(reference.published_hessian(sequences))
+    for fmt, most in ((WeightFormat(3), 0.85), (WeightFormat(3, group=24), 0.98)):
+        published, excluded = (solve_inputs(weight, sequences, fmt, dead=dead) for dead in ("published", "excluded"))
+        assert loss(weight, hessian, excluded) < most * loss(weight, hessian, published)
+        if fmt.group is None:
+            assert (excluded.scale <= published.scale).all()
+            assert (excluded.scale < published.scale).any()
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+def test_dead_inputs_are_named_in_their_own_order(act_order):
+    _, sequences = problem_with_dead_inputs(0.12, 1.0)
+    hessian = torch.from_numpy(reference.published_hessian(sequences)).float()
+    prepared = gptq.prepare(hessian, GptqSettings(act_order=act_order))
+    assert torch.equal(prepared.dead_inputs, hessian.diagonal() == 0)
+    assert prepared.dead_inputs.sum() == 12
 
 
 def test_one_prepared_hessian_serves_stacked_weights_and_several_formats():

@@ -12,7 +12,7 @@ from lorcbench.core.gptq import GptqSettings
 from lorcbench.jobs import hessians
 from lorcbench.study.stages import FACTOR
 
-NAMES = {"model": "m", "calibration": "c", "damp": "0.01", "order": "natural"}
+NAMES = {"model": "m", "calibration": "c", "damp": "0.01", "order": "natural", "dead": "published"}
 
 
 def moment(width: int, seed: int, dead: tuple[int, ...] = ()) -> torch.Tensor:

@@ -155,21 +155,43 @@ def gptq(weight, hessian, damp: float, fmt, static: bool = True) -> Sweep:
     return sweep
 
 
-def gptq_block_start(weight, hessian, damp: float, fmt, block: int) -> Sweep:
-    """The loop of the published `fasterquant` in float64: groups are measured on W, not on the block's copy."""
-    w = np.asarray(weight, dtype=np.float64).copy()
+def published_hessian(sequences) -> np.ndarray:
+    """2/n Σ XᵀX over n sequences X (tokens, in), in float64: sequences are counted, not tokens."""
+    return 2 / len(sequences) * sum(np.asarray(x, dtype=np.float64).T @ np.asarray(x, dtype=np.float64) for x in sequences)
+
+
+def gptq_published(weight, hessian, damp: float, fmt, block: int = 128, static: bool = False, act_order: bool = False) -> Sweep:
+    """What the published `fasterquant` does, in float64 and step by step; inputs may be dead.
+
+    1. A row's only scale is found on W as it came. 2. Where H's diagonal is 0 it becomes 1, and W's column 0. 3. Static groups
+    are measured on that W. 4. `act_order` sorts columns by the diagonal, largest first. 5. λ is a share of the mean diagonal.
+    6. Columns are swept in blocks; a group that is not static is measured when its first column comes, on W, which has the
+    corrections of the blocks before, not on the block's copy, which has those of the block as well.
+    """
+    w, h = np.asarray(weight, dtype=np.float64).copy(), np.asarray(hessian, dtype=np.float64).copy()
     rows, width = w.shape
-    upper = np.linalg.cholesky(np.linalg.inv(damped_hessian(hessian, damp))).T
-    sweep = Sweep.empty(rows, width, fmt.group)
+    size = fmt.group or width
+    sweep = Sweep.empty(rows, width, size)
+    if fmt.group is None:
+        sweep.params(0, w, fmt)
+    dead = np.diag(h) == 0
+    h[dead, dead] = 1
+    w[:, dead] = 0
+    if fmt.group and static:
+        for group in range(width // size):
+            sweep.params(group, w[:, group * size : (group + 1) * size], fmt)
+    order = np.argsort(-np.diag(h), kind="stable") if act_order else np.arange(width)
+    w, upper = w[:, order], np.linalg.cholesky(np.linalg.inv(damped_hessian(h[order][:, order], damp))).T
     for first in range(0, width, block):
         last = min(first + block, width)
         copy, errors = w[:, first:last].copy(), np.zeros((rows, last - first))
-        for i in range(last - first):
-            if (first + i) % fmt.group == 0:
-                sweep.params((first + i) // fmt.group, w[:, first + i : first + i + fmt.group], fmt)
-            rounded = sweep.column(first + i, copy[:, i], (first + i) // fmt.group, fmt)
-            errors[:, i] = (copy[:, i] - rounded) / upper[first + i, first + i]
-            copy[:, i:] -= np.outer(errors[:, i], upper[first + i, first + i : last])
+        for j in range(first, last):
+            column = order[j]
+            if fmt.group and not static and column % size == 0:
+                sweep.params(column // size, w[:, j : j + size], fmt)
+            i = j - first
+            errors[:, i] = (copy[:, i] - sweep.column(column, copy[:, i], column // size, fmt)) / upper[j, j]
+            copy[:, i:] -= np.outer(errors[:, i], upper[j, j:last])
         w[:, last:] -= errors @ upper[first:last, last:]
     return sweep
 

@@ -1,6 +1,6 @@
 # Calibration tokens; for the methods that want them, cached statistics of the unquantized model and their factors.
 #   inputs   checkpoint, conf/calibration
-#   outputs  results/cache/calibration/MODEL/CALIBRATION/{tokens,statistics,hessians/dampX-ORDER}
+#   outputs  results/cache/calibration/MODEL/CALIBRATION/{tokens,statistics,hessians/dampX-ORDER-DEAD}
 
 
 rule calibration_tokens:
@@ -60,4 +60,4 @@ rule factor:
         semantics=pipeline.params("factor"),
     shell:
         "exec python -m lorcbench.stages factor {params.arguments} calibration={wildcards.calibration:q}"
-        " damp={wildcards.damp:q} order={wildcards.order:q}"
+        " damp={wildcards.damp:q} order={wildcards.order:q} dead={wildcards.dead:q}"

@@ -42,6 +42,7 @@ wildcard_constraints:
     cap=r"\d+",
     damp=r"[^/-]+(?:e-\d+)?",
     order=r"natural|act_order",
+    dead=r"published|excluded",
     protocol=r"[^/]+",
     text=r"[^/]+",
     task=r"[^/]+",

@@ -22,7 +22,7 @@ TOKENIZER = "backend_tokenizer.json"  # in the folder of a checkpoint
 TOKENS = CACHE + "/tokens/{model}/{protocol}"
 CALIBRATION_TOKENS = CACHE + "/calibration/{model}/{calibration}/tokens"
 STATISTICS = CACHE + "/calibration/{model}/{calibration}/statistics"
-HESSIAN_FACTORS = CACHE + "/calibration/{model}/{calibration}/hessians/damp{damp}-{order}"
+HESSIAN_FACTORS = CACHE + "/calibration/{model}/{calibration}/hessians/damp{damp}-{order}-{dead}"
 QUANTIZED = CACHE + "/quantize/{model}/{method}/{calibration}/{weight}/{trained}"
 FACTORS = CACHE + "/lorc/{model}/{method}/{calibration}/{weight}/{trained}/{lorc}/cap{cap}"
 EVALUATION = CACHE + "/evaluate/{model}/{method}/{calibration}/{weight}/{trained}/{activation}/{protocol}"
@@ -67,7 +67,7 @@ class Wildcards:
         trained: the activation format that the weights were made under; a16 for a method that does not look at activations.
         activation: activation format of the measurement.
         cap: how many LoRC components the factors have, 0 for all.
-        damp, order: of the factors of cached Hessians.
+        damp, order, dead: of the factors of cached Hessians.
         protocol: of perplexity, an entry of conf/eval.
     """
 
@@ -81,6 +81,7 @@ class Wildcards:
     cap: str = "none"
     damp: str = "none"
     order: str = "none"
+    dead: str = "none"
     protocol: str = "none"
     text: str = "none"
     task: str = "none"

@@ -95,6 +95,7 @@ class GptqMethod(Method, GptqSettings):
         one_of("method", "hessian", self.hessian, ("propagated", "cached"))
         one_of("method", "calibration_activations", self.calibration_activations, ("full", "quantized"))
         one_of("method", "group_params", self.group_params, ("block_start", "corrected"))
+        one_of("method", "dead", self.dead, ("published", "excluded"))
         positive("method", damp=self.damp, block=self.block)
         if self.sees_activations and self.hessian == "cached":
             raise ConfigError("method.calibration_activations=quantized: needs hessian=propagated")
@@ -107,7 +108,7 @@ class GptqMethod(Method, GptqSettings):
     @property
     def factor(self) -> dict[str, str]:
         """Which factors of the cached Hessians it sweeps with: the wildcards of their path."""
-        return {"damp": f"{self.damp:g}", "order": "act_order" if self.act_order else "natural"}
+        return {"damp": f"{self.damp:g}", "order": "act_order" if self.act_order else "natural", "dead": self.dead}
 
     @property
     def sees_activations(self) -> bool:
@@ -203,18 +204,22 @@ class LorcConfig:
         decomposition: ``krylov``: large matrices by a block Krylov space, at least 99 % of the energy of the best factors
             (measured; benchmarks/README.md); ``exact``: every matrix by its full SVD, 6 to 30 times slower.
         fused_qkv: ``split``: a fused query_key_value, as BLOOM has it, is three matrices to LoRC; ``fused``: one.
+        dead: inputs that were zero on every calibration token, whose columns GPTQ has set to zero. ``published``: E has their
+            whole weights; ``excluded``: E is zero there, and the components are spent on the other columns.
     """
 
     kind: str = "plain"
     bits: int = 8
     decomposition: str = "krylov"
     fused_qkv: str = "split"
+    dead: str = "published"
 
     def __post_init__(self) -> None:
         one_of("lorc", "kind", self.kind, ("none", "plain", "distilled"))
         one_of("lorc", "bits", self.bits, (8, 16))
         one_of("lorc", "decomposition", self.decomposition, ("krylov", "exact"))
         one_of("lorc", "fused_qkv", self.fused_qkv, ("split", "fused"))
+        one_of("lorc", "dead", self.dead, ("published", "excluded"))
 
 
 @dataclass

@@ -237,6 +237,7 @@ class JobConfig:
         activation: activation format at evaluation, such as ``a8-asym-token``.
         damp: damping of the factors of cached Hessians, as the method gptq has it.
         order: order of the columns in those factors, ``natural`` or ``act_order``.
+        dead: what was done in those factors about dead inputs, as the method gptq has it.
         cap: how many LoRC components to compute: 32, 128, 512, or 0 for all.
         variants: what an evaluation measures: ``r0``, and ``LORC/rRANK`` such as ``plain-int8/r8``.
         model_path: a checkpoint folder on which the study runs, instead of its own models.
@@ -247,6 +248,7 @@ class JobConfig:
     activation: str = "a16"
     damp: float = 0.01
     order: str = "natural"
+    dead: str = "published"
     cap: int = 32
     variants: list[str] = field(default_factory=lambda: ["r0"])
     model_path: str | None = None
@@ -254,6 +256,7 @@ class JobConfig:
     def __post_init__(self) -> None:
         _refuse_unless(0 < self.damp < math.inf, "damp", self.damp, "a positive number")
         _refuse_unless(self.order in ("natural", "act_order"), "order", self.order, "one of natural, act_order")
+        _refuse_unless(self.dead in ("published", "excluded"), "dead", self.dead, "one of published, excluded")
         _refuse_unless(0 <= self.cap < MOST, "cap", self.cap, "32, 128, 512, or 0 for all components")
         for variant in self.variants:
             _refuse_unless(_VARIANT.fullmatch(variant), "variants", variant, "r0, or LORC/rRANK such as plain-int8/r8")

@@ -46,6 +46,12 @@ class PreparedHessian:
     factor: HessianFactor
     order: torch.Tensor | None
 
+    @property
+    def dead_inputs(self) -> torch.Tensor:
+        """(in,) bool, the inputs that were always zero, in their own order; `factor.dead` has them in the sweep's."""
+        dead = self.factor.dead
+        return dead if self.order is None else torch.empty_like(dead).index_copy_(0, self.order, dead)
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -79,17 +85,28 @@ class _ColumnBlock(NamedTuple):
     groups: range
 
 
-def prepare(hessian: torch.Tensor, settings: GptqSettings) -> PreparedHessian:
-    """Factor H (in, in), in the order of the sweep. Raises what `hessian_factor` raises."""
-    order = torch.argsort(hessian.diagonal(), descending=True, stable=True) if settings.act_order else None
-    permuted = hessian if order is None else hessian[order][:, order]
-    return PreparedHessian(hessian_factor(permuted, settings.damp), order)
+def prepare(hessian: torch.Tensor, settings: GptqSettings, dead_diagonal: float = 1.0) -> PreparedHessian:
+    """Factor H (in, in), in the order of the sweep. Raises what `hessian_factor` raises.
+
+    Args:
+        dead_diagonal: what the published code's 1, on the diagonal of an input that was always zero, is in the units of H: 1
+            for H = 2/n Σ xᵀx over n sequences, as there; 1 / (2 · tokens per sequence) for E[xᵀx] over tokens. It matters
+            only if `settings.dead` is ``published``.
+    """
+    filling = dead_diagonal if settings.dead == "published" else None
+    if not settings.act_order:
+        return PreparedHessian(hessian_factor(hessian, settings.damp, filling), None)
+    diagonal = hessian.diagonal()
+    diagonal = diagonal if filling is None else torch.where(diagonal == 0, filling, diagonal)
+    order = torch.argsort(diagonal, descending=True, stable=True)
+    return PreparedHessian(hessian_factor(hessian[order][:, order], settings.damp, filling), order)
 
 
 def quantize(weight: torch.Tensor, hessian: PreparedHessian, fmt: WeightFormat, settings: GptqSettings) -> Quantized:
     """Quantize W (out, in) so that tr((W - Ŵ) H (W - Ŵ)ᵀ) stays small.
 
-    Columns whose input was always zero are set to zero first, as in the published code.
+    Columns whose input was always zero are set to zero first. As in the published code, scales of rows are computed before
+    that, those of groups after it; with ``dead=excluded`` all of them after it.
 
     Raises:
         ValueError: groups do not divide the width, act_order is asked for with groups that are not static, or W or a scale is
@@ -98,11 +115,12 @@ def quantize(weight: torch.Tensor, hessian: PreparedHessian, fmt: WeightFormat, 
     order = hessian.order
     if (order is not None or settings.act_order) and fmt.group is not None and not settings.static_groups:
         raise ValueError("act_order with groups needs static_groups: stored groups are runs of neighbouring columns")
-    w = weight.float() if order is None else weight.float()[:, order]  # columns in the order of the sweep
-    w = torch.where(hessian.factor.dead, torch.zeros_like(w), w).contiguous()
-    original = w if order is None else torch.empty_like(w).index_copy_(1, order, w)  # columns in their own order
+    original = weight.float()
+    zeroed = original.masked_fill(hessian.dead_inputs, 0)
+    covered = original if fmt.group is None and settings.dead == "published" else zeroed
     # Groups are runs of neighbouring columns of the original matrix. The sweep overwrites scales that are not static.
-    scale, zero = scale_and_zero(grouped(original, fmt.group), fmt)
+    scale, zero = scale_and_zero(grouped(covered, fmt.group), fmt)
+    w = (zeroed if order is None else zeroed[:, order]).contiguous()  # columns in the order of the sweep
     group_of = torch.arange(w.shape[1], device=w.device) // (fmt.group or w.shape[1])
     if order is not None:
         group_of = group_of[order]

@@ -26,7 +26,7 @@ class HessianFactor:
     Attributes:
         upper: the factor R.
         damp: λ as a fraction of the mean diagonal of H; more than configured if `DAMPING_LADDER` was climbed.
-        dead: (n,) bool, inputs that were always zero; their diagonal was set to 1.
+        dead: (n,) bool, inputs that were always zero.
     """
 
     upper: torch.Tensor
@@ -34,7 +34,7 @@ class HessianFactor:
     dead: torch.Tensor
 
 
-def hessian_factor(hessian: torch.Tensor, damp: float) -> HessianFactor:
+def hessian_factor(hessian: torch.Tensor, damp: float, dead_diagonal: float | None = None) -> HessianFactor:
     """The factor R of the damped Hessian, H + λI = R Rᵀ, that GPTQ sweeps with.
 
     Cholesky gives a lower factor, and R is upper. So H + λI is reversed in both axes, factored, and the factor L reversed:
@@ -46,6 +46,8 @@ def hessian_factor(hessian: torch.Tensor, damp: float) -> HessianFactor:
     Args:
         hessian: (n, n) symmetric positive semidefinite; not changed.
         damp: λ as a fraction of the mean diagonal (GPTQ: 0.01).
+        dead_diagonal: what stands on the diagonal for an input that was always zero, and counts in the mean (GPTQ: 1, if H is
+            in its units). None: 1, and the mean counts a zero.
 
     Raises:
         ValueError: the Hessian holds NaN or infinity.
@@ -56,10 +58,11 @@ def hessian_factor(hessian: torch.Tensor, damp: float) -> HessianFactor:
         raise ValueError("the Hessian holds NaN or infinite values")
     diagonal = hessian.diagonal()
     dead = diagonal == 0
-    scale = diagonal.mean()
+    mean = (diagonal if dead_diagonal is None else torch.where(dead, dead_diagonal, diagonal)).mean()
+    filling = dead.to(hessian) * (1 if dead_diagonal is None else dead_diagonal)
     for step in DAMPING_LADDER:
         reversed_ = hessian.flip(0, 1)
-        reversed_.diagonal().add_(dead.flip(0).to(reversed_) + step * damp * scale)
+        reversed_.diagonal().add_(filling.flip(0) + step * damp * mean)
         lower = _cholesky(reversed_)
         if lower is not None:
             _reverse(lower)

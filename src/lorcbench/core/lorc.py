@@ -28,6 +28,12 @@ def decompose(error: torch.Tensor, components: int, exact: bool = True) -> tuple
     return u * root, root.unsqueeze(1) * vh
 
 
+def share(error: torch.Tensor, inputs: torch.Tensor) -> float:
+    """How much of ‖E‖² (out, in) lies in the columns of some inputs (in,) bool: 0 to 1; 0 if there is no error at all."""
+    total = error.square().sum(dtype=torch.float64)
+    return float(error[:, inputs].square().sum(dtype=torch.float64) / total) if total else 0.0
+
+
 def store(b: torch.Tensor, a: torch.Tensor, bits: int) -> dict[str, torch.Tensor]:
     """The tensors that an artifact keeps of B (out, m) and A (m, in): 16 bits in float16, 8 bits as codes and scales.
 

@@ -20,7 +20,8 @@ _SSYRK = ctypes.CFUNCTYPE(None, *10 * [ctypes.c_void_p])(get_cython_function_add
 class SecondMoment:
     """E[xᵀx] over tokens x (1, n), accumulated batch by batch; any batching gives the same sum.
 
-    GPTQ's Hessian is twice this matrix. The factor 2 changes neither the codes nor the damping, which is relative.
+    The published GPTQ's Hessian is 2 · tokens per sequence times this matrix. The factor changes neither the codes nor the
+    damping, which is relative; only the 1 that stands for dead inputs there is another number here: `dead_diagonal`.
     """
 
     def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
@@ -52,6 +53,11 @@ class SecondMoment:
             raise ValueError("no calibration token reached this linear")
         mean = self.sum / self.tokens
         return mean if mean.is_cuda else _symmetric(mean)
+
+
+def dead_diagonal(tokens_per_sequence: int) -> float:
+    """The published GPTQ's 1, in the units of E[xᵀx]: its Hessian is 2/n Σ xᵀx over n sequences, not over tokens."""
+    return 1 / (2 * tokens_per_sequence)
 
 
 def _lower_bands(width: int) -> list[tuple[slice, slice]]:

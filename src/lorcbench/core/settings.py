@@ -20,6 +20,9 @@ class GptqSettings:
             column block in which the group starts (published code); ``corrected``: with all corrections up to the group.
         static_groups: compute all scales from the uncorrected weights, before the sweep.
         act_order: sweep columns by falling diagonal of H; with groups this needs `static_groups`.
+        dead: inputs that were zero on every calibration token. Their weights become zero in both cases. ``published``: the
+            scale of a row still covers those weights, and 1 stands for them in the mean diagonal that the damping is relative
+            to; ``excluded``: neither scales nor the mean know them, so that rows have finer scales.
     """
 
     damp: float = 0.01
@@ -27,6 +30,7 @@ class GptqSettings:
     group_params: str = "block_start"
     static_groups: bool = False
     act_order: bool = False
+    dead: str = "published"
 
 
 @dataclass

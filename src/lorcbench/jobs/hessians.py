@@ -14,22 +14,23 @@ import torch
 from lorcbench.core import gptq
 from lorcbench.core.gptq import GptqSettings, PreparedHessian
 from lorcbench.core.linalg import HessianFactor
-from lorcbench.core.moments import SecondMoment, lower_from_triangle, to_triangle
+from lorcbench.core.moments import SecondMoment, dead_diagonal, lower_from_triangle, to_triangle
 from lorcbench.jobs.shards import Shards
 from lorcbench.study.stages import FACTOR
 
 HessianOf = Callable[[str], PreparedHessian]
 
 
-def from_moments(moments: dict[str, SecondMoment], settings: GptqSettings) -> HessianOf:
+def from_moments(moments: dict[str, SecondMoment], settings: GptqSettings, tokens_per_sequence: int) -> HessianOf:
     """The Hessians of observed inputs, each factored at its call.
 
     Args:
         moments: second moment of each input, by its first linear; emptied by the calls.
+        tokens_per_sequence: of the calibration.
     """
 
     def hessian_of(linear: str) -> PreparedHessian:
-        return gptq.prepare(moments.pop(linear).mean(), settings)
+        return gptq.prepare(moments.pop(linear).mean(), settings, dead_diagonal(tokens_per_sequence))
 
     return hessian_of
 

@@ -293,6 +293,7 @@ def _wildcards(overrides: list[str], config: JobConfig) -> Wildcards:
         cap=str(config.cap),
         damp=f"{config.damp:g}",
         order=config.order,
+        dead=config.dead,
     )
 
 

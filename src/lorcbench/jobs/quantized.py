@@ -19,6 +19,7 @@ from lorcbench.jobs.shards import Shards, ShardWriter
 from lorcbench.study.stages import QUANTIZE
 
 TRAINED = "trained."  # prefix of a trained parameter's name in a shard
+DEAD = ".dead"  # after a linear's name in a shard: its inputs that calibration never saw other than zero
 _PARTS = ("codes", "scale", "zero")
 
 
@@ -29,11 +30,13 @@ class QuantizedBlock:
     Attributes:
         matrices: the quantized weights, by linear.
         trained: biases and norms that were trained with the weights, by name in the block; empty for most methods.
+        dead: (in,) bool, inputs that were zero on every calibration token, by linear; only of linears that have any.
         notes: what the method reports of each linear, or of the whole ``block``: the damping that was needed, for example.
     """
 
     matrices: dict[str, Quantized]
     trained: dict[str, torch.Tensor] = field(default_factory=dict)
+    dead: dict[str, torch.Tensor] = field(default_factory=dict)
     notes: dict[str, dict] = field(default_factory=dict)
 
     def weights(self) -> dict[str, torch.Tensor]:
@@ -50,6 +53,7 @@ class QuantizedBlock:
     def stored(self) -> dict[str, torch.Tensor]:
         """The tensors that a shard keeps of this block, by name."""
         tensors = {TRAINED + name: tensor for name, tensor in self.trained.items()}
+        tensors |= {name + DEAD: mask for name, mask in self.dead.items()}
         for name, matrix in self.matrices.items():
             tensors |= {f"{name}.{part}": tensor for part, tensor in to_stored(matrix).items()}
         return tensors
@@ -64,6 +68,11 @@ def stored_matrix(tensors: dict[str, torch.Tensor], linear: str, fmt: WeightForm
 def stored_trained(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The trained biases and norms, by name in the block, out of the tensors of a shard."""
     return {name.removeprefix(TRAINED): tensor for name, tensor in tensors.items() if name.startswith(TRAINED)}
+
+
+def stored_dead(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The dead inputs by linear, of those that have any, out of the tensors of a shard."""
+    return {name.removesuffix(DEAD): tensor for name, tensor in tensors.items() if name.endswith(DEAD)}
 
 
 class QuantizedBlocks:
@@ -89,7 +98,7 @@ class QuantizedBlocks:
             return None
         tensors = shard.tensors()
         matrices = {name: stored_matrix(tensors, name, self._format, width) for name, width in self._widths.items()}
-        block = QuantizedBlock(matrices, stored_trained(tensors), shard.notes)
+        block = QuantizedBlock(matrices, stored_trained(tensors), stored_dead(tensors), shard.notes)
         self._count(block, tensors)
         return block
 
@@ -101,7 +110,7 @@ class QuantizedBlocks:
 
     def _count(self, block: QuantizedBlock, tensors: dict[str, torch.Tensor]) -> None:
         """Add up the weights of the linears and the bits that are stored for them: codes, scales and zero points."""
-        counted = [tensor for name, tensor in tensors.items() if not name.startswith(TRAINED)]
+        counted = [tensor for name, tensor in tensors.items() if name.endswith(tuple("." + part for part in _PARTS))]
         self._stored_bits += 8 * sum(tensor.numel() * tensor.element_size() for tensor in counted)
         self._weight_count += sum(matrix.codes.numel() for matrix in block.matrices.values())
 
@@ -137,3 +146,9 @@ class QuantizedModel:
             for linear, width in self.shards.result["widths"].items()
         }
         return weights | stored_trained(tensors)
+
+    def dead_inputs(self, index: int) -> dict[str, torch.Tensor]:
+        """(in,) bool, inputs of block `index` that were zero on all calibration tokens, by linear; only where there are any."""
+        if not any(note.get("dead") for note in self.shards.result["notes"][index].values()):
+            return {}
+        return {name: mask.to(self.device) for name, mask in stored_dead(self.shards.block(index)).items()}

@@ -21,11 +21,13 @@ def solve_block(
         ValueError, ArithmeticError: as `lorcbench.core.gptq.prepare` and `quantize`.
     """
     weights = checkpoint.linears(index)
-    matrices, notes = {}, {}
+    matrices, notes, dead = {}, {}, {}
     for group in checkpoint.architecture.linears:
         hessian = hessian_of(group[0])
         device = hessian.factor.upper.device
         stacked = quantize_stacked([weights[name].to(device) for name in group], hessian, fmt, settings)
         matrices |= dict(zip(group, stacked, strict=True))
-        notes |= {name: {"damp": hessian.factor.damp, "dead": int(hessian.factor.dead.sum())} for name in group}
-    return QuantizedBlock(matrices, notes=notes)
+        inputs = hessian.dead_inputs
+        notes |= {name: {"damp": hessian.factor.damp, "dead": int(inputs.sum())} for name in group}
+        dead |= {name: inputs for name in group} if inputs.any() else {}
+    return QuantizedBlock(matrices, notes=notes, dead=dead)

@@ -41,7 +41,7 @@ def main(job: Job) -> None:
                 walk.advance(block, hidden)
             # Popped, so that a sum is freed once its triangle is there.
             shards.write(index, {name: to_triangle(moments.pop(name).mean().cpu()) for name in list(moments)})
-    about = {"tokens": windows.numel(), "attention": walk.attention}
+    about = {"tokens": windows.numel(), "tokens_per_sequence": windows.shape[1], "attention": walk.attention}
     job.finish(identity, shards.payload() | about)
 
 

@@ -1,11 +1,11 @@
-"""The factors of a model's cached Hessians, at one damping and order of columns: what GPTQ sweeps with, one shard per block."""
+"""The factors of a model's cached Hessians, at one setting of GPTQ's: what it sweeps with, one shard per block."""
 
 from __future__ import annotations
 
 import torch
 
 from lorcbench.core import gptq
-from lorcbench.core.moments import from_triangle
+from lorcbench.core.moments import dead_diagonal, from_triangle
 from lorcbench.jobs import hessians
 from lorcbench.jobs.job import Job
 from lorcbench.jobs.shards import Shards, ShardWriter
@@ -15,24 +15,31 @@ from lorcbench.study.stages import CALIBRATE, FACTOR
 
 def main(job: Job) -> None:
     """Factor every Hessian once, so that no weight format has to do it again."""
-    damp, order = job.config.damp, job.config.order
+    damp, order, dead = job.config.damp, job.config.order, job.config.dead
     job.at(FACTOR)
     torch.set_num_threads(job.threads)
     statistics = Shards(job.use(CALIBRATE) / "result.json", CALIBRATE.kind)
-    identity = job.identity({"damp": damp, "order": order})
-    settings = gptq.GptqSettings(damp=damp, act_order=order == "act_order")
+    identity = job.identity({"damp": damp, "order": order, "dead": dead})
+    settings = gptq.GptqSettings(damp=damp, act_order=order == "act_order", dead=dead)
+    one = dead_diagonal(statistics.result["tokens_per_sequence"])
     shards = ShardWriter(job, identity, statistics.depth)
     for index in range(statistics.depth):
         if shards.kept(index) is None:
-            shards.write(index, *_factored(statistics.block(index), settings, job.runtime.device))
+            shards.write(index, *_factored(statistics.block(index), settings, one, job.runtime.device))
     job.finish(identity, shards.payload() | {"damps": shards.notes})
 
 
-def _factored(triangles: dict[str, torch.Tensor], settings: gptq.GptqSettings, device: str) -> tuple[dict, dict[str, float]]:
-    """The stored tensors of the factors of a block's Hessians, by input and part; and the damping that each input needed."""
+def _factored(
+    triangles: dict[str, torch.Tensor], settings: gptq.GptqSettings, one: float, device: str
+) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """The stored tensors of the factors of a block's Hessians, by input and part; and the damping that each input needed.
+
+    Args:
+        one: the published code's 1 in the units of the Hessians (`dead_diagonal`).
+    """
     tensors, damps = {}, {}
     for name, triangle in triangles.items():
-        prepared = gptq.prepare(from_triangle(triangle).to(device), settings)
+        prepared = gptq.prepare(from_triangle(triangle).to(device), settings, one)
         tensors |= {f"{name}.{part}": tensor for part, tensor in hessians.to_stored(prepared).items()}
         damps[name] = prepared.factor.damp
     return tensors, damps

@@ -51,7 +51,7 @@ def _plain(job: Job, checkpoint: Checkpoint, quantized: QuantizedModel, shards: 
     """The decomposition of the error alone, as published."""
     for index in range(checkpoint.depth):
         if shards.kept(index) is None:
-            factors, notes = _decomposed(job, checkpoint, index, quantized.block(index))
+            factors, notes = _decomposed(job, checkpoint, index, quantized.block(index), quantized.dead_inputs(index))
             shards.write(index, _stored(factors, job.lorc.bits), notes)
 
 
@@ -72,7 +72,7 @@ def _distilled(job: Job, checkpoint: Checkpoint, quantized: QuantizedModel, shar
             walk.advance(block, targets)  # what the unquantized block makes
             if shards.kept(index) is None:
                 approximate = quantized.block(index)
-                start, notes = _decomposed(job, checkpoint, index, approximate)
+                start, notes = _decomposed(job, checkpoint, index, approximate, quantized.dead_inputs(index))
                 install_weights(block, approximate)
                 factors, training = distill_factors(
                     walk, block, block_inputs, targets, quantized.format, job.trained_format, job.lorc, start
@@ -87,18 +87,23 @@ def _stored(factors: BlockFactors, bits: int) -> dict[str, torch.Tensor]:
 
 
 def _decomposed(
-    job: Job, checkpoint: Checkpoint, index: int, approximate: dict[str, torch.Tensor]
+    job: Job, checkpoint: Checkpoint, index: int, approximate: dict[str, torch.Tensor], dead: dict[str, torch.Tensor]
 ) -> tuple[BlockFactors, dict[str, dict[str, Any]]]:
-    """The plain factors of every matrix of a block, given Ŵ of its linears; and what the result says of the block.
+    """The plain factors of every matrix of a block, given Ŵ and the dead inputs of its linears; and what the result says of it.
 
-    That is ‖E‖ / ‖W‖ of each linear, and ‖E‖ and the singular values of each matrix that was decomposed.
+    That is ‖E‖ / ‖W‖ of each linear, its dead inputs and their share of ‖E‖², if there are any; and ‖E‖ and the singular
+    values of each matrix that was decomposed.
     """
     settings = job.lorc
-    factors, shares, norms, spectra = {}, {}, {}, {}
+    factors, relative_errors, norms, spectra, dead_inputs = {}, {}, {}, {}, {}
     for name, weight in checkpoint.linears(index).items():
         weight = weight.to(job.runtime.device).float()
         error = weight - approximate[name]
-        shares[name] = float(error.norm() / weight.norm())
+        relative_errors[name] = float(error.norm() / weight.norm())
+        if name in dead:
+            dead_inputs[name] = {"count": int(dead[name].sum()), "error_share": lorc.share(error, dead[name])}
+            if settings.dead == "excluded":
+                error = error.masked_fill(dead[name], 0)
         rows = part_rows(checkpoint.architecture, name, checkpoint.config) if settings.fused_qkv == "split" else None
         matrices = {f"{name}.{part}": error[indices] for part, indices in rows.items()} if rows else {name: error}
         for matrix, part in matrices.items():
@@ -108,7 +113,8 @@ def _decomposed(
             # Each factor has the square root of a singular value in its column, or row. Five digits are kept.
             singular_values = b.norm(dim=0) * a.norm(dim=1)
             spectra[matrix] = [float(f"{value:.5g}") for value in singular_values.tolist()]
-    return factors, {"relative_error": shares, "error_norm": norms, "singular_values": spectra}
+    notes = {"relative_error": relative_errors, "error_norm": norms, "singular_values": spectra, "dead_inputs": dead_inputs}
+    return factors, notes
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def _gptq_propagated(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks
                 with observed(block, walk.architecture) as moments, last_linear_skipped(block, walk.architecture):
                     for _, states in walk.fetched(hidden):
                         walk.forward(block, states)
-                quantized = solve_block(checkpoint, index, from_moments(moments, method), fmt, method)
+                quantized = solve_block(checkpoint, index, from_moments(moments, method, hidden.shape[1]), fmt, method)
                 blocks.write(index, quantized)
             install_weights(block, quantized.weights())
             walk.advance(block, hidden)

@@ -233,7 +233,7 @@ FACTOR = Stage(
     module="factor",
     artifact="hessians",
     kind="hessians",
-    pattern=_CALIBRATION + "/hessians/damp{damp}-{order}",
+    pattern=_CALIBRATION + "/hessians/damp{damp}-{order}-{dead}",
     settings=(),
     inputs=_factor,
 )
