@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from runs import one_line, stage
+from runs import stage
 
 from lorcbench.common.artifacts import write_text
 from lorcbench.config import compose
@@ -192,5 +192,7 @@ def test_another_vocabulary_than_the_tokenizers_is_refused_before_the_first_job(
 
 @pytest.mark.slow
 def test_another_vocabulary_than_the_tokenizers_is_refused_by_hand_too(tmp_path):
-    line = one_line(stage(tmp_path, "prepare", "model=opt-standin-xs", "model.standin.vocabulary=2048"))
+    refused = stage(tmp_path, "prepare", "model=opt-standin-xs", "model.standin.vocabulary=2048")
+    assert refused.returncode != 0
+    (line,) = refused.stderr.splitlines()
     assert f"model.standin.vocabulary=2048: expected {TOKENS}, " in line
