@@ -324,22 +324,24 @@ def shard_identity(identity: dict) -> str:
 
 
 def run(stage: str, overrides: list[str], work: Callable[[Job], None]) -> None:
-    """Run a stage as a process: exit code 0, or 1 with a failure record, or 2 for a configuration that makes no sense."""
-    job = None
+    """Run a stage as a process.
+
+    Raises:
+        SystemExit: 1 with a record of the failure; 2, with one too if work had begun, for a configuration that makes no sense.
+    """
     try:
         job = Job(stage, overrides)
-        with kernel_threads(job.threads):
-            work(job)
+        threads = job.threads
     except ConfigError as error:
-        if job:
-            job.fail(error)
         print(f"{stage}: {error}", file=sys.stderr)
         sys.exit(2)
+    try:
+        with kernel_threads(threads):
+            work(job)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:  # the boundary of the process: every failure is recorded, none is swallowed
-        if job is None:
-            raise
         job.fail(error)
         where = f"; log: {job.folder}/log.txt" if job.folder else ""
-        sys.exit(f"{stage} failed: {type(error).__name__}: {' '.join(str(error).split())}{where}")
+        print(f"{stage} failed: {type(error).__name__}: {' '.join(str(error).split())}{where}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
