@@ -33,8 +33,6 @@ from lorcbench.config.recipes import LorcConfig
 from lorcbench.config.schema import JobConfig, ModelConfig, RuntimeConfig, TrackingConfig
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.jobs.threads import kernel_threads
-from lorcbench.study.cells import Study
-from lorcbench.study.expansion import study_from_arguments
 from lorcbench.study.stages import Stage
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "lm_eval", "numpy", "scipy", "numba")
@@ -132,11 +130,6 @@ class Job:
     def tracking(self) -> TrackingConfig:
         """Where runs are tracked."""
         return self._group("tracking")
-
-    @cached_property
-    def study(self) -> Study:
-        """The expanded study, for the stages that see the whole of it."""
-        return study_from_arguments(self.overrides)
 
     @cached_property
     def threads(self) -> int:
