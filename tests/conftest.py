@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from runs import snakemake
 from threadpoolctl import threadpool_limits
+from trees import copy_tree
 
 TESTS = Path(__file__).parent
 # A tier is a marker. These follow from where a test lies and what it uses; others are written at the test. See README.md.
@@ -64,3 +65,9 @@ def tiny_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     return partial(prepare, tmp_path)
+
+
+@pytest.fixture
+def tree(tmp_path) -> Path:
+    """A copy of the source tree, to be changed."""
+    return copy_tree(tmp_path / "tree")

@@ -15,7 +15,7 @@ from gpu.record import Record, Settings
 from lorcbench.core import gptq
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.quantizer import dequantize
-from lorcbench.jobs.inputs import read_windows
+from lorcbench.jobs.sources import read_windows
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.checkpoint import Checkpoint
 from lorcbench.models.observe import last_linear_skipped, observed

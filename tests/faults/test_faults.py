@@ -60,7 +60,7 @@ def read_everything(folder: Path) -> None:
     """Read every artifact of the study as stages and the report do."""
     from lorcbench.common.artifacts import read_json, verified
     from lorcbench.common.paths import Wildcards
-    from lorcbench.jobs import inputs
+    from lorcbench.jobs import sources
     from lorcbench.jobs.shards import Shards
     from lorcbench.report import results
     from lorcbench.study.expansion import load_study
@@ -70,8 +70,8 @@ def read_everything(folder: Path) -> None:
     results.collect(load_study("smoke"))
     verified(cache / "text/stdlib", "text")
     for name in ("opt-standin-xs", "bloom-standin-xs"):
-        inputs.checkpoint_folder(Wildcards(model=name))
-        inputs.tokenizer_file(Wildcards(model=name))
+        sources.checkpoint_folder(Wildcards(model=name))
+        sources.tokenizer_file(Wildcards(model=name))
     for result in cache.rglob("result.json"):
         kind = json.loads(result.read_text())["kind"]
         for index in range(len(read_json(result, kind).get("shards", []))):

@@ -60,7 +60,8 @@ def written(tmp_path, monkeypatch):
     draw = Axes.errorbar
     monkeypatch.setattr(Axes, "errorbar", errorbar)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Job, "study", study(cells(), name="smoke"))
+    for stage in (report, track):
+        monkeypatch.setattr(stage, "study_from_arguments", lambda arguments: study(cells(), name="smoke"))
     monkeypatch.setattr(results, "collect", lambda asked: cells())
     report.main(Job("report", ["study=smoke"]))
     return tmp_path / "results" / "smoke", bars
@@ -140,7 +141,7 @@ def test_every_interval_to_full_precision_is_computed_once(tmp_path, monkeypatch
     ):
         monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Job, "study", study(cells(), name="smoke"))
+    monkeypatch.setattr(report, "study_from_arguments", lambda arguments: study(cells(), name="smoke"))
     monkeypatch.setattr(results, "collect", lambda asked: cells())
     report.main(Job("report", ["study=smoke"]))
     assert calls == {"mean_perplexity_difference": 4, "relative_change": 4, "nll_difference": 3 * 4}

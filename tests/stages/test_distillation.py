@@ -13,7 +13,7 @@ from lorcbench.config import compose
 from lorcbench.core.formats import ActivationFormat
 from lorcbench.core.quantizer import fake_quantize_activations
 from lorcbench.core.zeroquant import Diverged
-from lorcbench.jobs import inputs
+from lorcbench.jobs import sources
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.checkpoint import Checkpoint
 from lorcbench.models.observe import recorded
@@ -134,7 +134,7 @@ def test_only_weights_train_where_the_setting_says_so(tiny_checkpoint):
     tiny_checkpoint("opt")
     for method in ("zq_local", "zq_global"):
         names = run(stage.main, method + QUICK + "+trainable=weights")
-        checkpoint = Checkpoint(inputs.checkpoint_folder(names))
+        checkpoint = Checkpoint(sources.checkpoint_folder(names))
         held = quantized_model(names).block(0)
         assert set(held) == set(checkpoint.architecture.linear_names)
         rtn = quantized_model(run(stage.main, "rtn")).block(0)

@@ -1,24 +1,23 @@
-"""Adding a method is three places, adding a family one: each is added to a copy of the tree, and a study runs with it."""
+"""A method and a stage are three places, a family is one: each is added to a copy of the tree, which then runs with it."""
 
 from __future__ import annotations
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
-from runs import ROOT, digests, snakemake
+from runs import digests, stage
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast, Starcoder2Config, Starcoder2ForCausalLM
+from trees import change, run
 
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.quantizer import quantize, to_stored
 from lorcbench.models.checkpoint import Checkpoint
 
-TREE = ("src", "conf", "workflow", "profiles", "Snakefile")
 FMT = "w3-asym-row"
 
 # file → (a line that is there, what takes its place); a file that is not there yet is written.
@@ -105,6 +104,62 @@ FAMILIES = {""",
     ],
 }
 
+STAGE = {
+    "src/lorcbench/stages/count.py": '''"""How many weights the linears of a checkpoint's blocks have."""
+
+from lorcbench.jobs import sources
+from lorcbench.jobs.job import Job
+from lorcbench.models.checkpoint import Checkpoint
+from lorcbench.study.stages import COUNT, PREPARE
+
+
+def main(job: Job) -> None:
+    """Count them."""
+    job.at(COUNT)
+    job.use(PREPARE)
+    checkpoint = Checkpoint(sources.checkpoint_folder(job.names))
+    linears = [linear for index in range(checkpoint.depth) for linear in checkpoint.linears(index).values()]
+    job.finish(job.identity({}), {"weights": sum(linear.numel() for linear in linears)})
+''',
+    "src/lorcbench/study/stages.py": [
+        (
+            "TRACK = Stage(",
+            """COUNT = Stage(
+    name="count",
+    module="count",
+    artifact="count",
+    kind="count",
+    pattern=CACHE + "/count/{model}",
+    settings=("model",),
+    inputs=lambda study, names: [StageJob(PREPARE, names)],
+)
+TRACK = Stage(""",
+        ),
+        ("HARNESS, TRACK, REPORT),", "HARNESS, COUNT, TRACK, REPORT),"),
+    ],
+    "workflow/rules/lorc.smk": [
+        (
+            "rule lorc:",
+            """rule count:
+    input:
+        pipeline.inputs("count"),
+    output:
+        result=pipeline.result("count"),
+        run=pipeline.record("count"),
+    log:
+        pipeline.log("count"),
+    params:
+        arguments=pipeline.model_arguments,
+        semantics=pipeline.params("count"),
+    shell:
+        "exec python -m lorcbench.stages count {params.arguments}"
+
+
+rule lorc:""",
+        ),
+    ],
+}
+
 STUDY = """defaults: [/schema/study@_here_: study, _self_]
 title: A method of our own
 eval: stdlib
@@ -112,41 +167,6 @@ models: [opt-standin-xs]
 methods: [clipped+clip=0.8]
 weights: [w3-asym-row]
 """
-
-
-@pytest.fixture
-def tree(tmp_path) -> Path:
-    """A copy of the tree, to be changed."""
-    for name in TREE:
-        source = ROOT / name
-        if source.is_file():
-            (tmp_path / "tree").mkdir(exist_ok=True)
-            shutil.copyfile(source, tmp_path / "tree" / name)
-        else:
-            shutil.copytree(source, tmp_path / "tree" / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    return tmp_path / "tree"
-
-
-def change(tree: Path, changes: dict) -> None:
-    """Apply `METHOD` or `FAMILY`."""
-    for name, change in changes.items():
-        path = tree / name
-        if isinstance(change, str):
-            assert not path.exists()
-            path.write_text(change, encoding="utf-8")
-            continue
-        text = path.read_text(encoding="utf-8")
-        for old, new in change:
-            assert text.count(old) == 1, f"{name}: {old!r} is there {text.count(old)} times"
-            text = text.replace(old, new)
-        path.write_text(text, encoding="utf-8")
-
-
-def run(tree: Path, folder: Path, *arguments: str) -> str:
-    """The workflow of the changed tree, in `folder`; what it said."""
-    done = snakemake(folder, "--snakefile", str(tree / "Snakefile"), *arguments, PYTHONPATH=str(tree / "src"))
-    assert done.returncode == 0, done.stdout
-    return done.stdout
 
 
 def test_a_method_is_a_dataclass_a_function_and_a_conf_file(tree, copy):
@@ -207,3 +227,18 @@ def test_a_family_is_one_record(tree, copy):
     assert quantized["weights"] == sum(
         module.weight.numel() for module in made.model.layers.modules() if isinstance(module, torch.nn.Linear)
     )
+
+
+def test_a_stage_is_a_file_a_record_and_a_rule(tree, copy):
+    change(tree, STAGE)
+    assert "Nothing to be done" in run(tree, copy, "--dry-run", "--config", "study=smoke"), "it makes no other result stale"
+    target = "results/cache/count/opt-standin-xs/result.json"
+    run(tree, copy, target, "--config", "study=smoke")
+    result, checkpoint = (json.loads((copy / file).read_text()) for file in (target, target.replace("count", "checkpoint")))
+    model = Checkpoint(copy / "results/cache/checkpoint/opt-standin-xs")
+    assert result["kind"] == "count" and result["of"] == "count/opt-standin-xs"
+    assert result["weights"] == sum(linear.numel() for index in range(model.depth) for linear in model.linears(index).values())
+    assert result["identity"]["inputs"] == {"checkpoint": checkpoint["digest"]}
+    assert "Nothing to be done" in run(tree, copy, target, "--config", "study=smoke")
+    usage = stage(copy, "--help", PYTHONPATH=str(tree / "src")).stdout
+    assert "  count      How many weights the linears of a checkpoint's blocks have.\n" in usage

@@ -14,45 +14,10 @@ LOCK = "results/.lock"
 MLFLOW = "results/mlflow.db"
 MLFLOW_ARTIFACTS = "results/mlflow-artifacts"
 
-TEXT = CACHE + "/text/{text}"
-DOCUMENTS = "corpora/{part}.jsonl"  # in the folder of a text; one {"text": …} per line
-TASK = CACHE + "/task/{task}"
-CHECKPOINT = CACHE + "/checkpoint/{model}"
-TOKENIZER = "backend_tokenizer.json"  # in the folder of a checkpoint
-TOKENS = CACHE + "/tokens/{model}/{protocol}"
-CALIBRATION_TOKENS = CACHE + "/calibration/{model}/{calibration}/tokens"
-STATISTICS = CACHE + "/calibration/{model}/{calibration}/statistics"
-HESSIAN_FACTORS = CACHE + "/calibration/{model}/{calibration}/hessians/damp{damp}-{order}-{dead}"
-QUANTIZED = CACHE + "/quantize/{model}/{method}/{calibration}/{weight}/{trained}"
-FACTORS = CACHE + "/lorc/{model}/{method}/{calibration}/{weight}/{trained}/{lorc}/cap{cap}"
-EVALUATION = CACHE + "/evaluate/{model}/{method}/{calibration}/{weight}/{trained}/{activation}/{protocol}"
-HARNESS = CACHE + "/harness/{model}/{method}/{calibration}/{weight}/{trained}/{activation}/{protocol}"
-
-FULL_PRECISION = CACHE + "/evaluate/{model}/none/none/w16/a16/a16/{protocol}"
-GATE = CACHE + "/gate/{model}"
-GATE_PROTOCOL = "gptq-old"  # that of the published tables
-
 STUDY = "results/{study}"
 
-
-def task_folder(task: str, text: str | None) -> str:
-    """Where an lm-eval task is staged: with the text that carries it, or by itself."""
-    return TEXT.format(text=text) if text else TASK.format(task=task)
-
-
-def result(folder: str) -> str:
-    """The deterministic result file of a job's folder."""
-    return folder + "/result.json"
-
-
-def run(folder: str) -> str:
-    """The record of how a job went."""
-    return folder + "/run.json"
-
-
-def log(folder: str) -> str:
-    """A job's log."""
-    return folder + "/log.txt"
+DOCUMENTS = "corpora/{part}.jsonl"  # in the folder of a text; one {"text": …} per line
+TOKENIZER = "backend_tokenizer.json"  # in the folder of a checkpoint
 
 
 @dataclass(frozen=True)

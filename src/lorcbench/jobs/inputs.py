@@ -1,14 +1,13 @@
-"""Open what earlier stages left: checkpoints, token windows, LoRC factors, and the weights of a whole cell."""
+"""Open the weights that earlier stages left: LoRC factors, and what the blocks of a whole cell hold."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
-from lorcbench.common.artifacts import ArtifactError, check_digest, file_digest, read_json, read_shard, verified
-from lorcbench.common.paths import TOKENIZER, Wildcards
+from lorcbench.common.artifacts import ArtifactError, read_json
+from lorcbench.common.paths import Wildcards
 from lorcbench.config import compose
 from lorcbench.config.families import Family
 from lorcbench.core import lorc
@@ -18,41 +17,6 @@ from lorcbench.jobs.shards import Shards
 from lorcbench.models.checkpoint import Checkpoint
 from lorcbench.models.fused import part_rows
 from lorcbench.study.stages import LORC, PREPARE
-
-
-def checkpoint_folder(names: Wildcards, *files: str) -> Path:
-    """The folder of a prepared checkpoint, after a check that its files, or only those named, are as they were prepared.
-
-    Raises:
-        ArtifactError: as `verified`.
-    """
-    folder = PREPARE.folder(names)
-    return folder / verified(folder, "checkpoint", *files)["folder"]
-
-
-def tokenizer_file(names: Wildcards) -> Path:
-    """The tokenizer as it was saved with a prepared checkpoint.
-
-    Raises:
-        ArtifactError: it is missing, damaged or foreign.
-    """
-    folder = PREPARE.folder(names)
-    prepared = read_json(folder / "result.json", "checkpoint")
-    saved = folder / TOKENIZER
-    check_digest(saved, file_digest(saved) if saved.is_file() else None, prepared["tokenizer"], folder)
-    return saved
-
-
-def read_windows(folder: Path) -> dict[str, torch.Tensor]:
-    """Token windows (n, length) int64 by corpus.
-
-    Raises:
-        ArtifactError: as `read_json` and `read_shard`.
-    """
-    result = read_json(folder / "result.json", "tokens")
-    (file,) = result["shards"]
-    windows = read_shard(folder / file["file"], file["sha256"])
-    return {corpus: tokens.long() for corpus, tokens in windows.items()}
 
 
 def _check_made_from(shards: Shards, source: str, digest: str) -> None:

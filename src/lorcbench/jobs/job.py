@@ -33,8 +33,6 @@ from lorcbench.config.recipes import LorcConfig
 from lorcbench.config.schema import JobConfig, ModelConfig, RuntimeConfig, TrackingConfig
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.jobs.threads import kernel_threads
-from lorcbench.study.cells import Study
-from lorcbench.study.expansion import study_from_arguments
 from lorcbench.study.stages import Stage
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "lm_eval", "numpy", "scipy", "numba")
@@ -132,11 +130,6 @@ class Job:
     def tracking(self) -> TrackingConfig:
         """Where runs are tracked."""
         return self._group("tracking")
-
-    @cached_property
-    def study(self) -> Study:
-        """The expanded study, for the stages that see the whole of it."""
-        return study_from_arguments(self.overrides)
 
     @cached_property
     def threads(self) -> int:
@@ -324,22 +317,24 @@ def shard_identity(identity: dict) -> str:
 
 
 def run(stage: str, overrides: list[str], work: Callable[[Job], None]) -> None:
-    """Run a stage as a process: exit code 0, or 1 with a failure record, or 2 for a configuration that makes no sense."""
-    job = None
+    """Run a stage as a process.
+
+    Raises:
+        SystemExit: 1 with a record of the failure; 2, with one too if work had begun, for a configuration that makes no sense.
+    """
     try:
         job = Job(stage, overrides)
-        with kernel_threads(job.threads):
-            work(job)
+        threads = job.threads
     except ConfigError as error:
-        if job:
-            job.fail(error)
         print(f"{stage}: {error}", file=sys.stderr)
         sys.exit(2)
+    try:
+        with kernel_threads(threads):
+            work(job)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:  # the boundary of the process: every failure is recorded, none is swallowed
-        if job is None:
-            raise
         job.fail(error)
         where = f"; log: {job.folder}/log.txt" if job.folder else ""
-        sys.exit(f"{stage} failed: {type(error).__name__}: {' '.join(str(error).split())}{where}")
+        print(f"{stage} failed: {type(error).__name__}: {' '.join(str(error).split())}{where}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lorcbench.jobs import inputs
+from lorcbench.jobs import sources
 from lorcbench.jobs.job import Job
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.checkpoint import Checkpoint
@@ -20,7 +20,7 @@ def block_walk(job: Job, checkpoint: Checkpoint, dtype: str) -> BlockWalk:
 
 def calibration_walk(job: Job, checkpoint: Checkpoint) -> tuple[BlockWalk, torch.Tensor]:
     """A walk over a job's checkpoint, and its calibration sequences (n, length, hidden) where they enter block 0."""
-    windows = inputs.read_windows(job.folder_of(CALIBRATION_TOKENS))["calibration"]
+    windows = sources.read_windows(job.folder_of(CALIBRATION_TOKENS))["calibration"]
     walk = block_walk(job, checkpoint, job.calibration.dtype)
     walk.embed(windows[:1])  # distillation passes one sequence at a time: the walk must know the arguments of that shape too
     return walk, walk.embed(windows)

@@ -8,7 +8,7 @@ import torch
 
 from lorcbench.config import compose
 from lorcbench.core.moments import to_triangle
-from lorcbench.jobs import inputs
+from lorcbench.jobs import sources
 from lorcbench.jobs.job import Job
 from lorcbench.jobs.shards import ShardWriter
 from lorcbench.jobs.walks import block_walk
@@ -24,9 +24,9 @@ def main(job: Job) -> None:
     job.at(CALIBRATE)
     torch.set_num_threads(job.threads)
     job.use(PREPARE)
-    windows = inputs.read_windows(job.use(CALIBRATION_TOKENS))["calibration"]
+    windows = sources.read_windows(job.use(CALIBRATION_TOKENS))["calibration"]
     identity = job.identity(compose.plain(settings))
-    walk = block_walk(job, Checkpoint(inputs.checkpoint_folder(job.names)), settings.dtype)
+    walk = block_walk(job, Checkpoint(sources.checkpoint_folder(job.names)), settings.dtype)
     hidden = walk.embed(windows)
     shards = ShardWriter(job, identity, walk.depth)
     for index in range(walk.depth):

@@ -22,14 +22,14 @@ def main(job: Job) -> None:
 def _open_model(job: Job) -> Callable[[str], dict]:
     import torch
 
-    from lorcbench.jobs import inputs
+    from lorcbench.jobs import inputs, sources
     from lorcbench.jobs.walks import block_walk
     from lorcbench.models.checkpoint import Checkpoint
     from lorcbench.models.perplexity import window_losses
 
     torch.set_num_threads(job.threads)
-    windows = inputs.read_windows(job.folder_of(TOKENS))
-    checkpoint = Checkpoint(inputs.checkpoint_folder(job.names))
+    windows = sources.read_windows(job.folder_of(TOKENS))
+    checkpoint = Checkpoint(sources.checkpoint_folder(job.names))
     walk = block_walk(job, checkpoint, job.eval.dtype)
 
     def measure(variant: str) -> dict:

@@ -29,14 +29,14 @@ def _open_model(job: Job) -> Callable[[str], dict]:
     from transformers.utils.logging import disable_progress_bar
 
     from lorcbench.data.corpora import load_tokenizer
-    from lorcbench.jobs import inputs
+    from lorcbench.jobs import inputs, sources
     from lorcbench.models.checkpoint import Checkpoint
     from lorcbench.models.harness import measure
     from lorcbench.models.surgery import install_weights, round_inputs
 
     disable_progress_bar()
     torch.set_num_threads(job.threads)
-    folder = inputs.checkpoint_folder(job.names)
+    folder = sources.checkpoint_folder(job.names)
     checkpoint, tokenizer = Checkpoint(folder), load_tokenizer(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, job.eval.dtype)).eval().to(job.runtime.device)
     blocks = model.get_submodule(checkpoint.architecture.blocks)

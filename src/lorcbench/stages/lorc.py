@@ -8,7 +8,7 @@ import torch
 
 from lorcbench.config import compose
 from lorcbench.core import lorc
-from lorcbench.jobs import inputs
+from lorcbench.jobs import sources
 from lorcbench.jobs.job import Job
 from lorcbench.jobs.quantized import QuantizedModel
 from lorcbench.jobs.shards import ShardWriter
@@ -30,7 +30,7 @@ def main(job: Job) -> None:
     settings = job.lorc
     job.at(LORC)
     torch.set_num_threads(job.threads)
-    checkpoint = Checkpoint(inputs.checkpoint_folder(job.names))
+    checkpoint = Checkpoint(sources.checkpoint_folder(job.names))
     quantized = QuantizedModel(job.names, job.weight_format, job.runtime.device)
     job.use(PREPARE)
     job.use(QUANTIZE)

@@ -7,11 +7,12 @@ import sys
 from lorcbench.jobs.job import Job
 from lorcbench.pipeline import plan
 from lorcbench.stages import run_by_old_name
+from lorcbench.study.expansion import study_from_arguments
 
 
 def main(job: Job) -> None:
     """Print the plan; exit with 1, and a line each, if something cannot fit."""
-    text, misfits = plan.report(job.study, job.runtime, plan.this_machine(job.runtime))
+    text, misfits = plan.report(study_from_arguments(job.overrides), job.runtime, plan.this_machine(job.runtime))
     print(text)
     if misfits:
         sys.exit("\n".join(["does not fit:", *(f"  {line}" for line in misfits)]))

@@ -16,7 +16,7 @@ import torch
 from lorcbench.config.compose import plain
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.quantizer import quantize
-from lorcbench.jobs import inputs
+from lorcbench.jobs import sources
 from lorcbench.jobs.job import Job
 from lorcbench.jobs.quantized import QuantizedBlock, QuantizedBlocks
 from lorcbench.jobs.shards import ShardWriter
@@ -30,7 +30,7 @@ def main(job: Job) -> None:
     method, fmt = job.method, job.weight_format
     job.at(QUANTIZE)
     torch.set_num_threads(job.threads)
-    checkpoint = Checkpoint(inputs.checkpoint_folder(job.names))
+    checkpoint = Checkpoint(sources.checkpoint_folder(job.names))
     if not (job.trained_format.is_full_precision or method.sees_activations):
         raise ValueError(f"trained={job.names.trained}: {job.names.method} does not look at activations; expected a16")
     identity = job.identity(_settings(job))

@@ -16,6 +16,7 @@ from lorcbench.report.page.render import render
 from lorcbench.report.summary import summary
 from lorcbench.report.tracking.view import local_folder
 from lorcbench.stages import run_by_old_name
+from lorcbench.study.expansion import study_from_arguments
 from lorcbench.study.stages import REPORT
 
 # What is attached to the study's run in MLflow.
@@ -24,7 +25,7 @@ ATTACHED = ("report.html", "cells.csv", "tasks.csv", "scorecard.csv", "fingerpri
 
 def main(job: Job) -> None:
     """Write everything that a reader of the study opens."""
-    study = job.study
+    study = study_from_arguments(job.overrides)
     folder = job.at(REPORT).parent
 
     measured = results.collect(study)

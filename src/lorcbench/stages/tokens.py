@@ -12,7 +12,7 @@ from lorcbench.config import compose
 from lorcbench.config.protocols import CalibrationConfig, EvalConfig, SourceConfig
 from lorcbench.data import corpora
 from lorcbench.data.corpora import CorpusError, Documents
-from lorcbench.jobs import inputs
+from lorcbench.jobs import sources
 from lorcbench.jobs.job import Job, shard_identity
 from lorcbench.stages import run_by_old_name
 from lorcbench.study.stages import CALIBRATION_TOKENS, PREPARE, TEXT, TOKENS
@@ -28,7 +28,7 @@ def main(job: Job) -> None:
     for text in settings.texts():
         job.use(TEXT, f"text {text}", text=text)
     identity = job.identity(compose.plain(settings) if calibration else settings.protocol())
-    tokenizer = corpora.open_tokenizer(inputs.tokenizer_file(job.names))
+    tokenizer = corpora.open_tokenizer(sources.tokenizer_file(job.names))
     windows, described = (_calibration if calibration else _windows)(tokenizer, settings)
     file = folder / "tokens.safetensors"
     shards = [{"file": file.name, "sha256": write_shard(file, windows, shard_identity(identity))}]
@@ -37,7 +37,7 @@ def main(job: Job) -> None:
 
 def _check_positions(job: Job, length: int) -> None:
     """Refuse windows that are longer than the model's learned positions; BLOOM has none."""
-    settings = json.loads((inputs.checkpoint_folder(job.names, "config.json") / "config.json").read_text(encoding="utf-8"))
+    settings = json.loads((sources.checkpoint_folder(job.names, "config.json") / "config.json").read_text(encoding="utf-8"))
     positions = settings.get("max_position_embeddings")
     if positions is not None and length > positions:
         raise CorpusError(
@@ -74,12 +74,12 @@ def _windows(tokenizer, settings: EvalConfig) -> tuple[dict, dict]:
 
 def _calibration(tokenizer, settings: CalibrationConfig) -> tuple[dict, dict]:
     """The calibration sequences (n_samples, length) int32, from all corpora; and what the result says of each corpus."""
-    sources, described = {}, {}
+    streams, described = {}, {}
     for name, corpus in settings.corpora.items():
         documents = _documents(corpus)
-        sources[name] = corpora.source(tokenizer, documents, corpus, settings.length, True, name)
+        streams[name] = corpora.source(tokenizer, documents, corpus, settings.length, True, name)
         described[name] = _describe(corpus, documents)
-    windows = corpora.calibration_windows(sources, settings.n_samples, settings.length, settings.seed)
+    windows = corpora.calibration_windows(streams, settings.n_samples, settings.length, settings.seed)
     return {"calibration": windows.to(torch.int32)}, described
 
 

@@ -11,12 +11,13 @@ from lorcbench.jobs.job import Job
 from lorcbench.report import comparison, results
 from lorcbench.report.tracking.store import TrackingError, track, without_password
 from lorcbench.stages import run_by_old_name
+from lorcbench.study.expansion import study_from_arguments
 from lorcbench.study.stages import TRACK
 
 
 def main(job: Job) -> None:
     """Import every cell of the study."""
-    study = job.study
+    study = study_from_arguments(job.overrides)
     folder = job.at(TRACK)
     uri = _uri(job.tracking.uri)
     artifacts = str(Path(paths.MLFLOW_ARTIFACTS).resolve() / study.name)

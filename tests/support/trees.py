@@ -1,0 +1,48 @@
+"""A copy of the source tree that a test changes, and the workflow run from it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from runs import ROOT, snakemake
+
+TREE = ("src", "conf", "workflow", "profiles", "Snakefile")
+
+
+def copy_tree(folder: Path) -> Path:
+    """Copy what a run of the workflow needs into `folder`; returns it."""
+    folder.mkdir(parents=True)
+    for name in TREE:
+        source = ROOT / name
+        if source.is_file():
+            shutil.copyfile(source, folder / name)
+        else:
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    return folder
+
+
+def change(tree: Path, changes: dict) -> None:
+    """Change a tree.
+
+    Args:
+        changes: by file, either (a text that is there once, what takes its place) pairs, or the text of a file to be added.
+    """
+    for name, change in changes.items():
+        path = tree / name
+        if isinstance(change, str):
+            assert not path.exists()
+            path.write_text(change, encoding="utf-8")
+            continue
+        text = path.read_text(encoding="utf-8")
+        for old, new in change:
+            assert text.count(old) == 1, f"{name}: {old!r} is there {text.count(old)} times"
+            text = text.replace(old, new)
+        path.write_text(text, encoding="utf-8")
+
+
+def run(tree: Path, folder: Path, *arguments: str) -> str:
+    """The workflow of the changed tree, in `folder`; what it said."""
+    done = snakemake(folder, "--snakefile", str(tree / "Snakefile"), *arguments, PYTHONPATH=str(tree / "src"))
+    assert done.returncode == 0, done.stdout
+    return done.stdout

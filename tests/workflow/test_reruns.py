@@ -1,0 +1,70 @@
+"""What runs again on a finished study after a change of the code: what the change can reach, and nothing else."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from trees import change, run
+
+WORDS = {
+    "an error message": {
+        "src/lorcbench/core/lorc.py": [("a LoRC factor overflows float16", "a LoRC factor is too large for float16")],
+        "src/lorcbench/config/checks.py": [("expected a positive number", "expected a number above zero")],
+        "src/lorcbench/jobs/job.py": [("needs {group}=NAME; known:", "wants {group}=NAME; there are")],
+    },
+    "a progress line": {
+        "src/lorcbench/jobs/shards.py": [('self._depth, "block")', 'self._depth, "layer")')],
+        "src/lorcbench/jobs/job.py": [("{what} {done}/{total}", "{what} {done} of {total}")],
+    },
+    "a comment, a docstring, the plan": {
+        "src/lorcbench/core/gptq.py": [("_TILE = 64  # rows at a time", "_TILE = 64  # rows per tile")],
+        "src/lorcbench/stages/quantize.py": [('"""Round to nearest."""', '"""Each weight goes to the nearest code."""')],
+        "src/lorcbench/pipeline/plan.py": [("of memory, here are", "of memory, there are")],
+    },
+}
+# (what changes, how many jobs of which rules run again)
+ALL_THAT_IS_QUANTIZED = {"quantize": 4, "lorc": 2, "evaluate": 4, "track": 1, "report": 1}
+CODE: dict[str, tuple[dict, dict[str, int]]] = {
+    "a caption": (
+        {"src/lorcbench/report/figures/bits.py": [("lower is better. ", "less is better. ")]},
+        {"report": 1},
+    ),
+    "a constant of GPTQ's sweep": (
+        {"src/lorcbench/core/gptq.py": [("_TILE = 64 ", "_TILE = 32 ")]},
+        {"factor": 1, **ALL_THAT_IS_QUANTIZED},
+    ),
+    "a constant of the quantizer": (
+        {"src/lorcbench/core/quantizer.py": [("_ROWS_AT_ONCE = 1024 ", "_ROWS_AT_ONCE = 2048 ")]},
+        {"factor": 1, **ALL_THAT_IS_QUANTIZED, "evaluate": 6, "harness": 1},  # which decode what it packs
+    ),
+    "a constant of the statistics": (
+        {"src/lorcbench/core/moments.py": [("\n_ROWS_AT_ONCE = 512", "\n_ROWS_AT_ONCE = 256")]},
+        {"calibrate": 1, "factor": 1, **ALL_THAT_IS_QUANTIZED},
+    ),
+    "the record of lm-eval": (
+        {"src/lorcbench/stages/harness.py": [("job.runtime.batch_tokens // ", "job.runtime.batch_tokens // 2 // ")]},
+        {"harness": 1, "track": 1, "report": 1},
+    ),
+}
+
+
+def planned(text: str) -> dict[str, int]:
+    """How many jobs of which rules a dry run says it would run."""
+    counts = (line.split() for line in text.splitlines() if re.fullmatch(r"\w+ +\d+", line))
+    return {rule: int(count) for rule, count in counts if rule not in ("all", "total")}
+
+
+@pytest.mark.parametrize("what", WORDS)
+def test_better_words_recompute_nothing(tree, smoke, what):
+    change(tree, WORDS[what])
+    text = run(tree, smoke, "--dry-run", "--config", "study=smoke")
+    assert planned(text) == {}
+    assert "Nothing to be done" in text
+
+
+@pytest.mark.parametrize("what", CODE)
+def test_other_code_recomputes_what_it_reaches_and_no_more(tree, smoke, what):
+    changes, jobs = CODE[what]
+    change(tree, changes)
+    assert planned(run(tree, smoke, "--dry-run", "--config", "study=smoke")) == jobs
