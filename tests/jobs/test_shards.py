@@ -109,7 +109,7 @@ def test_a_kept_quantized_block_is_the_written_one_and_counts_alike(tmp_path, na
     written = QuantizedBlock(
         {linear: quantize(weight, fmt) for linear, weight in weights.items()},
         {"fc1.bias": torch.randn(6, generator=generator).half()},
-        {"fc1": {"damp": 0.1}},
+        notes={"fc1": {"damp": 0.1}},
     )
     payloads = []
     for _ in range(2):
@@ -132,7 +132,7 @@ def test_a_kept_quantized_block_is_the_written_one_and_counts_alike(tmp_path, na
 
 
 NAMES = {"model": "tiny", "calibration": "stdlib", "weight": "w3-asym-g8", "trained": "a16"}
-FACTORS = NAMES | {"damp": "0.01", "order": "natural"}
+FACTORS = NAMES | {"damp": "0.01", "order": "natural", "dead": "published"}
 STAGES = {
     "calibrate": (calibrate.main, CALIBRATE, {}),
     "factor": (factor.main, FACTOR, {}),

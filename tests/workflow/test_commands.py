@@ -141,7 +141,7 @@ def test_the_console_script_is_the_command():
     assert getattr(import_module(module), function) is cli.main
 
 
-NAME = 'it\'s mein größtes $HOME `modell` & "mehr"'  # what shells, Hydra and OmegaConf read as theirs
+NAME = 'it\'s "mein" größtes $HOME `modell` & mehr'  # what shells, Hydra and OmegaConf read as theirs
 
 
 def test_a_checkpoint_folder_may_be_called_as_people_call_folders(copy):

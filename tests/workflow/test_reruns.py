@@ -9,7 +9,9 @@ from trees import change, run
 
 WORDS = {
     "an error message": {
-        "src/lorcbench/core/lorc.py": [("a LoRC factor overflows float16", "a LoRC factor is too large for float16")],
+        "src/lorcbench/core/lorc.py": [
+            ("LoRC factors have 8 or 16 bits, not", "a factor of LoRC is stored in 8 or 16 bits, not")
+        ],
         "src/lorcbench/config/checks.py": [("expected a positive number", "expected a number above zero")],
         "src/lorcbench/jobs/job.py": [("needs {group}=NAME; known:", "wants {group}=NAME; there are")],
     },
