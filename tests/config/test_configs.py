@@ -67,11 +67,21 @@ def test_models_above_the_limit_are_listed_unless_they_are_named():
 
 
 def test_a_rehearsal_asks_the_same_of_stand_ins():
-    paper, standins = load_study("seeds", ["study.models=[opt-1.3b,opt-13b]"]), load_study("seeds+standins=true")
+    translated = ["study.rehearsal=null"]  # every axis by its rule
+    paper, standins = load_study("seeds", ["study.models=[opt-1.3b,opt-13b]"]), load_study("seeds+standins=true", translated)
     assert {cell.model for cell in standins.cells} == {"opt-standin-s", "opt-standin-m"}
     assert len(standins.cells) == len(paper.cells)
     assert {cell.calibration for cell in standins.cells} == {"none", "stdlib+seed=123", "stdlib+seed=234", "stdlib+seed=456"}
     assert standins.name == "seeds+standins=true" and standins.config.title.endswith("on stand-ins")
+
+
+def test_a_rehearsal_takes_the_axes_that_the_study_writes_out_for_it_unless_the_command_line_names_them():
+    written = load_study("seeds+standins=true")
+    assert {cell.weight for cell in written.cells} == {"w16", "w4-asym-row", "w2-asym-row"}
+    assert {cell.activation for cell in written.cells} == {"a16"}
+    named = load_study("seeds+standins=true", ["study.weights=[w3-asym-row]", "study.models=[opt-standin-xs]"])
+    assert {cell.weight for cell in named.cells} == {"w16", "w3-asym-row"}
+    assert {cell.model for cell in named.cells} == {"opt-standin-xs"}
 
 
 def test_a_rehearsal_scales_groups_and_shortens_distillation():

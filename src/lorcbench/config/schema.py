@@ -197,6 +197,7 @@ class StudyConfig:
         max_params: of the study's own models, those with more weights in their blocks are not run but listed; models that the
             command line names are run whatever their size. None is no limit.
         standins: ask the same of stand-ins instead (`lorcbench.study.rehearsal`).
+        rehearsal: axes of the study itself that stand-ins are asked about as they are written here; the others are translated.
     """
 
     title: str = MISSING
@@ -216,6 +217,7 @@ class StudyConfig:
     gate: str = "check"
     max_params: float | None = None
     standins: bool = False
+    rehearsal: GridConfig | None = None
 
     def __post_init__(self) -> None:
         _positive("study", max_cells=self.max_cells)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from lorcbench.report import agreement, claims, conventions, scorecard
+from lorcbench.report import agreement, claims, conventions, scorecard, seeds
 from lorcbench.report.agreement import Ordering
 from lorcbench.report.claims import Verdict
 from lorcbench.report.comparison import Change
 from lorcbench.report.conventions import Candidate
 from lorcbench.report.results import CellResult
 from lorcbench.report.scorecard import Row
+from lorcbench.report.seeds import Spread
 from lorcbench.study.cells import Cell, Study
 
 
@@ -23,17 +24,19 @@ class Findings:
         scorecard: one row per measured number that a paper printed too.
         orderings: whether the cells of the papers' tables come in the published order.
         candidates: the conventions that the papers leave open, ranked.
+        spreads: of recipes that were measured under more than one seed.
     """
 
     verdicts: list[Verdict]
     scorecard: list[Row]
     orderings: list[Ordering]
     candidates: list[Candidate]
+    spreads: list[Spread] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """All of it in short, for the terminal."""
         published = agreement.summary(self.scorecard, self.orderings)
-        return [*claims.counts(self.verdicts), *published, *conventions.summary(self.candidates)]
+        return [*claims.counts(self.verdicts), *published, *conventions.summary(self.candidates), *seeds.summary(self.spreads)]
 
 
 def find(study: Study, results: list[CellResult], changes: dict[Cell, Change]) -> Findings:
@@ -46,4 +49,6 @@ def find(study: Study, results: list[CellResult], changes: dict[Cell, Change]) -
     """
     verdicts = claims.judge(results, changes)
     rows = scorecard.compare(study, results, changes)
-    return Findings(verdicts, rows, agreement.orderings(rows), conventions.rank(rows))
+    measured = [result for result in results if not result.derived]
+    spreads = seeds.spreads(measured, changes)
+    return Findings(verdicts, rows, agreement.orderings(rows), conventions.rank(rows), spreads)

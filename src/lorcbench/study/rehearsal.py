@@ -1,7 +1,7 @@
 """A study of published models → the same questions on stand-ins: ``study=NAME+standins=true``.
 
 Stand-ins are trained by the pipeline, so a rehearsal needs no download and ends in minutes. Every axis is translated by one
-rule, below; the study's file stays the only place that says what is asked.
+rule, below, unless the study's file writes it out under ``rehearsal``: that file stays the only place that says what is asked.
 """
 
 from __future__ import annotations
@@ -26,9 +26,13 @@ def rehearse(study: StudyConfig, kept: list[str], protocol: bool) -> StudyConfig
         kept: axes that the command line gave, which stay as they are.
         protocol: whether the perplexity protocol is replaced too.
     """
-    changed = _axes(study, kept) | {
-        name: [GridConfig(**_axes(grid, kept)) for grid in getattr(study, name)] for name in ("grids", "harness")
-    }
+    written = vars(study.rehearsal) if study.rehearsal else {}
+    own = {axis: values for axis, values in written.items() if values is not None and axis not in kept}
+    changed = (
+        _axes(study, kept)
+        | own
+        | {name: [GridConfig(**_axes(grid, kept)) for grid in getattr(study, name)] for name in ("grids", "harness")}
+    )
     # What is left out for published models by name says nothing of stand-ins.
     changed["exclude"] = [GridConfig(**_axes(grid, kept)) for grid in study.exclude if not grid.models]
     changed |= {"title": f"{study.title}, on stand-ins", "indivisible": "skip"}

@@ -11,6 +11,7 @@ from lorcbench.report.claims import VERDICTS, Verdict
 from lorcbench.report.conventions import Candidate
 from lorcbench.report.page.parts import MISSING, chip, method_cell, sortable, table, value
 from lorcbench.report.scorecard import Row
+from lorcbench.report.seeds import Spread
 from lorcbench.report.spelling import number, percent
 
 
@@ -35,6 +36,22 @@ def claims(verdicts: list[Verdict]) -> str:
     if any(verdict.standin for verdict in verdicts):
         note += " On stand-ins a verdict says what holds for them; the paper speaks of models a thousand times larger."
     return f'<p class="note">{note}</p><div class="scroll">{"".join(blocks)}</div>' if blocks else ""
+
+
+def spreads(found: list[Spread]) -> str:
+    """How far rises move with seeds, beside the intervals, which do not see that."""
+    heads = ["model", "recipe", "PPL", "interval", "standard deviation", "seeds", "of"]
+    rows = "".join(
+        f"<tr><td>{escape(spread.cell.model)}</td>{method_cell(spread.recipe)}"
+        f"{value(spread.rise, lambda rise: number(rise, '+'))}{value(spread.half_width, lambda half: '±' + number(half))}"
+        f"{value(spread.sd, number)}{value(len(spread.seeds), str)}<td>{escape(spread.seeds_of)}</td></tr>"
+        for spread in found
+    )
+    note = (
+        "The rise of the mean perplexity over full precision, mean over the seeds. The interval is of the choice of test text; "
+        "the standard deviation is that of one seed of the calibration, or of the training of a stand-in."
+    )
+    return f'<p class="note">{note}</p>{table(heads, rows, numeric=heads[2:6])}' if found else ""
 
 
 def scorecard(rows: list[Row], ordered: list[Ordering]) -> str:

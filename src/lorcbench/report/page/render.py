@@ -61,6 +61,7 @@ def render(
         ("best", "Best cell per bit width"): _best(measured, rises),
         ("claims", "Claims"): evidence.claims(findings.verdicts),
         ("scorecard", "Beside the published numbers"): evidence.scorecard(findings.scorecard, findings.orderings),
+        ("seeds", "Spread over seeds"): evidence.spreads(findings.spreads),
         ("fingerprint", "Which conventions are the papers'?"): evidence.fingerprint(findings.candidates),
         ("figures", "Figures"): "".join(_figure(figure, folder) for figure in figures),
         ("cells", "All cells"): cells.all_cells(results, rises),
