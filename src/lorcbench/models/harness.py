@@ -121,7 +121,9 @@ def measure(model, tokenizer, tasks: list[str], own: list[dict], batch_size: int
             (Path(temporary) / f"{task['task']}.yaml").write_text(json.dumps(task), encoding="utf-8")
         manager = TaskManager(include_path=temporary, include_defaults=False)
         device = str(next(model.parameters()).device)
-        live = _live_class(tokenizer)(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=device, max_length=length)
+        live = _live_class(tokenizer)(
+            pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=device, max_length=length
+        )
         report = lm_eval.simple_evaluate(
             model=live, tasks=tasks, task_manager=manager, bootstrap_iters=_BOOTSTRAP, log_samples=True, random_seed=0
         )
