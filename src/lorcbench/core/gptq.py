@@ -19,7 +19,7 @@ is swept by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -275,7 +275,15 @@ def _sweep_block_compiled(weights: torch.Tensor, inverse: torch.Tensor, grid: Gr
     return torch.from_numpy(values.T)  # `_sweep_columns` left there what the codes mean
 
 
-@numba.njit(cache=True, nogil=True)
+def _compiled(function: Callable) -> Callable:
+    """A function that Numba compiles when it is first called, and keeps on disk where there is a place for that."""
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # neither the folder of this file nor a cache in the user's home can be written
+        return numba.njit(nogil=True)(function)
+
+
+@_compiled
 def _sweep_columns(values, scale, zero, codes, inverse, group_of, start, stop, lowest, highest, shift_first):
     """Sweep rows `start` to `stop` of a column block, columns first.
 

@@ -74,10 +74,25 @@ def read_documents(path: Path) -> list[str]:
 
 
 def load_tokenizer(folder: Path):
-    """The checkpoint's own tokenizer, as transformers makes it."""
+    """The checkpoint's own tokenizer, as transformers makes it; code that comes with a checkpoint is never run.
+
+    Raises:
+        CorpusError: transformers makes none of the files, or one that has no tokens.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        knows = tokenizer.backend_tokenizer.encode("a", add_special_tokens=False).ids
+        reason = "it has no tokens"  # what transformers makes for some families where there are no files
+    except Exception as error:  # tokenizer classes raise whatever they like about a wrong file
+        knows, reason = [], " ".join(f"{type(error).__name__}: {error}".split())
+    if not knows:
+        raise CorpusError(
+            f"{folder}: no tokenizer that can be used ({reason}); "
+            "expected tokenizer.json, or tokenizer.model, or vocab.json and merges.txt, as the model was published with"
+        )
+    return tokenizer
 
 
 def open_tokenizer(path: Path) -> Tokenizer:

@@ -125,8 +125,9 @@ class BlockWalk:
         Raises:
             CheckpointError: a tensor is missing or has a wrong shape, or a tied head differs from its embedding.
         """
-        tensors = {name: self._converted(tensor) for name, tensor in self.checkpoint.outside().items()}
         expected = {name for name, _ in self.model.named_parameters() if not name.startswith(self.architecture.blocks)}
+        read = self.checkpoint.outside(expected | self.model.all_tied_weights_keys.keys())
+        tensors = {name: self._converted(tensor) for name, tensor in read.items()}
         # Of a tied pair `save_pretrained` keeps the embedding and the hub's converter the head; some files hold both.
         for head, embedding in self.model.all_tied_weights_keys.items():
             expected.discard(head)
@@ -195,17 +196,32 @@ class BlockWalk:
     @contextmanager
     def block(self, index: int):
         """Decoder block `index` with its tensors, which are dropped at the end."""
+        block = self._loaded(index)
+        try:
+            yield block
+        finally:
+            block.to("meta")
+            give_back_memory()
+
+    def whole(self) -> nn.Module:
+        """The model with all its blocks in memory, for what does not work block by block; the walk is over then."""
+        for index in range(self.depth):
+            self._loaded(index)
+        return self.model
+
+    def _loaded(self, index: int) -> nn.Module:
+        """Decoder block `index`, with its tensors.
+
+        Raises:
+            CheckpointError: a tensor is missing, unknown to the class, or of another shape.
+        """
         block = self._empty_blocks[index]
         tensors = {name: self._converted(tensor) for name, tensor in self.checkpoint.block(index).items()}
         expected = dict(block.named_parameters())
         if wrong := sorted(set(expected) ^ set(tensors)):
             raise CheckpointError(f"{self.checkpoint.folder}: block {index} and its class disagree about {wrong[0]}")
         self._assign(block, tensors)
-        try:
-            yield block
-        finally:
-            block.to("meta")
-            give_back_memory()
+        return block
 
     def forward(
         self, block: nn.Module, hidden: torch.Tensor, parameters: dict[str, torch.Tensor] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cached_property
 from pathlib import Path
 
@@ -12,8 +13,39 @@ from safetensors import SafetensorError, safe_open
 from lorcbench.config.families import FAMILIES, Family
 
 
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+_COMPUTED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Buffers that older versions of transformers saved with every block. Newer ones compute them and pass over what is saved.
+_OLD_BUFFERS = re.compile(r"(^|\.)(rotary_emb\.(inv_freq|cos_cached|sin_cached)|masked_bias|causal_mask)$")
+# What wraps a model while it is trained → how the model is saved without it.
+_WRAPPERS = {
+    "base_model.model.": "PEFT: save what merge_and_unload() returns",
+    "module.": "DistributedDataParallel or DeepSpeed: save model.module",
+    "_orig_mod.": "torch.compile: save model._orig_mod",
+    "_fsdp_wrapped_module.": "FSDP: save the full state dict of the model",
+}
+
+
 class CheckpointError(Exception):
     """A folder is no checkpoint that we can read; the message names the file and what would be right."""
+
+
+def has_safetensors(folder: Path) -> bool:
+    """Whether a folder has the files that `Checkpoint` reads; others of their kind hold adapters, optimizers and the like."""
+    return (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Refuse a folder with a PEFT adapter: transformers would put it on a model that lies elsewhere.
+
+    Raises:
+        CheckpointError: there is one.
+    """
+    if (folder / ADAPTER).is_file():
+        mend = "save what merge_and_unload() returns to a folder of its own"
+        raise CheckpointError(f"{folder}/{ADAPTER}: this is a PEFT adapter, not a whole model; {mend}")
 
 
 class Checkpoint:
@@ -25,6 +57,7 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+        refuse_adapter(self.folder)
         self.config = _json_object(self.folder / "config.json")
         model_type = self.config.get("model_type")
         if model_type not in FAMILIES:
@@ -39,7 +72,7 @@ class Checkpoint:
 
     @cached_property
     def files(self) -> dict[str, tuple[Path, str]]:
-        """Full tensor name → (shard, name in the shard).
+        """Full tensor name → (shard, name in the shard), without buffers that older versions of transformers saved.
 
         Raises:
             CheckpointError: a shard is missing or damaged, or the files hold other blocks than config.json says.
@@ -51,14 +84,31 @@ class Checkpoint:
                     names = list(file.keys())  # the open file is no dictionary, though it has keys
             except SafetensorError as error:
                 raise CheckpointError(f"{shard}: damaged ({error})") from None
-            places.update({self._full_name(name): (shard, name) for name in names})
+            places.update({self._full_name(name): (shard, name) for name in names if not _OLD_BUFFERS.search(name)})
+        self._check_blocks(places)
+        return places
+
+    def _check_blocks(self, places: dict[str, tuple[Path, str]]) -> None:
+        """Refuse files that hold other blocks than config.json says, or that name them otherwise."""
         prefix = self.architecture.blocks + "."
         indices = {name.removeprefix(prefix).partition(".")[0] for name in places if name.startswith(prefix)}
+        if not indices:
+            self._refuse_wrapped([name for _, name in places.values()])
         if wrong := indices ^ set(map(str, range(self.depth))):
             first = min(wrong, key=lambda index: (len(index), index))  # by number, for indices that are numbers
             state = "there too" if first in indices else "missing"
             raise CheckpointError(f"{self.folder}: config.json says {self.depth} blocks, but block {first} is {state}")
-        return places
+
+    def _refuse_wrapped(self, names: list[str]) -> None:
+        """Refuse tensors whose names begin with what a wrapper of the model put there."""
+        blocks = self.architecture.blocks.removeprefix(self.architecture.root)  # the base model's name of them
+        for name in names:
+            before, found, _ = name.partition(f"{blocks}.0.")
+            prefix = before.removesuffix(self.architecture.root)
+            if found and prefix.endswith("."):
+                known = (mend for start, mend in _WRAPPERS.items() if prefix.startswith(start))
+                mend = next(known, "rename the tensors, or save the model by its save_pretrained()")
+                raise CheckpointError(f"{self.folder}: names of tensors begin with {prefix!r}, such as {name}; {mend}")
 
     def _shards(self) -> list[Path]:
         """The files that transformers would read: ``model.safetensors``, or those that the index names.
@@ -66,22 +116,13 @@ class Checkpoint:
         Raises:
             CheckpointError: neither is there, the index is damaged, or it names a file that is missing or not beside it.
         """
-        whole = self.folder / "model.safetensors"
-        index = self.folder / "model.safetensors.index.json"
+        whole = self.folder / WEIGHTS
+        index = self.folder / INDEX
         if whole.is_file():
             return [whole]
         if not index.is_file():
             raise CheckpointError(f"{self.folder}: neither {whole.name} nor {index.name}")
-        weight_map = _json_object(index).get("weight_map")  # tensor name → file name
-        if not isinstance(weight_map, dict):
-            raise CheckpointError(f"{index}: damaged (no weight_map)")
-        names = weight_map.values()
-        if outside := next((name for name in names if not isinstance(name, str) or Path(name).name != name), None):
-            raise CheckpointError(f"{index}: names {outside!r}, expected names of files beside it")
-        shards = [self.folder / name for name in sorted(set(names))]
-        if missing := [shard for shard in shards if not shard.is_file()]:
-            raise CheckpointError(f"{self.folder}: shard {missing[0].name} is named in the index but missing")
-        return shards
+        return read_index(index)
 
     def _full_name(self, name: str) -> str:
         """The name that the whole model gives a tensor; checkpoints of the base model leave out its root."""
@@ -97,20 +138,36 @@ class Checkpoint:
         """The named tensors, in the checkpoint's own type; each shard is opened once.
 
         Raises:
-            CheckpointError: a tensor is missing or holds NaN or infinity.
+            CheckpointError: a tensor is missing, is of a type that is not computed with, or holds NaN or infinity.
         """
         if missing := [name for name in names if name not in self.files]:
             raise CheckpointError(f"{self.folder}: no tensor {missing[0]}")
         tensors = {}
         for shard in sorted({self.files[name][0] for name in names}):
             with safe_open(shard, framework="pt") as file:
-                tensors.update({name: file.get_tensor(self.files[name][1]) for name in names if self.files[name][0] == shard})
+                for name in (name for name in names if self.files[name][0] == shard):
+                    tensors[name] = self._read(file, name)
         for name, tensor in tensors.items():
             # If any number is NaN or infinite, so is an extreme. In float16 aminmax is eight to ten times as fast as
             # isfinite: `python benchmarks/cpu_kernels.py`; benchmarks/README.md, "Kernels that are not PyTorch's".
-            if tensor.is_floating_point() and not torch.stack(tensor.aminmax()).isfinite().all():
+            if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
                 raise CheckpointError(f"{self.folder}: {name} holds NaN or infinite values")
         return tensors
+
+    def _read(self, file, name: str) -> torch.Tensor:
+        """A tensor out of its open shard."""
+        stored = self.files[name][1]
+        try:
+            tensor = file.get_tensor(stored)
+        except (SafetensorError, AttributeError):  # a type that this version of torch has not
+            tensor = None
+        if tensor is None or tensor.dtype not in _COMPUTED:
+            dtype = file.get_slice(stored).get_dtype()
+            raise CheckpointError(
+                f"{self.folder}: {name} is of type {dtype}, expected one of F16, BF16, F32, F64; "
+                "of a model that is quantized already, take the one that it was made from"
+            )
+        return tensor
 
     def block(self, index: int) -> dict[str, torch.Tensor]:
         """All tensors of decoder block `index`, named relative to the block."""
@@ -132,9 +189,28 @@ class Checkpoint:
                 raise CheckpointError(f"{self.folder}: {name} is {tuple(weight.shape)}, expected a matrix")
         return {name: weights[f"{prefix}{name}.weight"] for name in names}
 
-    def outside(self) -> dict[str, torch.Tensor]:
-        """All tensors outside the decoder blocks."""
-        return self.tensors([name for name in self.files if not name.startswith(self.architecture.blocks + ".")])
+    def outside(self, names: set[str] | None = None) -> dict[str, torch.Tensor]:
+        """The tensors outside the decoder blocks, or those of them that are among `names`; others are not read."""
+        outside = [name for name in self.files if not name.startswith(self.architecture.blocks + ".")]
+        return self.tensors([name for name in outside if names is None or name in names])
+
+
+def read_index(index: Path) -> list[Path]:
+    """The shards that an index names.
+
+    Raises:
+        CheckpointError: the index is damaged, or it names a file that is missing or not beside it.
+    """
+    weight_map = _json_object(index).get("weight_map")  # tensor name → file name
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{index}: damaged (no weight_map)")
+    names = weight_map.values()
+    if outside := next((name for name in names if not isinstance(name, str) or Path(name).name != name), None):
+        raise CheckpointError(f"{index}: names {outside!r}, expected names of files beside it")
+    shards = [index.parent / name for name in sorted(set(names))]
+    if missing := [shard for shard in shards if not shard.is_file()]:
+        raise CheckpointError(f"{index.parent}: shard {missing[0].name} is named in the index but missing")
+    return shards
 
 
 def _json_object(path: Path) -> dict:

@@ -100,6 +100,9 @@ def measure(model, tokenizer, tasks: list[str], own: list[dict], batch_size: int
         length: tokens in the model's longest sequence.
         log: where lm-eval's own output and progress bars go.
 
+    Raises:
+        HarnessError: a task puts a token before its texts, and the tokenizer has none for that.
+
     Returns:
         ``metrics``: ``{"task/metric": value}``, with standard errors as ``task/metric_stderr`` where lm-eval gives them;
         ``documents``: ``{"task/metric": [value of each document]}``, so that cells can be compared document by document;
@@ -108,7 +111,6 @@ def measure(model, tokenizer, tasks: list[str], own: list[dict], batch_size: int
     os.environ["DISABLE_MULTIPROC"] = "1"  # else lm-eval's bootstrap starts one process per core
     import datasets
     import lm_eval
-    from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
     # Without this `datasets` asks the network before it opens the local files that a task names. An environment variable
@@ -119,18 +121,56 @@ def measure(model, tokenizer, tasks: list[str], own: list[dict], batch_size: int
             (Path(temporary) / f"{task['task']}.yaml").write_text(json.dumps(task), encoding="utf-8")
         manager = TaskManager(include_path=temporary, include_defaults=False)
         device = str(next(model.parameters()).device)
-        live = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=device, max_length=length)
+        live = _live_class(tokenizer)(
+            pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=device, max_length=length
+        )
         report = lm_eval.simple_evaluate(
             model=live, tasks=tasks, task_manager=manager, bootstrap_iters=_BOOTSTRAP, log_samples=True, random_seed=0
         )
-    prefix = {"id": live.prefix_token_id, "text": tokenizer.decode([live.prefix_token_id])}
     metrics = _metrics(report, tasks)
     return {
         "metrics": metrics,
         "documents": _documents(report, metrics),
         "tasks": _described(report, tasks),
-        "prefix_token": prefix,
+        "prefix_token": _prefix_token(tokenizer, live),
     }
+
+
+def _live_class(tokenizer) -> type:
+    """lm-eval's class for a model in memory; for a tokenizer without BOS and EOS, one that does without where it can.
+
+    lm-eval puts BOS, else EOS, before a text without context. It also asks for that token where nothing needs it: to see
+    whether a text begins with it.
+    """
+    from lm_eval.models.huggingface import HFLM
+
+    if _has_prefix(tokenizer):
+        return HFLM
+
+    class WithoutPrefix(HFLM):
+        @property
+        def prefix_token_id(self) -> int:
+            raise HarnessError(
+                f"{tokenizer.name_or_path or 'the tokenizer'}: names neither bos_token nor eos_token, and a task needs one to put "
+                "it before a text without context; name one in tokenizer_config.json, or choose other tasks"
+            )
+
+        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options) -> list[int]:
+            own = self.add_bos_token if self.add_bos_token is not None else True  # as lm-eval chooses where it has a prefix
+            return super().tok_encode(string, own if add_special_tokens is None else add_special_tokens, **options)
+
+    return WithoutPrefix
+
+
+def _has_prefix(tokenizer) -> bool:
+    return tokenizer.bos_token_id is not None or tokenizer.eos_token_id is not None
+
+
+def _prefix_token(tokenizer, live) -> dict:
+    """Number and text of the token before a text without context; None and no text if the tokenizer has none."""
+    if not _has_prefix(tokenizer):
+        return {"id": None, "text": ""}
+    return {"id": live.prefix_token_id, "text": tokenizer.decode([live.prefix_token_id])}
 
 
 def _metrics(report: dict, tasks: list[str]) -> dict[str, float]:

@@ -25,20 +25,18 @@ def main(job: Job) -> None:
 def _open_model(job: Job) -> Callable[[str], dict]:
     """A function variant → what lm-eval measures of it."""
     import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
 
     from lorcbench.data.corpora import load_tokenizer
     from lorcbench.jobs import inputs, sources
+    from lorcbench.models.blocks import BlockWalk
     from lorcbench.models.checkpoint import Checkpoint
     from lorcbench.models.harness import measure
     from lorcbench.models.surgery import install_weights, round_inputs
 
-    disable_progress_bar()
     torch.set_num_threads(job.threads)
     folder = sources.checkpoint_folder(job.names)
     checkpoint, tokenizer = Checkpoint(folder), load_tokenizer(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, job.eval.dtype)).eval().to(job.runtime.device)
+    model = BlockWalk(checkpoint, getattr(torch, job.eval.dtype), job.runtime.device).whole()
     blocks = model.get_submodule(checkpoint.architecture.blocks)
     for block in blocks:
         round_inputs(block, checkpoint.architecture.linear_names, job.activation_format)

@@ -15,7 +15,7 @@ from lorcbench.data.corpora import load_tokenizer
 from lorcbench.data.hub import downloading
 from lorcbench.jobs.job import Job
 from lorcbench.models.blocks import BlockWalk
-from lorcbench.models.checkpoint import Checkpoint, CheckpointError
+from lorcbench.models.checkpoint import Checkpoint, CheckpointError, has_safetensors, refuse_adapter
 from lorcbench.models.convert import to_safetensors
 from lorcbench.stages import run_by_old_name
 from lorcbench.study.stages import PREPARE, TEXT
@@ -116,8 +116,8 @@ def _download(model: ModelConfig) -> tuple[Path, str]:
 
 
 def _readable(source: Path, folder: Path) -> Path:
-    """The folder itself if it holds safetensors, else a conversion of it."""
-    if list(source.glob("*.safetensors")):
+    """The folder itself if it holds the model in safetensors, else a conversion of it."""
+    if has_safetensors(source):
         return source
     to_safetensors(source, folder / "converted")
     return folder / "converted"

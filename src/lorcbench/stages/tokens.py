@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import torch
+from tokenizers import Tokenizer
 
 from lorcbench.common.artifacts import read_json, verified, write_shard
 from lorcbench.common.paths import DOCUMENTS, Wildcards
@@ -23,26 +24,43 @@ def main(job: Job) -> None:
     calibration = job.names.calibration != "none"
     folder = job.at(CALIBRATION_TOKENS if calibration else TOKENS)
     settings = job.calibration if calibration else job.eval
-    _check_positions(job, settings.length if calibration else settings.window)
+    about_model = _checkpoint_config(job)
+    _check_positions(job, about_model, settings.length if calibration else settings.window)
     job.use(PREPARE)
     for text in settings.texts():
         job.use(TEXT, f"text {text}", text=text)
     identity = job.identity(compose.plain(settings) if calibration else settings.protocol())
     tokenizer = corpora.open_tokenizer(sources.tokenizer_file(job.names))
     windows, described = (_calibration if calibration else _windows)(tokenizer, settings)
+    _check_vocabulary(job, tokenizer, about_model, windows)
     file = folder / "tokens.safetensors"
     shards = [{"file": file.name, "sha256": write_shard(file, windows, shard_identity(identity))}]
     job.finish(identity, {"shards": shards, "corpora": described, "added": tokenizer.encode("").tokens})
 
 
-def _check_positions(job: Job, length: int) -> None:
+def _checkpoint_config(job: Job) -> dict:
+    """The content of the checkpoint's ``config.json``."""
+    return json.loads((sources.checkpoint_folder(job.names, "config.json") / "config.json").read_text(encoding="utf-8"))
+
+
+def _check_positions(job: Job, about_model: dict, length: int) -> None:
     """Refuse windows that are longer than the model's learned positions; BLOOM has none."""
-    settings = json.loads((sources.checkpoint_folder(job.names, "config.json") / "config.json").read_text(encoding="utf-8"))
-    positions = settings.get("max_position_embeddings")
+    positions = about_model.get("max_position_embeddings")
     if positions is not None and length > positions:
         raise CorpusError(
             f"windows of {length} tokens, but {job.names.model} has {positions} positions; "
             f"choose shorter ones, such as study.eval={job.names.protocol}+window={positions}"
+        )
+
+
+def _check_vocabulary(job: Job, tokenizer: Tokenizer, about_model: dict, windows: dict[str, torch.Tensor]) -> None:
+    """Refuse windows with a token that has no row in the model's embedding."""
+    vocabulary = about_model.get("vocab_size")
+    largest = max(int(tokens.max()) for tokens in windows.values())
+    if isinstance(vocabulary, int) and largest >= vocabulary:
+        raise CorpusError(
+            f"the tokenizer of {job.names.model} makes token {largest} ({tokenizer.id_to_token(largest)!r}), but config.json says "
+            f"vocab_size={vocabulary}; take the tokenizer that the model was trained with, or resize its embedding"
         )
 
 
