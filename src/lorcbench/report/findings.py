@@ -1,14 +1,15 @@
-"""What the measurements of a study say: verdicts on claims, the published numbers beside ours, the papers' conventions."""
+"""What the measurements of a study say: what to use, verdicts on claims, published numbers beside ours, conventions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from lorcbench.report import agreement, claims, conventions, scorecard
+from lorcbench.report import agreement, claims, conventions, headline, recommend, scorecard
 from lorcbench.report.agreement import Ordering
 from lorcbench.report.claims import Verdict
 from lorcbench.report.comparison import Change
 from lorcbench.report.conventions import Candidate
+from lorcbench.report.recommend import Advice, RankCost
 from lorcbench.report.results import CellResult
 from lorcbench.report.scorecard import Row
 from lorcbench.study.cells import Cell, Study
@@ -23,17 +24,22 @@ class Findings:
         scorecard: one row per measured number that a paper printed too.
         orderings: whether the cells of the papers' tables come in the published order.
         candidates: the conventions that the papers leave open, ranked.
+        advice: what to use, per kind of model.
+        rank_costs: what LoRC adds to the size of each model.
     """
 
     verdicts: list[Verdict]
     scorecard: list[Row]
     orderings: list[Ordering]
     candidates: list[Candidate]
+    advice: list[Advice] = field(default_factory=list)
+    rank_costs: list[RankCost] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """All of it in short, for the terminal."""
         published = agreement.summary(self.scorecard, self.orderings)
-        return [*claims.counts(self.verdicts), *published, *conventions.summary(self.candidates)]
+        use = headline.lines(self.advice, self.rank_costs)
+        return [*use, *claims.counts(self.verdicts), *published, *conventions.summary(self.candidates)]
 
 
 def find(study: Study, results: list[CellResult], changes: dict[Cell, Change]) -> Findings:
@@ -46,4 +52,6 @@ def find(study: Study, results: list[CellResult], changes: dict[Cell, Change]) -
     """
     verdicts = claims.judge(results, changes)
     rows = scorecard.compare(study, results, changes)
-    return Findings(verdicts, rows, agreement.orderings(rows), conventions.rank(rows))
+    advice = recommend.advise(results, changes)
+    costs = recommend.rank_costs(results)
+    return Findings(verdicts, rows, agreement.orderings(rows), conventions.rank(rows), advice, costs)
