@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lorcbench.report.comparison import Change
+from lorcbench.report.comparison import Change, windows
 from lorcbench.report.intervals import Interval, mean_log_ratio, mean_perplexity_contrast
 from lorcbench.report.results import CellResult
 from lorcbench.report.spelling import number, percent
@@ -73,17 +73,11 @@ def _pools(same_claim: list[Statement]) -> Iterator[tuple[Cell, list[Statement]]
         if statement.is_comparison and cell.weight_format.bits >= 3:
             kind = "all stand-ins" if statement.subject.standin else "all models"
             pools = recipes.setdefault(replace(cell, model=kind), {})
-            pools.setdefault(_windows(statement.subject), []).append(statement)
+            pools.setdefault(windows(statement.subject), []).append(statement)
     for cell, pools in recipes.items():
         for pool in pools.values():
             models = ", ".join(statement.subject.cell.model for statement in pool)
             yield cell if len(pools) == 1 else replace(cell, model=models), pool
-
-
-def _windows(result: CellResult) -> tuple:
-    """What is the same for two results if, and only if, they read the same windows."""
-    streams = {corpus: result.corpora.get(corpus, {}).get("stream_sha256") for corpus in result.nll}
-    return tuple((corpus, len(result.nll[corpus]), stream) for corpus, stream in sorted(streams.items()))
 
 
 def counts(verdicts: list[Verdict]) -> list[str]:

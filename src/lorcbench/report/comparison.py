@@ -57,6 +57,12 @@ class Change:
         }
 
 
+def windows(result: CellResult) -> tuple:
+    """What is the same for two results if, and only if, they read the same windows."""
+    streams = {corpus: result.corpora.get(corpus, {}).get("stream_sha256") for corpus in result.nll}
+    return tuple((corpus, len(result.nll[corpus]), stream) for corpus, stream in sorted(streams.items()))
+
+
 def full_precision(results: Iterable[CellResult]) -> dict[str, CellResult]:
     """The finished full-precision cell of each model, by model."""
     return {result.cell.model: result for result in results if result.status == "ok" and result.cell.is_full_precision}

@@ -1,14 +1,15 @@
-"""What the measurements of a study say: verdicts on claims, the published numbers beside ours, the papers' conventions."""
+"""What the measurements of a study say: what to use, verdicts on claims, published numbers beside ours, conventions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lorcbench.report import agreement, claims, conventions, scorecard, seeds
+from lorcbench.report import agreement, claims, conventions, headline, recommend, scorecard, seeds
 from lorcbench.report.agreement import Ordering
 from lorcbench.report.claims import Verdict
 from lorcbench.report.comparison import Change
 from lorcbench.report.conventions import Candidate
+from lorcbench.report.recommend import Advice, RankCost
 from lorcbench.report.results import CellResult
 from lorcbench.report.scorecard import Row
 from lorcbench.report.seeds import Spread
@@ -25,6 +26,8 @@ class Findings:
         orderings: whether the cells of the papers' tables come in the published order.
         candidates: the conventions that the papers leave open, ranked.
         spreads: of recipes that were measured under more than one seed.
+        advice: what to use, per kind of model.
+        rank_costs: what LoRC adds to the size of each model.
     """
 
     verdicts: list[Verdict]
@@ -32,11 +35,15 @@ class Findings:
     orderings: list[Ordering]
     candidates: list[Candidate]
     spreads: list[Spread] = field(default_factory=list)
+    advice: list[Advice] = field(default_factory=list)
+    rank_costs: list[RankCost] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """All of it in short, for the terminal."""
         published = agreement.summary(self.scorecard, self.orderings)
-        return [*claims.counts(self.verdicts), *published, *conventions.summary(self.candidates), *seeds.summary(self.spreads)]
+        use = headline.lines(self.advice, self.rank_costs)
+        candidates = conventions.summary(self.candidates)
+        return [*use, *claims.counts(self.verdicts), *published, *candidates, *seeds.summary(self.spreads)]
 
 
 def find(study: Study, results: list[CellResult], changes: dict[Cell, Change]) -> Findings:
@@ -51,4 +58,6 @@ def find(study: Study, results: list[CellResult], changes: dict[Cell, Change]) -
     rows = scorecard.compare(study, results, changes)
     measured = [result for result in results if not result.derived]
     spreads = seeds.spreads(measured, changes)
-    return Findings(verdicts, rows, agreement.orderings(rows), conventions.rank(rows), spreads)
+    advice = recommend.advise(results, changes)
+    costs = recommend.rank_costs(results)
+    return Findings(verdicts, rows, agreement.orderings(rows), conventions.rank(rows), spreads, advice, costs)

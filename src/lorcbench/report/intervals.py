@@ -11,21 +11,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 Losses = dict[str, np.ndarray]  # by corpus: the loss of every window, in nats per token
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its 95 % confidence bounds."""
+    """An estimate with its 95 % confidence bounds.
+
+    Attributes:
+        value, low, high: the estimate and its bounds.
+        error: the standard error that the bounds are made of; NaN where they are not value ± t · error.
+        degrees: of freedom, of Student's t.
+    """
 
     value: float
     low: float
     high: float
+    error: float = field(default=math.nan, compare=False, repr=False)
+    degrees: float = field(default=math.nan, compare=False, repr=False)
+
+    def p_not_below(self, bound: float) -> float:
+        """One-sided p-value of "the expectation is `bound` or more": below 0.025 if, and only if, `high` is below `bound`.
+
+        1 where nothing can be said: no number, or no standard error.
+        """
+        return self._tail(self.value - bound)
+
+    def p_not_above(self, bound: float) -> float:
+        """One-sided p-value of "the expectation is `bound` or less"."""
+        return self._tail(bound - self.value)
+
+    def _tail(self, distance: float) -> float:
+        """The chance that an estimate is `distance` or less above the bound that is its expectation."""
+        if math.isnan(self.error) or math.isnan(distance):
+            return 1.0
+        if math.isinf(distance) or self.error == 0:
+            return float(distance >= 0)
+        return float(stdtr(self.degrees, distance / self.error)) if self.error < math.inf else 1.0
 
 
 def mean_variance(values: np.ndarray, independent: bool = False) -> tuple[float, float]:
@@ -74,10 +101,24 @@ def relative_change(nll: Losses, baseline: Losses, independent: Collection[str] 
     The interval is that of the logarithm of the ratio, so that no bound is below -1. Far narrower than the interval of the
     difference over the baseline, where both perplexities move with the text.
     """
-    above = mean_perplexity(nll)
-    below = mean_perplexity(baseline)
-    ratio = math.log(above / below)
-    shift = mean_perplexity_contrast([(1 / above, nll), (-1 / below, baseline)], independent)  # of the logarithm; around 0
+    return mean_relative_change([(nll, baseline)], independent)
+
+
+def mean_relative_change(pairs: list[tuple[Losses, Losses]], independent: Collection[str] = ()) -> Interval:
+    """Geometric mean over models of the ratio that `relative_change` is about, minus 1.
+
+    Args:
+        pairs: per model its losses and the baseline's, all of the same windows: what the models share through the text stays
+            in the variance.
+    """
+    ratio = 0.0
+    terms = []
+    for nll, baseline in pairs:
+        above = mean_perplexity(nll)
+        below = mean_perplexity(baseline)
+        ratio += math.log(above / below) / len(pairs)
+        terms += [(1 / above / len(pairs), nll), (-1 / below / len(pairs), baseline)]
+    shift = mean_perplexity_contrast(terms, independent)  # of the logarithm; around 0
     return Interval(*(float(np.expm1(ratio + part)) for part in (0.0, shift.low - shift.value, shift.high - shift.value)))
 
 
@@ -121,11 +162,13 @@ def mean_log_ratio(pairs: list[tuple[Losses, Losses]], independent: Collection[s
 def _around(value: float, parts: list[tuple[float, float]]) -> Interval:
     """The interval of a sum of independent parts, each with its variance and degrees; degrees by Welch and Satterthwaite."""
     variance = sum(part for part, _ in parts)
-    half = math.sqrt(variance)
+    error = math.sqrt(variance)
+    half = error
+    degrees = 1.0
     if 0 < variance < math.inf:
         degrees = 1 / sum((part / variance) ** 2 / freedom for part, freedom in parts)
         half *= float(stdtrit(degrees, 0.975))
-    return Interval(value, value - half, value + half)
+    return Interval(value, value - half, value + half, error, degrees)
 
 
 def metric_difference(metric: str, documents: list, baseline: list) -> Interval:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from lorcbench.report.comparison import Change
 from lorcbench.report.intervals import perplexity
+from lorcbench.report.recommend import fronts
 from lorcbench.report.results import CellResult
 from lorcbench.study.cells import Cell, Study
 
@@ -15,7 +16,7 @@ _CELL = ("study", "model", "family", "standin", "method", "weight", "activation"
 _TEXT = ("seed", "protocol", "corpus", "windows", "stream_tokens", "stream_sha256")
 _PERPLEXITY = ("ppl", "ppl_fp", "delta_nll", "delta_nll_low", "delta_nll_high", "delta_ppl", "delta_ppl_low", "delta_ppl_high")
 _COST = ("bits_per_weight", "paper_bits", "weights", "max_damp", "seconds", "peak_rss_mib")
-_STATUS = ("status", "reason", "derived_from")
+_STATUS = ("status", "reason", "derived_from", "on_front")
 COLUMNS = _CELL + _TEXT + _PERPLEXITY + _COST + _STATUS
 
 _RECIPE = ("study", "model", "method", "calibration", "weight", "activation", "lorc", "rank")
@@ -27,8 +28,11 @@ HARNESS_COLUMNS = _RECIPE + _TASK + _METRIC
 def rows(study: Study, results: list[CellResult], changes: dict[Cell, Change]) -> list[dict]:
     """Rows of cells.csv: one per cell and corpus, and one for the mean of the corpora; a cell without numbers has one."""
     table = []
+    front = fronts(results)
     for result in results:
         shared = _shared_columns(study, result)
+        if result.cell in front and not result.derived:
+            shared["on_front"] = front[result.cell] is None
         change = changes.get(result.cell)
         numbers = [] if change is None else [*_corpus_columns(result, change), _mean_columns(result, change)]
         table += [shared | columns for columns in numbers] or [shared]

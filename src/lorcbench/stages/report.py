@@ -45,7 +45,7 @@ def main(job: Job) -> None:
     if imported:
         _attach(job, imported, [folder / name for name in ATTACHED])
     job.finish({"stage": "report"}, {"cells": len(measured)})
-    print(summary(study, measured, changes, findings, folder))
+    print(summary(study, measured, findings, folder))
 
 
 def _write_findings(folder: Path, findings: Findings) -> None:

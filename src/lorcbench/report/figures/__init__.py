@@ -45,10 +45,10 @@ def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path, r
     derived = [result for result in finished if result.derived]
     with rc_context(STYLE):
         drawn = [
+            pareto.draw(tuned, folder),
             bits.draw(tuned, tuned_changes, folder),
             sensitivity.draw(tuned, tuned_changes, folder),
             ranks.draw(tuned, tuned_changes, folder),
-            pareto.draw(tuned, folder),
             size.draw([*tuned, *derived], folder, rows),
             activation.draw(tuned, tuned_changes, folder),
             rates.draw(measured, changes, folder),

@@ -19,23 +19,28 @@ SETTINGS = {"calibration": "calibration", "LoRC": "lorc"}  # named in the table 
 JOB_FILES = ("result.json", "run.json", "log.txt", "failed.json")
 
 
-def all_cells(results: list[CellResult], rises: dict[Cell, Interval]) -> str:
+def all_cells(results: list[CellResult], rises: dict[Cell, Interval], front: dict[Cell, CellResult | None]) -> str:
     """One row per cell, derived ones marked as such.
 
     Args:
         rises: of the mean perplexity over full precision, as a share.
+        front: of `lorcbench.report.recommend.fronts`.
     """
     corpora = list(dict.fromkeys(corpus for result in results for corpus in result.nll))
-    heads = ["model", "method", "weight", "activation", "LoRC", "status"]
+    heads = ["model", "method", "weight", "activation", "LoRC", "status", "front"]
     numbers = [*corpora, "mean PPL", "ΔPPL in %", "bits per weight", "seconds", "peak MiB"]
     several = [attribute for attribute in SETTINGS.values() if len(settings(results, attribute)) > 1]
     rows = "".join(
         f'<tr class="{css_class("derived" if result.derived else result.status)}">{_names(index, result, several)}'
+        f"{_front(result, front)}"
         + (_numbers(result, corpora, rises.get(result.cell)) if result.status == "ok" else _reason(result, len(numbers)))
         + "</tr>"
         for index, result in enumerate(results)
     )
-    note = "ΔPPL is the change of the mean PPL to full precision with its 95 % interval. Click a heading to sort."
+    note = (
+        "ΔPPL is the change of the mean PPL to full precision with its 95 % interval. On the front: no cell of the model, with "
+        "activations rounded alike, has fewer bits and a lower mean PPL; else the best cell that has. Click a heading to sort."
+    )
     if any(result.folders for result in results):
         note += " “Jobs” opens settings, digests and logs of all that a cell rests on."
     if any(result.derived for result in results):
@@ -115,6 +120,18 @@ def _names(index: int, result: CellResult, several: list[str]) -> str:
         f"<td>{escape(cell.weight)}</td><td>{escape(cell.activation)}</td><td>r{cell.rank}{small.get('lorc', '')}</td>"
         f"<td>{status}{_opener(index, result)}</td>"
     )
+
+
+def _front(result: CellResult, front: dict[Cell, CellResult | None]) -> str:
+    """Whether the cell is on the front of its model, or which cell beats it."""
+    if result.derived or result.cell not in front:
+        return "<td></td>"
+    better = front[result.cell]
+    if better is None:
+        return f"<td>{chip('on the front')}</td>"
+    cell = better.cell
+    by = " ".join([cell.method, cell.weight, *([f"r{cell.rank}"] if cell.rank else [])])
+    return f'<td class="wrap" data-k="beaten">beaten<small>by {escape(by)}</small></td>'
 
 
 def _numbers(result: CellResult, corpora: list[str], rise: Interval | None) -> str:

@@ -9,23 +9,21 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-import numpy as np
-
 from lorcbench.common import paths
 from lorcbench.report.comparison import Change
 from lorcbench.report.figures import Figure
 from lorcbench.report.findings import Findings
-from lorcbench.report.intervals import Interval
-from lorcbench.report.page import cells, evidence
+from lorcbench.report.page import advice, cells, evidence
 from lorcbench.report.page.cells import SETTINGS, degraded, settings
 from lorcbench.report.page.parts import chip, table, value
 from lorcbench.report.page.tasks import tasks
+from lorcbench.report.recommend import fronts
 from lorcbench.report.results import CellResult
-from lorcbench.report.spelling import number, percent
 from lorcbench.study.cells import Cell, Study
 
 STATUSES = ("ok", "failed", "not run")
 SEVERITY = ("failed", "not run", "degraded")
+FIRST = ("pareto", "equal-bits")  # figures that stand beside what to use
 NAMED = 6  # cells that an alert names before it refers to the table
 LOCAL = "http://127.0.0.1:5000"  # where `make ui` serves MLflow
 
@@ -57,26 +55,29 @@ def render(
     measured = [result for result in results if not result.derived]
     # Of full precision itself nothing is shown: it has no rise.
     rises = {cell: change.relative for cell, change in changes.items() if not cell.is_full_precision}
+    first = "".join(_figure(figure, folder) for figure in figures if figure.stem in FIRST)
     sections = {
-        ("best", "Best cell per bit width"): _best(measured, rises),
+        ("sizes", "Quality and size"): first + advice.by_model(measured, changes, findings.advice),
         ("claims", "Claims"): evidence.claims(findings.verdicts),
         ("scorecard", "Beside the published numbers"): evidence.scorecard(findings.scorecard, findings.orderings),
         ("seeds", "Spread over seeds"): evidence.spreads(findings.spreads),
         ("fingerprint", "Which conventions are the papers'?"): evidence.fingerprint(findings.candidates),
-        ("figures", "Figures"): "".join(_figure(figure, folder) for figure in figures),
-        ("cells", "All cells"): cells.all_cells(results, rises),
+        ("figures", "Figures"): "".join(_figure(figure, folder) for figure in figures if figure.stem not in FIRST),
+        ("cells", "All cells"): cells.all_cells(results, rises, fronts(measured)),
         ("tasks", "Tasks of lm-eval"): tasks(measured, changes),
         ("stages", "What it took"): _stages(stages),
         ("files", "Where the numbers are"): _files(study, bool(findings.scorecard), imported),
     }
     sections = {name: body for name, body in sections.items() if body}
-    nav = [*sections, ("reading", "How to read this")]
+    use = advice.what_to_use(findings)
+    nav = [*([("use", "What to use")] if use else []), *sections, ("reading", "How to read this")]
     template = Template(files("lorcbench.report.page").joinpath("render.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(study.config.title),
         what=_what(study, measured),
         facts=_facts(measured),
-        headline=_headline(measured, rises, findings),
+        use=f'<section id="use"><h2>What to use</h2>{use}</section>' if use else "",
+        headline=_headline(findings),
         mlflow=_mlflow(imported),
         alerts=_alerts(study, measured),
         nav="".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, title in nav),
@@ -106,17 +107,9 @@ def _facts(results: list[CellResult]) -> str:
     return "".join(f"<li><b>{count:,}</b><span>{escape(text)}</span></li>" for count, text in facts)
 
 
-def _headline(results: list[CellResult], rises: dict[Cell, Interval], findings: Findings) -> str:
-    """What the best recipe costs at each bit width, and how many claims and published numbers hold."""
-    best: dict[int, dict[str, float]] = {}
-    for cell in (result.cell for result in results if result.cell in rises):
-        if cell.activation == "a16":
-            of_models = best.setdefault(cell.weight_format.bits, {})
-            of_models[cell.model] = min(rises[cell].value, of_models.get(cell.model, np.inf))
-    count = max(map(len, best.values()), default=0)
-    of = "" if count < 2 else f", median of {count}"
-    medians = {bits: percent(np.median([*best[bits].values()])) for bits in sorted(best, reverse=True)}
-    facts = [(rise, f"PPL at {bits} bits, best recipe{of}") for bits, rise in medians.items()]
+def _headline(findings: Findings) -> str:
+    """How many claims and published numbers hold."""
+    facts = []
     if verdicts := findings.verdicts:
         supported = sum(verdict.verdict == "supported" for verdict in verdicts)
         facts.append((f"{supported} of {len(verdicts)}", "tests of claims supported"))
@@ -175,37 +168,6 @@ def _named(keys: list[str]) -> str:
     """The keys of a few cells, and how many more there are."""
     rest = f" and {len(keys) - NAMED} more (see the table)" if len(keys) > NAMED else ""
     return ", ".join(f"<code>{escape(key)}</code>" for key in keys[:NAMED]) + rest
-
-
-def _best(results: list[CellResult], rises: dict[Cell, Interval]) -> str:
-    """Per weight bits and activation bits, the cell of lowest mean perplexity of each model."""
-    best: dict[tuple[int, str], dict[str, CellResult]] = {}
-    for result in results:
-        if result.status == "ok" and np.isfinite(result.mean_ppl):
-            row = best.setdefault((result.cell.weight_format.bits, result.cell.activation), {})
-            current = row.get(result.cell.model)
-            if current is None or result.mean_ppl < current.mean_ppl:
-                row[result.cell.model] = result
-    if not best:
-        return ""
-    models = list(dict.fromkeys(model for row in best.values() for model in row))
-    lines = []
-    for (bits, activation), row in sorted(best.items(), key=lambda item: (-item[0][0], item[0][1])):
-        of_models = "".join(_best_cell(row[model], rises) if model in row else "<td>–</td>" for model in models)
-        lines.append(f"<tr><th>W{bits}<small class='soft'> {escape(activation)}</small></th>{of_models}</tr>")
-    note = "The lowest mean perplexity at each bit width of the codes, whatever the size of scales and factors."
-    return f'<p class="note">{note}</p>' + table(["", *models], "".join(lines))
-
-
-def _best_cell(result: CellResult, rises: dict[Cell, Interval]) -> str:
-    """Perplexity, its rise, recipe and size of one cell."""
-    cell = result.cell
-    rise = f" <span class='interval'>{percent(rises[cell].value)}</span>" if cell in rises else ""
-    size = f"{result.bits_per_weight:.2f} bits per weight" if result.bits_per_weight else ""
-    recipe = f"{cell.method} {cell.weight} r{cell.rank}"
-    if cell.method == "none":
-        recipe = "full precision" if cell.is_full_precision else "weights in full precision"
-    return f"<td><b>{number(result.mean_ppl)}</b>{rise}<small>{escape(recipe)}</small><small>{size}</small></td>"
 
 
 def _figure(figure: Figure, folder: Path) -> str:

@@ -1,0 +1,89 @@
+"""What to use, in words, for the terminal and the page alike."""
+
+from __future__ import annotations
+
+from lorcbench.report.recommend import Advice, RankCost, Recommendation
+from lorcbench.report.spelling import percent
+
+WIDE = 4096  # the width of a model of 7 billion weights
+
+
+def lines(advice: list[Advice], costs: list[RankCost]) -> list[str]:
+    """For the terminal: one line per budget, and what a rank costs; none without recommendations."""
+    told = []
+    for part in advice:
+        if part.recommendations:
+            told.append(f"  what to use, {about(part)}")
+            width = max(len(one.words) for one in part.recommendations)
+            told += [
+                f"    up to {one.budget:.1f} bits: {one.words:{width}}  {size(one)}, {loss(one)}{remark(one)}"
+                for one in part.recommendations
+            ]
+    return [*told, *(f"  {sentence}" for sentence in rank_sentences(costs))] if told else []
+
+
+def about(advice: Advice) -> str:
+    """What the recommendations are of."""
+    count = len(advice.models)
+    models = advice.models[0] if count == 1 else f"{count} {advice.kind}"
+    run = "" if advice.activation == "a16" else f" run with {advice.activation}"
+    return f"{models}{run}: bits per weight in all, and the rise of the mean PPL"
+
+
+def size(one: Recommendation) -> str:
+    """The bits per weight that a recipe takes."""
+    low, high = (f"{bits:.2f}" for bits in one.bits)
+    return f"{low} bits" if low == high else f"{low} to {high} bits"
+
+
+def loss(one: Recommendation) -> str:
+    """The mean rise with its interval, and the range over models if there are several."""
+    return f"{mean_loss(one)}{f', {spread(one)} over models' if len(one.changes) > 1 else ''}"
+
+
+def mean_loss(one: Recommendation) -> str:
+    """The mean rise with its interval."""
+    value, low, high = (percent(share).removesuffix(" %") for share in (one.loss.value, one.loss.low, one.loss.high))
+    return f"{value} % [{low}, {high}]"
+
+
+def spread(one: Recommendation) -> str:
+    """The smallest and the largest rise over models."""
+    low, high = (percent(share) for share in one.range)
+    return f"{low.removesuffix(' %')} to {high}"
+
+
+def remark(one: Recommendation) -> str:
+    """What the numbers do not show by themselves."""
+    parts = [] if one.is_gain else ["not told apart from the line above"]
+    if one.beaten:
+        parts.append(f"another cell is better for {', '.join(one.beaten)}")
+    return f" ({'; '.join(parts)})" if parts else ""
+
+
+def rank_sentences(costs: list[RankCost]) -> list[str]:
+    """What LoRC of each rank costs in bits: here, and on a wide model; none without such cells."""
+    sentences = []
+    for rank in sorted({cost.rank for cost in costs}):
+        same = [cost for cost in costs if cost.rank == rank]
+        bits = _range([cost.bits for cost in same], "{:.2f}")
+        text = f"LoRC of rank {rank} costs {bits} bits per weight"
+        if widths := [cost.width for cost in same if cost.width]:
+            shares = _range([100 * rank / width for width in widths], "{:.1f}")
+            text += f" on {_widths(widths)}, where it is {shares} % of the width"
+            if max(widths) < WIDE:
+                wide = sum(cost.bits * cost.width for cost in same if cost.width) / len(widths) / WIDE
+                text += f"; on a width of {WIDE:,} it would cost {wide:.2f}"
+        sentences.append(f"{text}.")
+    return sentences
+
+
+def _widths(widths: list[int]) -> str:
+    spelled = _range(widths, "{:,}")
+    return f"widths of {spelled}" if " to " in spelled else f"a width of {spelled}"
+
+
+def _range(values: list[float], spelled: str) -> str:
+    """One number, or the smallest and the largest."""
+    low, high = (spelled.format(value) for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"

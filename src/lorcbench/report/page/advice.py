@@ -1,0 +1,79 @@
+"""What to use: the recommendations over all models of a kind, and model by model."""
+
+from __future__ import annotations
+
+from html import escape
+
+from lorcbench.report import headline
+from lorcbench.report.comparison import Change
+from lorcbench.report.findings import Findings
+from lorcbench.report.page.parts import table
+from lorcbench.report.recommend import Advice, Recommendation, recommend
+from lorcbench.report.results import CellResult
+from lorcbench.report.spelling import percent
+from lorcbench.study.cells import Cell
+
+
+def what_to_use(findings: Findings) -> str:
+    """One line per budget, for each kind of model; "" where nothing was quantized."""
+    tables = [_advice(part) for part in findings.advice if part.recommendations]
+    if not tables:
+        return ""
+    rows = [escape(sentence) for sentence in headline.rank_sentences(findings.rank_costs)]
+    note = (
+        "Of all recipes that fit a budget on every model, the one of least mean rise of the mean PPL over full precision. "
+        "Bits per weight count all that is stored: codes, scales, zero points and factors."
+    )
+    return "".join(tables) + f'<p class="note">{" ".join([note, *rows])}</p>'
+
+
+def _advice(advice: Advice) -> str:
+    """The recommendations for models of one kind."""
+    several = len(advice.models) > 1
+    heads = ["up to", "use", "bits per weight", "rise of the mean PPL", *(["over models"] if several else [])]
+    rows = "".join(_recommendation(one, several) for one in advice.recommendations)
+    title = f'<p class="soft">For {escape(headline.about(advice).partition(":")[0])}</p>'
+    return title + table(heads, rows)
+
+
+def _recommendation(one: Recommendation, several: bool) -> str:
+    """The line of a budget."""
+    mean, _, interval = headline.mean_loss(one).partition(" [")
+    remark = headline.remark(one).strip(" ()")
+    small = f"<small>{escape(remark)}</small>" if remark else ""
+    spread = f"<td>{escape(headline.spread(one))}</td>" if several else ""
+    return (
+        f'<tr><th scope="row">{one.budget:g} bits</th><td class="wrap"><b>{escape(one.words)}</b>{small}</td>'
+        f"<td>{escape(headline.size(one).removesuffix(' bits'))}</td>"
+        f'<td><b>{escape(mean)}</b> <span class="interval">[{escape(interval)}</span></td>{spread}</tr>'
+    )
+
+
+def by_model(results: list[CellResult], changes: dict[Cell, Change], advice: list[Advice]) -> str:
+    """Per budget the best cell of each model by itself, from its own front; "" unless there are several models."""
+    columns: dict[str, dict[float, Recommendation]] = {}
+    for part in advice:
+        for model in part.models:
+            own = [result for result in results if result.cell.model == model]
+            columns[model] = {one.budget: one for one in recommend(own, changes, activation=part.activation)}
+    budgets = sorted({budget for column in columns.values() for budget in column})
+    if len(columns) < 2 or not budgets:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{budget:g} bits</th>{"".join(_own(columns[model], budget) for model in columns)}</tr>'
+        for budget in budgets
+    )
+    note = (
+        "Each model by itself: the cell of lowest mean PPL within a budget. No other cell has fewer bits and a lower mean PPL."
+    )
+    return f'<p class="note">{note}</p>' + table(["up to", *columns], rows)
+
+
+def _own(column: dict[float, Recommendation], budget: float) -> str:
+    """A model's own best cell within a budget."""
+    if budget not in column:
+        return '<td class="soft">no better cell</td>' if any(other < budget for other in column) else "<td>–</td>"
+    one = column[budget]
+    (change,) = one.changes.values()
+    numbers = f"<b>{percent(change.relative.value)}</b> <span class='interval'>{escape(headline.size(one))}</span>"
+    return f'<td class="wrap">{numbers}<small>{escape(one.words)}</small></td>'

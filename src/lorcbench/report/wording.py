@@ -1,0 +1,55 @@
+"""A recipe in words: ``gptq w4-asym-g32 r8`` is "GPTQ, 4 bits, groups of 32, LoRC of rank 8 with INT8 factors"."""
+
+from __future__ import annotations
+
+from lorcbench.config import compose
+from lorcbench.config.variants import Variant
+from lorcbench.core.formats import ActivationFormat, WeightFormat
+from lorcbench.report.derived import settings_of, without_star
+from lorcbench.study.cells import Cell
+
+
+def recipe(cell: Cell) -> str:
+    """All of a cell but its model and calibration, for a reader who does not know the spelling of names."""
+    if cell.method == "none":
+        return "full precision" if cell.is_full_precision else f"weights in full precision, {_activations(cell)}"
+    parts = [_method(cell.method), *_weight(cell.weight_format)]
+    if cell.activation != "a16":
+        parts.append(_activations(cell))
+    if cell.rank:
+        parts.append(_factors(cell))
+    return ", ".join(parts)
+
+
+def _method(name: str) -> str:
+    """The method as the papers name it, and in brackets what makes it another: its conf file, and changed settings."""
+    variant = Variant.parse(without_star(name))
+    label = settings_of(name).label or variant.stem
+    plain = variant.stem == label.lower().replace("-", "_")
+    more = [*([] if plain else [variant.stem]), *("=".join(pair) for pair in variant.settings)]
+    return f"{label} ({', '.join(more)})" if more else label
+
+
+def _weight(fmt: WeightFormat) -> list[str]:
+    """Bits, what shares a scale, and what is out of the ordinary."""
+    parts = [f"{fmt.bits} bits", f"groups of {fmt.group}" if fmt.group else "one scale per row"]
+    if fmt.symmetric:
+        parts.append("symmetric")
+    if fmt.convention != "minmax":
+        parts.append(f"divisor {fmt.convention}")
+    if fmt.scale_dtype != "float16":
+        parts.append(f"{fmt.scale_dtype} scales")
+    return parts
+
+
+def _activations(cell: Cell) -> str:
+    fmt: ActivationFormat = cell.activation_format
+    shared = f"in groups of {fmt.group}" if fmt.group else "by token"
+    return f"{fmt.bits}-bit activations {shared}{', symmetric' if fmt.symmetric else ''}"
+
+
+def _factors(cell: Cell) -> str:
+    """LoRC's rank and how its factors are stored; the setting's name where it is not the plain one."""
+    bits = compose.load("lorc", cell.lorc).bits
+    named = "" if cell.lorc in ("plain-int8", "plain-fp16") else f" ({cell.lorc})"
+    return f"LoRC of rank {cell.rank} with {'INT' if bits == 8 else 'FP'}{bits} factors{named}"
