@@ -243,6 +243,7 @@ class JobConfig:
         cap: how many LoRC components to compute: 32, 128, 512, or 0 for all.
         variants: what an evaluation measures: ``r0``, and ``LORC/rRANK`` such as ``plain-int8/r8``.
         model_path: a checkpoint folder on which the study runs, instead of its own models.
+        name: what the study is called, instead of its file's name and its changes.
     """
 
     weight: str = "w16"
@@ -254,6 +255,7 @@ class JobConfig:
     cap: int = 32
     variants: list[str] = field(default_factory=lambda: ["r0"])
     model_path: str | None = None
+    name: str | None = None
 
     def __post_init__(self) -> None:
         _refuse_unless(0 < self.damp < math.inf, "damp", self.damp, "a positive number")

@@ -26,7 +26,7 @@ ATTACHED = ("report.html", "cells.csv", "tasks.csv", "scorecard.csv", "fingerpri
 def main(job: Job) -> None:
     """Write everything that a reader of the study opens."""
     study = study_from_arguments(job.overrides)
-    folder = job.at(REPORT).parent
+    folder = job.at(REPORT, study=study.name).parent
 
     measured = results.collect(study)
     everything = [*measured, *derive(measured)]

@@ -18,7 +18,7 @@ from lorcbench.study.stages import TRACK
 def main(job: Job) -> None:
     """Import every cell of the study."""
     study = study_from_arguments(job.overrides)
-    folder = job.at(TRACK)
+    folder = job.at(TRACK, study=study.name)
     uri = _uri(job.tracking.uri)
     artifacts = str(Path(paths.MLFLOW_ARTIFACTS).resolve() / study.name)
 
