@@ -1,4 +1,4 @@
-"""What studies are called: the same changes have one name, different ones never share a folder, and what changes nothing is left out."""
+"""What studies are called: the same changes have one name, different ones share no folder, what changes nothing is left out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _environment(monkeypatch):
     ("study", "overrides", "name"),
     [
         ("demo", "", "demo"),
-        ("demo", "runtime.threads=2 runtime.bootstrap=50 tracking.uri=http://127.0.0.1:1", "demo"),
+        ("demo", "runtime.threads=2 runtime.batch_tokens=512 tracking.uri=http://127.0.0.1:1", "demo"),
         ("demo", "study.gate=check study.eval=stdlib study.indivisible=refuse", "demo"),  # as they are
         ("demo", "study.gate=off", "demo+gate=off"),
         ("demo+gate=off", "", "demo+gate=off"),
@@ -97,7 +97,7 @@ def test_a_name_of_ones_own():
 
 
 def test_the_folder_of_a_changed_study_is_not_that_of_the_study():
-    pipeline = Pipeline({"study": "smoke", "overrides": "study.ranks=[0,6] runtime.bootstrap=50"})
+    pipeline = Pipeline({"study": "smoke", "overrides": "study.ranks=[0,6] runtime.batch_tokens=512"})
     assert pipeline.folder == "results/smoke+ranks=0,6"
     assert pipeline.record("report") == "results/smoke+ranks=0,6/report/run.json"
     arguments = pipeline.study_arguments().replace("'", "").split()

@@ -64,6 +64,8 @@ def _imported(folder: Path) -> dict | None:
 
 def _attach(job: Job, imported: dict, files: list[Path]) -> None:
     """Copy the report to the artifacts of the study's run. MLflow is imported only for a server."""
+    if imported["parent_artifacts"] is None:  # they would go into another project
+        return
     if folder := local_folder(imported["parent_artifacts"]):
         folder.mkdir(parents=True, exist_ok=True)
         for file in files:
