@@ -52,7 +52,7 @@ clean:
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 ui: $(INSTALLED)
-	@sed 's|: /#/|: http://127.0.0.1:$(PORT)/#/|' results/*/track/pages.txt 2>/dev/null || echo "Nothing was tracked yet"
+	@$(BIN)/python -m lorcbench.report.tracking.ui http://127.0.0.1:$(PORT)
 	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui \
 	  --backend-store-uri sqlite:///results/mlflow.db --default-artifact-root results/mlflow-artifacts \
 	  --host 127.0.0.1 --port $(PORT) --workers 1

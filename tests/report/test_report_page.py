@@ -208,7 +208,7 @@ def served(tmp_path_factory):
     ]
     pages = {name: f"/#/experiments/1/{name}" for name in ("table", "charts", "compare")}
     drawn = draw([*found, best], folder / "figures", rows)
-    imported = {"uri": "sqlite:///x.db", "pages": pages}
+    imported = {"uri": "sqlite:///x.db", "pages": pages, "experiment": "a study"}
     ordered = [Ordering("7", "opt-standin-s", 3, 0.5, 2, 1)]
     candidates = [Candidate("weights under rtn", "minmax", 12, 0.0123, 0.05)]
     html = render(study(found), [*found, best], judge(found), drawn, folder, STAGES, rows, ordered, candidates, imported)

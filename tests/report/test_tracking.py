@@ -15,79 +15,22 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from browser import Browser
+from tracked import CORPORA, FAILED, MlflowClient, imported, result, runs_of, study_results, track
 
 from lorcbench.common.artifacts import write_json
 from lorcbench.report import tracking
 from lorcbench.report.comparison import changes
 from lorcbench.report.intervals import mean_perplexity_difference
 from lorcbench.report.results import CellResult
+from lorcbench.report.tracking.place import TrackingError
 from lorcbench.report.tracking.records import Record
-
-# MlflowClient from there: MLflow imported any earlier would send usage reports.
-from lorcbench.report.tracking.store import SETTINGS, MlflowClient, TrackingError, attach
+from lorcbench.report.tracking.store import SETTINGS, attach
 from lorcbench.report.tracking.view import NAME, TAG, addresses, local_folder
-from lorcbench.study.cells import Cell
-
-CORPORA = ("prose", "code")
-FAILED = "model-b/gptq/self/w2-asym-row/a16/r0"
-
-
-def result(model: str, method: str, weight: str, rank: int = 0, **changes) -> CellResult:
-    """A synthetic result; the fewer the bits, the larger its losses."""
-    calibration = "self" if method == "gptq" else "none"
-    cell = Cell(model, method, calibration, weight, "a16", "a16", "plain-int8" if rank else "none", rank)
-    rng = np.random.default_rng(0)
-    worse = {"w16": 0.0, "w4": 0.01, "w2": 0.5}[weight.partition("-")[0]] / (1 + rank)
-    nll = {corpus: 2 + worse * rng.uniform(0.9, 1.1, 60) + rng.normal(0, 0.1, 60) for corpus in CORPORA}
-    fields = {"family": "opt", "standin": model == "model-a", "status": "ok", "nll": nll, "bits_per_weight": 4.25}
-    fields |= {"weights": 2_000_000, "seconds": 3.0, "peak_rss_mib": 500.0}
-    return CellResult(cell, **{**fields, **changes})
-
-
-def study_results() -> list[CellResult]:
-    """12 cells of 2 models; one failed, one has lm-eval metrics."""
-    results = []
-    for model in ("model-a", "model-b"):
-        recipes = [("none", "w16"), ("rtn", "w4-asym-g32"), ("rtn", "w2-asym-g32"), ("gptq", "w4-asym-g32")]
-        results += [result(model, *recipe) for recipe in [*recipes, ("gptq", "w2-asym-row")]]
-        results += [result(model, "gptq", "w2-asym-g32", rank=8)]
-    broken = {"status": "failed", "reason": "Hessian of fc1 is not positive definite", "nll": {}, "seconds": None}
-    results[10] = result("model-b", "gptq", "w2-asym-row", bits_per_weight=None, weights=None, **broken)
-    results[1].harness = {"lambada/acc,none": 0.25, "lambada/perplexity": float("inf")}
-    return results
-
-
-@pytest.fixture(scope="module")
-def fresh_store(tmp_path_factory):
-    """The bytes of a store without any run: MLflow takes a second to set one up."""
-    folder = tmp_path_factory.mktemp("fresh")
-    track("empty", "no cells", [], f"sqlite:///{folder / 'mlflow.db'}", str(folder / "artifacts"))
-    return (folder / "mlflow.db").read_bytes()
-
-
-@pytest.fixture
-def uri(tmp_path, fresh_store):
-    """The address of a store without any run."""
-    (tmp_path / "mlflow.db").write_bytes(fresh_store)
-    return f"sqlite:///{tmp_path / 'mlflow.db'}"
-
-
-def track(name: str, title: str, results: list[CellResult], uri: str, artifacts: str) -> dict:
-    """Import results by themselves."""
-    return tracking.store.track(name, title, results, changes(results), uri, artifacts)
 
 
 def records(name: str, parent: str, results: list[CellResult]) -> dict[str, Record]:
     """What is logged of results by themselves."""
     return tracking.records.records(name, parent, results, changes(results))
-
-
-def imported(uri: str, results: list[CellResult]) -> dict:
-    return track("tiny", "A tiny study", results, uri, uri.removeprefix("sqlite:///") + ".artifacts")
-
-
-def runs_of(uri: str, experiment_id: str, query: str = "") -> dict[str, object]:
-    return {run.data.tags["lorcbench.key"]: run for run in MlflowClient(uri).search_runs([experiment_id], query)}
 
 
 def test_one_parent_and_one_child_a_cell(uri, tmp_path):
@@ -161,12 +104,12 @@ def test_only_what_changed_is_replaced(uri):
     unfinished = first["runs"]["model-a/rtn/none/w2-asym-g32/a16/r0"]
     MlflowClient(uri).update_run(unfinished, "RUNNING")
     second = imported(uri, results)
-    assert (second["created"], second["kept"], second["deleted"]) == (2, 9, 3)
+    assert (second["created"], second["kept"], second["deleted"], second["former"]) == (2, 9, 2, 1)
     changed = {key for key in first["runs"] if second["runs"].get(key) != first["runs"][key]}
     removed = "model-a/gptq/self/w2-asym-g32/a16/r8-plain-int8"
     assert changed == {FAILED, removed, "model-a/rtn/none/w2-asym-g32/a16/r0"}
     runs = runs_of(uri, first["experiment_id"])
-    assert removed not in runs and runs[FAILED].info.status == "FINISHED"
+    assert runs[removed].info.run_id == first["runs"][removed] and runs[FAILED].info.status == "FINISHED"
     assert runs["tiny"].info.run_id == first["parent_run_id"]
     assert (runs["tiny"].info.status, runs["tiny"].data.tags["cells"]) == ("FINISHED", "11")
 
@@ -229,11 +172,12 @@ def test_file_that_is_no_database(tmp_path):
 
 def test_addresses():
     pages = addresses("1", ["ab", "cd"])
-    assert pages["table"] == "/#/experiments/1/runs?viewStateShareKey=lorcbench"
+    assert pages["table"] == "/#/experiments/1/runs?viewStateShareKey=lorcbench&workflowType=machine_learning"
+    assert all("workflowType=machine_learning" in page for page in pages.values())
     assert '"' not in pages["compare"] and "[" not in pages["compare"]
     page, _, query = unquote(pages["compare"]).partition("?")
     assert page == "/#/compare-runs"
-    assert [json.loads(part.partition("=")[2]) for part in query.split("&")] == [["ab", "cd"], ["1"]]
+    assert [json.loads(part.partition("=")[2]) for part in query.split("&")[:2]] == [["ab", "cd"], ["1"]]
     # MLflow's comparison page is slow beyond a hundred runs.
     assert unquote(addresses("1", [str(run) for run in range(500)])["compare"]).count('"') == 2 * 101
 

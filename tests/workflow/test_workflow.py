@@ -94,7 +94,9 @@ def test_a_rank_more_computes_that_rank_alone(copy):
     assert {name: after[name] for name in before} == before
     changed = {name for name, digest in digests(copy).items() if factors.get(name) != digest}
     assert changed == {str(measured.relative_to(copy / "results/cache"))}
-    assert ",6,plain-int8," in (copy / "results/smoke/cells.csv").read_text()
+    (changed,) = (copy / "results").glob("smoke+*")
+    assert changed.name == "smoke+models=bloom-standin-xs+methods=rtn+weights=w2-asym-row+ranks=0,4,6"
+    assert ",6,plain-int8," in (changed / "cells.csv").read_text()
 
 
 def test_a_killed_run_is_finished_by_the_same_command_with_the_same_bytes(copy):

@@ -11,6 +11,7 @@ from typing import Any
 
 CACHE = "results/cache"
 LOCK = "results/.lock"
+OWNER = "results/.owner"
 MLFLOW = "results/mlflow.db"
 MLFLOW_ARTIFACTS = "results/mlflow-artifacts"
 

@@ -24,6 +24,7 @@ from lorcbench.config.recipes import METHODS, DistilledLorc, LorcConfig
 from lorcbench.config.shape import Shape
 
 _VARIANT = re.compile(r"r0|[^/]+/r\d+")
+_EXPERIMENT = re.compile(r"(?!.*\.\.)[\w./+=,@-]{1,120}", re.ASCII)
 _TRACKING = re.compile(r"(https?://|(sqlite|postgresql|mysql|mssql)(\+\w+)?:/)[^@]+|databricks|environment")
 
 
@@ -157,13 +158,27 @@ class RuntimeConfig:
 
 @dataclass
 class TrackingConfig:
-    """Where runs are tracked: an MLflow tracking URI; ``environment`` is MLFLOW_TRACKING_URI; null a store under results/."""
+    """Where runs are tracked.
+
+    Attributes:
+        uri: an MLflow tracking URI; ``environment`` is MLFLOW_TRACKING_URI; null a store under results/.
+        experiment: the name of the experiment; STUDY in it stands for the study's name. null is the study's name in our own
+            store, which holds nothing else, and ``lorcbench/STUDY`` in one that others may use.
+    """
 
     uri: str | None = None
+    experiment: str | None = None
 
     def __post_init__(self) -> None:
         if self.uri is not None and not _TRACKING.fullmatch(self.uri):
             raise ConfigError("tracking.uri: expected an address without a password, or environment for MLFLOW_TRACKING_URI")
+        if self.experiment is not None and not _EXPERIMENT.fullmatch(self.experiment):
+            expected = "letters, digits and ._+=,@/-, such as team/STUDY, where STUDY is the study's name; no .. in it"
+            raise ConfigError(f"tracking.experiment={self.experiment!r}: expected at most 120 {expected}")
+
+    def experiment_of(self, study: str) -> str:
+        """The name of a study's experiment."""
+        return (self.experiment or ("STUDY" if self.uri is None else "lorcbench/STUDY")).replace("STUDY", study)
 
 
 @dataclass
@@ -243,6 +258,7 @@ class JobConfig:
         cap: how many LoRC components to compute: 32, 128, 512, or 0 for all.
         variants: what an evaluation measures: ``r0``, and ``LORC/rRANK`` such as ``plain-int8/r8``.
         model_path: a checkpoint folder on which the study runs, instead of its own models.
+        name: what the study is called, instead of its file's name and its changes.
     """
 
     weight: str = "w16"
@@ -254,6 +270,7 @@ class JobConfig:
     cap: int = 32
     variants: list[str] = field(default_factory=lambda: ["r0"])
     model_path: str | None = None
+    name: str | None = None
 
     def __post_init__(self) -> None:
         _refuse_unless(0 < self.damp < math.inf, "damp", self.damp, "a positive number")

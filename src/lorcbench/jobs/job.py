@@ -138,10 +138,10 @@ class Job:
 
     # Where it works, and what it reads
 
-    def at(self, stage: Stage) -> Path:
-        """Take the folder of a stage for the result, and start the log there."""
+    def at(self, stage: Stage, **names: str) -> Path:
+        """Take the folder of a stage for the result, under this job's names but for `names`, and start the log there."""
         self._kind = stage.kind
-        self.folder = stage.folder(self.names)
+        self.folder = self.folder_of(stage, **names)
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder)
         self.log_file = open(self.folder / "log.txt", "w", encoding="utf-8", buffering=1)  # noqa: SIM115  lives as long as the job

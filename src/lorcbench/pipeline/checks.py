@@ -10,7 +10,7 @@ from lorcbench.config.schema import RuntimeConfig
 from lorcbench.data import stdlib_text, texts
 from lorcbench.study.cells import Study
 
-_KEYS = ("model_path", "overrides", "study")
+_KEYS = ("model_path", "name", "overrides", "study")
 _OVERRIDES = ("study.", "eval.tasks=", "runtime.", "tracking.")
 
 

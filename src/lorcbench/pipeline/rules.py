@@ -21,6 +21,7 @@ from lorcbench.config import compose
 from lorcbench.data import texts
 from lorcbench.pipeline import checks, lifecycle
 from lorcbench.pipeline.resources import Resources
+from lorcbench.study import naming
 from lorcbench.study.expansion import load_study
 from lorcbench.study.stages import PREPARE, STAGES, TASK, TEXT
 
@@ -47,7 +48,9 @@ class Pipeline:
         runtime = [override for override in self._overrides if override.startswith("runtime.")]
         tracking = [override for override in self._overrides if override.startswith("tracking.")]
         lifecycle.set_environment(runtime)
-        self.study = load_study(str(settings.get("study", "demo")), self._overrides, self._model_path)
+        self._typed = str(settings.get("study", "demo"))
+        self._name = naming.check_name(settings["name"]) if "name" in settings else None
+        self.study = load_study(self._typed, self._overrides, self._model_path, self._name)
         composed = compose.compose([*runtime, *tracking])
         self._runtime = OmegaConf.to_object(composed.runtime)
         OmegaConf.to_object(composed.tracking)  # checked before the first job, not after the last
@@ -133,7 +136,8 @@ class Pipeline:
         folder = []
         if self._model_path:
             folder = [f"model_path={compose.quoted(os.path.abspath(self._model_path))}"]
-        return [f"study={self.study.name}", *self._overrides, *folder]
+        name = [f"name={self._name}"] if self._name else []
+        return [f"study={self._typed}", *name, *self._overrides, *folder]
 
     def variants(self, stage: str) -> Callable[[Any], str]:
         """LoRC settings and ranks that a job of ``evaluate`` or ``harness`` measures."""

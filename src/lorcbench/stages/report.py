@@ -26,7 +26,7 @@ ATTACHED = ("report.html", "cells.csv", "tasks.csv", "scorecard.csv", "fingerpri
 def main(job: Job) -> None:
     """Write everything that a reader of the study opens."""
     study = study_from_arguments(job.overrides)
-    folder = job.at(REPORT).parent
+    folder = job.at(REPORT, study=study.name).parent
 
     measured = results.collect(study)
     everything = [*measured, *derive(measured)]
@@ -64,6 +64,8 @@ def _imported(folder: Path) -> dict | None:
 
 def _attach(job: Job, imported: dict, files: list[Path]) -> None:
     """Copy the report to the artifacts of the study's run. MLflow is imported only for a server."""
+    if imported["parent_artifacts"] is None:  # they would go into another project
+        return
     if folder := local_folder(imported["parent_artifacts"]):
         folder.mkdir(parents=True, exist_ok=True)
         for file in files:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from pathlib import Path
 
 from lorcbench.common import paths
 from lorcbench.common.artifacts import write_json, write_text
 from lorcbench.jobs.job import Job
 from lorcbench.report import comparison, results
-from lorcbench.report.tracking.store import TrackingError, track, without_password
+from lorcbench.report.tracking.place import artifact_root, owner_of, relative, store_uri
+from lorcbench.report.tracking.runs import Import, track
+from lorcbench.report.tracking.store import Store, without_password
 from lorcbench.stages import run_by_old_name
 from lorcbench.study.expansion import study_from_arguments
 from lorcbench.study.stages import TRACK
@@ -18,32 +20,30 @@ from lorcbench.study.stages import TRACK
 def main(job: Job) -> None:
     """Import every cell of the study."""
     study = study_from_arguments(job.overrides)
-    folder = job.at(TRACK)
-    uri = _uri(job.tracking.uri)
-    artifacts = str(Path(paths.MLFLOW_ARTIFACTS).resolve() / study.name)
+    folder = job.at(TRACK, study=study.name)
+    ours = job.tracking.uri is None
+    uri = store_uri(job.tracking.uri)
+    experiment = job.tracking.experiment_of(study.name)
+    store = Store(uri, str(artifact_root(uri)), experiment, owner_of(Path(paths.OWNER).parent), ours)
 
     measured = results.collect(study)
     changes = comparison.changes(measured)
-    ours = job.tracking.uri is None
-    imported = track(study.name, study.config.title, measured, changes, uri, artifacts, rebuildable=ours)
-    job.log(f"created {imported['created']}, kept {imported['kept']}, deleted {imported['deleted']}")
+    imported = track(Import(study.name, study.config.title, measured, changes), store)
+    job.log(", ".join(f"{what} {imported[what]}" for what in ("created", "kept", "deleted", "former")))
+    if imported["parent_artifacts"] is None:
+        line = f"experiment {experiment} keeps its artifacts in another project; no file of this study goes there"
+        job.log(line)
+        print(line, file=sys.stderr)
 
     public = without_password(uri)
-    write_json(folder / "imported.json", "imported", {**imported, "uri": public})
+    written = {**imported, "experiment": experiment, "uri": public}
+    if ours:  # nothing of it names a place, since a project may be moved
+        written |= {"uri": f"sqlite:///{paths.MLFLOW}", "parent_artifacts": relative(imported["parent_artifacts"])}
+    write_json(folder / "imported.json", "imported", written)
     server = public.rstrip("/") if uri.startswith("http") else ""  # `make ui` puts its own address before the others
-    lines = [f"{study.name}, {page}: {server}{imported['pages'][page]}\n" for page in ("table", "charts")]
-    write_text(folder / "pages.txt", "".join(lines))
+    pages = ("experiment", "table", "charts")
+    write_text(folder / "pages.txt", "".join(f"{study.name}, {page}: {server}{imported['pages'][page]}\n" for page in pages))
     job.finish({"stage": "track"}, {"cells": len(measured)})
-
-
-def _uri(setting: str | None) -> str:
-    """The address of the store that ``tracking.uri`` asks for; our own store if it is null."""
-    if setting is None:
-        return f"sqlite:///{Path(paths.MLFLOW).resolve()}"
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "") if setting == "environment" else setting
-    if not uri:
-        raise TrackingError("tracking.uri=environment: MLFLOW_TRACKING_URI is not set")
-    return uri
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ class Study:
     """An expanded study.
 
     Attributes:
-        name: the conf file's stem, with changes as in ``lorc+standins=true``.
+        name: of its folder, its page and its experiment: `lorcbench.study.naming`.
         config: the composed study.
         eval: name of the perplexity protocol.
         tasks: lm-eval tasks of the harness cells.

@@ -8,13 +8,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
 from lorcbench.config import compose
 from lorcbench.config.checks import MOST, ConfigError
 from lorcbench.config.schema import AXES, GridConfig, StudyConfig
-from lorcbench.study import rehearsal
+from lorcbench.study import naming, rehearsal
 from lorcbench.study.cells import Cell, Study, activation_format, model_config, weight_format
 
 _FOLDER = "expected a checkpoint folder with config.json and safetensors files"
@@ -40,13 +41,14 @@ class _Request:
     replaced: tuple[str, ...]
 
 
-def load_study(name: str, overrides: list[str] = (), model_path: str | None = None) -> Study:
+def load_study(name: str, overrides: list[str] = (), model_path: str | None = None, own_name: str | None = None) -> Study:
     """Compose a study and expand its cells.
 
     Args:
         name: a file of conf/study, changes of its keys spelled behind it.
         overrides: Hydra overrides; ``study.<axis>=[…]`` replaces that axis in every grid.
         model_path: a checkpoint folder to run the study on instead of its own models.
+        own_name: what the study is called, instead of its file's name and its changes.
 
     Raises:
         ConfigError: anything that makes no sense, in one line.
@@ -59,11 +61,12 @@ def load_study(name: str, overrides: list[str] = (), model_path: str | None = No
     request = _request(name, OmegaConf.to_object(composed.study), overrides, model_path)
     protocol = compose.canonical("eval", request.config.eval)
     cells, not_applicable, too_large = _expand(request)
-    names_tasks = any(override.startswith("eval.tasks=") for override in overrides)
-    tasks = composed.eval.tasks if names_tasks else compose.load("eval", protocol).tasks
+    changed = naming.changed_keys(name, overrides)
+    tasks = list(composed.eval.tasks) if naming.TASKS in changed else compose.load("eval", protocol).tasks
     chosen = [_spelled(request, grid) for grid in request.config.harness] if tasks else []
+    plain = compose.plain(composed.study) | {"eval": protocol, naming.TASKS: tasks}
     return Study(
-        name=name,
+        name=_name(request, {key: plain[key] for key in changed}) if own_name is None else naming.check_name(own_name),
         config=request.config,
         eval=protocol,
         tasks=tuple(tasks),
@@ -80,10 +83,28 @@ def study_from_arguments(arguments: list[str]) -> Study:
     values = dict(argument.partition("=")[::2] for argument in arguments)
     if "study" not in values:
         raise ConfigError(f"study=NAME is missing; known: {', '.join(compose.names('study'))}")
-    own = ("study=", "model_path=")
+    own = ("study=", "model_path=", "name=")
     overrides = [argument for argument in arguments if not argument.startswith(own)]
     folder = compose.unquoted(values["model_path"]) if "model_path" in values else None
-    return load_study(values["study"], overrides, folder)
+    return load_study(values["study"], overrides, folder, values.get("name"))
+
+
+def _name(request: _Request, changes: dict[str, Any]) -> str:
+    """What a study is called that the command line changed, without what changes nothing.
+
+    Args:
+        changes: values as plain Python, as the command line gave them.
+    """
+    stem = request.name.partition("+")[0]
+    own = compose.load("study", stem)
+    protocol = compose.canonical("eval", own.eval)
+    unchanged = compose.plain(own) | {"eval": protocol, naming.TASKS: compose.load("eval", protocol).tasks}
+    # An axis replaces that axis in every grid, so it may change cells even where it is the study's own.
+    kept = {key: value for key, value in changes.items() if key in AXES or value != unchanged[key]}
+    kept |= {axis: _values(request, axis, kept[axis]) for axis in AXES if axis in kept}
+    for folder in request.folders:  # it stands for all models
+        kept = {key: value for key, value in kept.items() if key != "models"} | {naming.FOLDER: folder}
+    return naming.with_changes(stem, kept)
 
 
 def _request(name: str, config: StudyConfig, overrides: list[str], model_path: str | None) -> _Request:

@@ -206,7 +206,8 @@ def _files(study: Study, scored: bool, imported: dict | None) -> str:
     store = f"<code>{escape(paths.MLFLOW)}</code>, which <code>make ui</code> shows"
     if imported and imported["uri"].startswith("http"):
         store = f"<code>{escape(imported['uri'])}</code>"
-    runs = f"<li>MLflow, experiment <code>{escape(study.name)}</code> in {store}: one run per cell</li>"
+    experiment = imported["experiment"] if imported else study.name
+    runs = f"<li>MLflow, experiment <code>{escape(experiment)}</code> in {store}: one run per cell</li>"
     return f"<ul>{items}{runs}</ul>"
 
 

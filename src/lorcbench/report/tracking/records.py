@@ -19,6 +19,7 @@ from lorcbench.study.cells import Cell
 KEY = "lorcbench.key"
 PARENT = "mlflow.parentRunId"
 COMMIT = "mlflow.source.git.commit"
+LATEST = "in_latest_import"  # the tag of a cell's run: whether the study still had the cell when it was last imported
 # These differ from one execution of the same work to the next.
 UNDIGESTED = ("system/seconds", "system/peak_rss_mib", COMMIT)
 
@@ -50,8 +51,19 @@ class Record:
         """Changes when, and only when, something else than time and memory changed."""
         logged = asdict(self)
         for part in ("metrics", "tags"):
-            logged[part] = {key: value for key, value in logged[part].items() if key not in UNDIGESTED}
+            logged[part] = _digested(logged[part])
         return fingerprint(logged)
+
+    @property
+    def numbers(self) -> str:
+        """Changes when, and only when, a number of the cell changed, or what it was measured on, or whether it has any."""
+        measured = [self.document[name] for name in ("nll", "harness", "tasks")]
+        return fingerprint([self.status, self.tags.get("reason"), _digested(self.metrics), self.datasets, measured])
+
+
+def _digested(entries: dict) -> dict:
+    """Metrics or tags without those that differ from one execution of the same work to the next."""
+    return {key: value for key, value in entries.items() if key not in UNDIGESTED}
 
 
 def records(study_name: str, parent_run_id: str, results: list[CellResult], changes: dict[Cell, Change]) -> dict[str, Record]:
@@ -107,6 +119,7 @@ def _tags(result: CellResult, study_name: str, parent_run_id: str, size: str, jo
     axes = ("model", "method", "calibration", "weight", "activation", "lorc", "rank")
     tags |= {axis: str(getattr(cell, axis)) for axis in axes}
     tags |= {"status": result.status, "standin": str(result.standin).lower(), "mlflow.source.name": "lorcbench"}
+    tags |= {LATEST: "true"}
     run = job_files.get(result.folders.get("evaluation"), {}).get("run") or {}
     optional = {"reason": result.reason, COMMIT: run.get("commit")}
     return {**tags, **{name: value for name, value in optional.items() if value}}

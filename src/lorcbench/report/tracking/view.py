@@ -13,6 +13,8 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
+from lorcbench.report.tracking.records import LATEST
+
 KEY = "lorcbench"
 TAG = f"mlflow.sharedViewState.{KEY}"
 NAME = "Cells, best first"
@@ -22,6 +24,7 @@ PARAMS = ("model", "method", "calibration", "weight", "activation", "rank", "lor
 WIDTHS = {"model": 125, "method": 110, "weight": 115, "activation": 115}  # pixels, where MLflow's own are too few
 COMPARED = 100  # runs on the comparison page, which is slow beyond that
 SECTION = "recipes"
+TRAINING = "workflowType=machine_learning"
 
 
 def saved_view(params: Iterable[str], metrics: Iterable[str]) -> str:
@@ -39,7 +42,7 @@ def saved_view(params: Iterable[str], metrics: Iterable[str]) -> str:
         "selectedColumns": columns,
         "columnOrder": columns,
         "columnWidths": {f"params.`{name}`": width for name, width in WIDTHS.items() if name in params},
-        "searchFilter": "tags.method != ''",  # the study's own run has no method
+        "searchFilter": f"tags.{LATEST} = 'true'",  # neither cells that the study no longer has, nor the study's own run
         "orderByKey": "metrics.`ppl_mean`",
         "orderByAsc": True,
         "runsHiddenMode": "SHOW_ALL",
@@ -65,13 +68,17 @@ def _charts(params: set[str], metrics: list[str]) -> list[dict]:
 
 
 def addresses(experiment_id: str, run_ids: list[str]) -> dict[str, str]:
-    """Paths below the server's address: ``table`` and ``charts`` show the saved view, ``compare`` the runs side by side."""
-    view = f"/#/experiments/{experiment_id}/runs?viewStateShareKey={KEY}"
+    """Paths below the server's address: ``table`` and ``charts`` show the saved view, ``compare`` the runs side by side.
+
+    Without `TRAINING` the pages open as MLflow's product for language-model applications, where runs are not shown.
+    """
+    view = f"/#/experiments/{experiment_id}/runs?viewStateShareKey={KEY}&{TRAINING}"
     runs, experiments = (quote(json.dumps(ids, separators=(",", ":"))) for ids in (run_ids[:COMPARED], [experiment_id]))
     return {
+        "experiment": f"/#/experiments/{experiment_id}?{TRAINING}",
         "table": view,
         "charts": f"{view}&compareRunsMode=CHART",
-        "compare": f"/#/compare-runs?runs={runs}&experiments={experiments}",
+        "compare": f"/#/compare-runs?runs={runs}&experiments={experiments}&{TRAINING}",
     }
 
 
