@@ -163,7 +163,7 @@ def _captured(of_models: list[_Errors]) -> str:
 
 
 def _dead(of_models: list[_Errors]) -> str:
-    """Where E has whole weights, because GPTQ sets the columns of inputs to zero that calibration never saw, for the caption."""
+    """How many inputs were zero in calibration, whose columns of E have whole weights after GPTQ; for the caption."""
     spelled = []
     for errors in of_models:
         if noted := [linear for block in errors.dead for linear in block.values()]:
