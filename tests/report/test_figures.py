@@ -201,12 +201,14 @@ def test_errors_and_spectra_come_from_the_factors_of_the_fewest_bits(tmp_path):
         blocks = [{"self_attn.q_proj": 0.1 * bits + 0.01 * index, "fc1": 0.2} for index in range(3)]
         spectra = {"singular_values": [{"self_attn.q_proj": [3.0, 2.0, 1.0], "fc1": [1.0] * 9}] * 3}
         spectra["error_norm"] = [{"self_attn.q_proj": 14**0.5, "fc1": 12**0.5}] * 3
+        spectra["dead_inputs"] = [{}, {"fc1": {"count": 3, "error_share": 0.4}}, {"fc1": {"count": 4, "error_share": 0.25}}]
         write_json(tmp_path / f"w{bits}" / "result.json", "factors", {"relative_error": blocks, **spectra})
         found.append(one)
     drawn = {figure.stem: figure for figure in draw(found, tmp_path / "made")}
     assert {"errors", "spectra"} <= drawn.keys()
     # Of q all, of fc1 eight of twelve equal components.
     assert "hold 83 % of ‖E‖² with gptq" in drawn["spectra"].caption
+    assert "opt-standin-s with gptq 7, up to 40 % of ‖E‖² of a linear" in drawn["spectra"].caption
     text = (tmp_path / "made" / "errors.svg").read_text()
     assert "<!-- opt-standin-s, 2 bits -->" in text and text.index("<!-- q_proj -->") < text.index("<!-- fc1 -->")
     old = json.loads((tmp_path / "w2" / "result.json").read_text())

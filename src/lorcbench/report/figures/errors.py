@@ -35,11 +35,13 @@ class _Errors:
     Attributes:
         relative: ‖E‖ / ‖W‖ of each linear.
         spectra: the largest singular values of each matrix that was decomposed, divided by ‖E‖.
+        dead: of linears that have inputs without a single value, how many, and the share of ‖E‖² in their columns.
     """
 
     result: CellResult
     relative: list[dict[str, float]]
     spectra: list[dict[str, np.ndarray]]
+    dead: list[dict[str, dict]]
 
 
 def draw_depth(results: list[CellResult], folder: Path) -> Figure | None:
@@ -83,7 +85,7 @@ def draw_spectra(results: list[CellResult], folder: Path) -> Figure | None:
     axis_labels(fig, "component", "singular value ÷ ‖E‖")
     caption = (
         "The largest singular values of E = W − Ŵ, divided by its Frobenius norm, so that the squares of all of them sum to "
-        f"one; mean over the blocks. A flat line gives LoRC little to take. {_captured(of_models)}"
+        f"one; mean over the blocks. A flat line gives LoRC little to take. {_captured(of_models)} {_dead(of_models)}"
     )
     return save(fig, folder, Figure("spectra", title, caption.strip()))
 
@@ -111,7 +113,7 @@ def _read(result: CellResult, path: Path) -> _Errors:
     # Factors that an earlier version made hold no spectra.
     blocks = zip(factors.get("singular_values", []), factors.get("error_norm", []), strict=True)
     spectra = [{name: np.array(values) / (norms[name] or 1) for name, values in block.items()} for block, norms in blocks]
-    return _Errors(result, factors["relative_error"], spectra)
+    return _Errors(result, factors["relative_error"], spectra, factors.get("dead_inputs", []))
 
 
 def _panels(
@@ -158,3 +160,16 @@ def _captured(of_models: list[_Errors]) -> str:
                 shares.setdefault(errors.result.cell.method, []).append(float((values[:8] ** 2).sum()))
     spelled = [f"{100 * np.mean(share):.0f} % of ‖E‖² with {method}" for method, share in shares.items()]
     return f"The first 8 components hold {', '.join(spelled)}."
+
+
+def _dead(of_models: list[_Errors]) -> str:
+    """How many inputs were zero in calibration, whose columns of E have whole weights after GPTQ; for the caption."""
+    spelled = []
+    for errors in of_models:
+        if noted := [linear for block in errors.dead for linear in block.values()]:
+            count, share = sum(linear["count"] for linear in noted), max(linear["error_share"] for linear in noted)
+            cell = errors.result.cell
+            spelled.append(f"{cell.model} with {cell.method} {count:,}, up to {100 * share:.0f} % of ‖E‖² of a linear")
+    return (
+        f"Inputs that were zero in calibration, whose columns of E hold whole weights: {'; '.join(spelled)}." if spelled else ""
+    )
