@@ -1,4 +1,4 @@
-"""Checkpoint folders as people have them: each works as transformers makes it work, or is refused in one line that names the file.
+"""Checkpoint folders as people have them: each works as in transformers, or is refused in one line that names the file.
 
 `prepared` runs the stage `prepare` in this process; what it lets pass must have transformers' own losses.
 """
@@ -14,8 +14,11 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from sentencepiece import sentencepiece_model_pb2
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lorcbench.common.paths import TOKENIZER
+from lorcbench.data import corpora
 from lorcbench.data.corpora import CorpusError
 from lorcbench.jobs.job import Job
 from lorcbench.models.blocks import BlockWalk
@@ -336,3 +339,24 @@ def test_code_that_comes_with_a_tokenizer_is_not_run(folder):
     (checkpoint / "mine.py").write_text("open('ran', 'w')\nclass Mine: pass\n")
     prepared(checkpoint)
     assert not Path("ran").exists()
+
+
+PIECES = [("<unk>", 2), ("<s>", 3), ("</s>", 3)]  # text and kind: unknown, control; 6 is a byte, 1 a plain piece
+PIECES += [(f"<0x{byte:02X}>", 6) for byte in range(256)] + [(letter, 1) for letter in "▁etaoinshrdlu"]
+
+
+def test_a_sentencepiece_model_alone_is_a_tokenizer(folder):
+    checkpoint = folder("llama")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (checkpoint / name).unlink()
+    made = sentencepiece_model_pb2.ModelProto()
+    made.trainer_spec.model_type, made.trainer_spec.byte_fallback = 2, True
+    for rank, (text, kind) in enumerate(PIECES):
+        piece = made.pieces.add()
+        piece.piece, piece.score, piece.type = text, -float(rank), kind
+    (checkpoint / "tokenizer.model").write_bytes(made.SerializeToString())
+    assert_same_as_transformers(checkpoint)
+    saved = corpora.open_tokenizer(Path(PREPARE.pattern.format(model="tiny")) / TOKENIZER)
+    text = "the rain, größe"
+    assert saved.encode(text).ids == AutoTokenizer.from_pretrained(checkpoint).encode(text)
+    assert len(saved.encode(text).ids) > 8

@@ -158,3 +158,24 @@ def test_a_definition_that_lm_eval_has_not_is_refused():
 def test_a_task_that_comes_with_a_text_needs_no_stage_of_its_own():
     assert "comes with text=stdlib" in refusal(lambda: staged("stdlib_prose"))
     assert task_documents("stdlib_prose").folder == Path(TEXT.pattern.format(text="stdlib"))
+
+
+def without_ends() -> PreTrainedTokenizerFast:
+    """A tokenizer that names neither BOS nor EOS."""
+    return PreTrainedTokenizerFast(tokenizer_object=corpus_files.bpe()._tokenizer)
+
+
+def test_a_tokenizer_without_bos_and_eos_measures_what_needs_none(model):
+    write(Path("data/lm-eval/hellaswag_val.jsonl"), ITEMS)
+    staged("hellaswag")
+    found = harness.measure(model, without_ends(), ["hellaswag"], [own("hellaswag")], 4, 32, io.StringIO())
+    assert found["metrics"]["hellaswag/acc"] == pytest.approx(expected_hits(model, tokenizer()))
+    assert found["prefix_token"] == {"id": None, "text": ""}
+
+
+def test_a_task_that_needs_bos_or_eos_says_so_before_the_model_is_asked(model, monkeypatch):
+    write(Path("data/lm-eval/wikitext.jsonl"), PAGES)
+    staged("wikitext")
+    monkeypatch.setattr(type(model), "forward", None)
+    said = refusal(lambda: harness.measure(model, without_ends(), ["wikitext"], [own("wikitext")], 4, 32, io.StringIO()))
+    assert "names neither bos_token nor eos_token" in said

@@ -12,7 +12,6 @@ from safetensors import SafetensorError, safe_open
 
 from lorcbench.config.families import FAMILIES, Family
 
-
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"

@@ -150,9 +150,10 @@ def _live_class(tokenizer) -> type:
     class WithoutPrefix(HFLM):
         @property
         def prefix_token_id(self) -> int:
+            where = tokenizer.name_or_path or "the tokenizer"
             raise HarnessError(
-                f"{tokenizer.name_or_path or 'the tokenizer'}: names neither bos_token nor eos_token, and a task needs one to put "
-                "it before a text without context; name one in tokenizer_config.json, or choose other tasks"
+                f"{where}: names neither bos_token nor eos_token, of which lm-eval puts one before a text without context; "
+                "name one in tokenizer_config.json, or choose tasks that need none"
             )
 
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options) -> list[int]:

@@ -15,7 +15,7 @@ from lorcbench.data.corpora import load_tokenizer
 from lorcbench.data.hub import downloading
 from lorcbench.jobs.job import Job
 from lorcbench.models.blocks import BlockWalk
-from lorcbench.models.checkpoint import Checkpoint, CheckpointError, has_safetensors, refuse_adapter
+from lorcbench.models.checkpoint import Checkpoint, CheckpointError, has_safetensors
 from lorcbench.models.convert import to_safetensors
 from lorcbench.stages import run_by_old_name
 from lorcbench.study.stages import PREPARE, TEXT

@@ -59,8 +59,8 @@ def _check_vocabulary(job: Job, tokenizer: Tokenizer, about_model: dict, windows
     largest = max(int(tokens.max()) for tokens in windows.values())
     if isinstance(vocabulary, int) and largest >= vocabulary:
         raise CorpusError(
-            f"the tokenizer of {job.names.model} makes token {largest} ({tokenizer.id_to_token(largest)!r}), but config.json says "
-            f"vocab_size={vocabulary}; take the tokenizer that the model was trained with, or resize its embedding"
+            f"the tokenizer of {job.names.model} makes token {largest} ({tokenizer.id_to_token(largest)!r}), but config.json "
+            f"says vocab_size={vocabulary}; take the tokenizer that the model was trained with, or resize its embedding"
         )
 
 
