@@ -11,6 +11,7 @@ from lorcbench.report.comparison import Change
 from lorcbench.report.findings import Findings
 from lorcbench.report.results import CellResult
 from lorcbench.study.cells import Cell, Study
+from lorcbench.study.ranks import rank_lines
 
 
 def summary(study: Study, results: list[CellResult], changes: dict[Cell, Change], findings: Findings, folder: Path) -> str:
@@ -26,6 +27,7 @@ def summary(study: Study, results: list[CellResult], changes: dict[Cell, Change]
     if study.too_large:
         limit = f"more than study.max_params={study.config.max_params:g} weights"
         lines.append(f"  left out, {limit}: {', '.join(study.too_large)}")
+    lines += [f"  {line}" for line in rank_lines(study)]
     finished = [result for result in results if result.status == "ok"]
     for model in dict.fromkeys(result.cell.model for result in finished):
         lines += _best(model, [result for result in finished if result.cell.model == model], changes)
