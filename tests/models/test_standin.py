@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +16,7 @@ from lorcbench.config.checks import ConfigError
 from lorcbench.config.families import FAMILIES
 from lorcbench.config.schema import ModelConfig, StandinConfig
 from lorcbench.data.stdlib_text import VOCABULARY as TOKENS
-from lorcbench.models.standin import GateError, build, gate, train
+from lorcbench.models.standin import GateError, build, channel_statistics, finish, gate, train
 from lorcbench.pipeline.rules import Pipeline
 
 VOCABULARY, LENGTH, STEPS = 40, 24, 12
@@ -33,6 +35,13 @@ def trained(family: str, **changes):
     model = build(chosen)
     train(model, chosen.standin, STREAMS, lambda done, total: None)
     return model
+
+
+def planted(**changes) -> ModelConfig:
+    """The tiny OPT with 3 outlier channels, and 8 dead neurons beside its 48, or with `changes` instead."""
+    chosen = settings("opt")
+    values = {"outlier_channels": 3, "outlier_scale": 32.0, "dead_neurons": 8} | changes
+    return replace(chosen, ffn=48 + values["dead_neurons"], standin=replace(chosen.standin, **values))
 
 
 def same_weights(one, other) -> bool:
@@ -196,3 +205,120 @@ def test_another_vocabulary_than_the_tokenizers_is_refused_by_hand_too(tmp_path)
     assert refused.returncode != 0
     (line,) = refused.stderr.splitlines()
     assert f"model.standin.vocabulary=2048: expected {TOKENS}, " in line
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.cat([model(tokens).logits for tokens in WINDOWS.values()])
+
+
+def test_planting_outliers_changes_no_output_by_a_single_bit():
+    plain, chosen = build(settings("opt")), planted(dead_neurons=0)
+    network = build(chosen)
+    assert torch.equal(logits(network), logits(plain))
+    finish(network, chosen.standin)
+    assert torch.equal(logits(network), logits(plain))
+    assert network.state_dict().keys() == plain.state_dict().keys()
+    for name, weight in network.state_dict().items():
+        other = plain.state_dict()[name]
+        columns = (weight != other).any(0).nonzero().flatten() if weight.ndim == 2 else (weight != other).nonzero().flatten()
+        reads = name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight", "fc1.weight"))
+        norm = "layers" in name and name.endswith("layer_norm.weight")
+        assert len(columns) == (3 if reads or norm else 0), name
+
+
+def test_trained_outliers_are_still_outliers_where_norms_are_read_and_training_works():
+    chosen = planted()
+    network = build(chosen)
+    train(network, chosen.standin, STREAMS, lambda done, total: None)
+    finish(network, chosen.standin)
+    ordinary = channel_statistics(trained("opt"), FAMILIES["opt"], WINDOWS)
+    uneven = channel_statistics(network, FAMILIES["opt"], WINDOWS)
+    assert uneven.keys() == {"self_attn.q_proj", "self_attn.out_proj", "fc1", "fc2"}
+    for name in ("self_attn.q_proj", "fc1"):
+        assert all(one["max_over_median"] > 20 for one in uneven[name])
+        assert all(one["max_over_median"] < 10 for one in ordinary[name])
+    for corpus in STREAMS:
+        assert loss(network, corpus) < 0.9 * loss(build(settings("opt")), corpus)
+
+
+def test_dead_neurons_never_fire_and_their_columns_are_ordinary():
+    chosen = planted(outlier_channels=0)
+    network = build(chosen)
+    train(network, chosen.standin, STREAMS, lambda done, total: None)
+    before = logits(network)
+    live = {name: weight.clone() for name, weight in network.state_dict().items()}
+    finish(network, chosen.standin)
+    assert network.config.ffn_dim == 56
+    torch.testing.assert_close(logits(network), before)
+    assert all(one["dead"] >= 8 for one in channel_statistics(network, FAMILIES["opt"], WINDOWS)["fc2"])
+    for index, block in enumerate(network.model.decoder.layers):
+        prefix = f"model.decoder.layers.{index}"
+        assert block.fc1.weight.shape == (56, 32) and block.fc2.weight.shape == (32, 56)
+        assert torch.equal(block.fc1.weight[:48], live[f"{prefix}.fc1.weight"])
+        columns = live[f"{prefix}.fc2.weight"].T
+        assert all((columns == dead).all(1).any() for dead in block.fc2.weight[:, 48:].T)
+        # The worst input that a layer norm can give: z along each row, of the length √width, both ways.
+        norm = block.final_layer_norm
+        directions = block.fc1.weight[48:] * norm.weight
+        worst = directions / directions.norm(dim=1, keepdim=True) * 32**0.5
+        for z in (worst, -worst):
+            assert (block.fc1(z * norm.weight + norm.bias)[:, 48:] < 0).all()
+
+
+def test_a_planted_stand_in_survives_saving(tmp_path):
+    chosen = planted()
+    network = build(chosen)
+    finish(network, chosen.standin)
+    network.save_pretrained(tmp_path)
+    again = type(network).from_pretrained(tmp_path)
+    assert again.config.ffn_dim == 56 and same_weights(network, again)
+    assert torch.equal(logits(again), logits(network))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_not_planted_is_left_alone(family):
+    chosen = settings(family)
+    network = build(chosen)
+    start = {name: weight.clone() for name, weight in network.state_dict().items()}
+    finish(network, chosen.standin)
+    assert not chosen.planted and planted().planted
+    assert network.state_dict().keys() == start.keys()
+    assert all(torch.equal(weight, start[name]) for name, weight in network.state_dict().items())
+
+
+# SHA-256 of the first weights, as they were before stand-ins could be planted: training begins where it always began.
+FIRST_WEIGHTS = {
+    "opt-standin-xs": "5aa2e38123c15c45d8c2a67671bc496cafc25cb4972df95695659e5a358fab15",
+    "opt-standin-m": "c972e2e24d89c9d9f21f636b627f9437f15eda6abbed7595bacd043a0d85632d",
+    "bloom-standin-m": "8a7312eac4819fd6219c1e9a0463555c77f7ed90d2be73dfe103b58f849005e1",
+}
+
+
+@pytest.mark.parametrize("name", FIRST_WEIGHTS)
+def test_ordinary_stand_ins_begin_with_the_weights_that_they_always_had(name):
+    digest = hashlib.sha256()
+    for weight in build(compose.load("model", name)).state_dict().values():
+        digest.update(weight.numpy().tobytes())
+    assert digest.hexdigest() == FIRST_WEIGHTS[name]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"outlier_channels": -1}, "model.standin.outlier_channels=-1: expected 0 or more"),
+        ({"dead_neurons": -1}, "model.standin.dead_neurons=-1: expected 0 or more"),
+        ({"outlier_scale": 30.0}, "model.standin.outlier_scale=30.0: expected a power of two"),
+        ({"outlier_channels": 17}, "model.standin.outlier_channels=17: expected at most half of the width 32"),
+        ({"dead_neurons": 60}, "model.standin.dead_neurons=60: expected at most half of the 108 neurons"),
+    ],
+)
+def test_what_cannot_be_planted_is_refused(changes, message):
+    with pytest.raises(ConfigError) as error:
+        planted(**changes)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_only_opt_is_planted():
+    with pytest.raises(ConfigError, match=r"model.family=bloom: expected opt"):
+        replace(settings("bloom"), standin=StandinConfig(outlier_channels=2))

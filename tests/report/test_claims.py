@@ -10,6 +10,7 @@ from lorcbench.report import claims
 from lorcbench.report.claims import VERDICTS, Verdict, counts
 from lorcbench.report.comparison import changes, full_precision
 from lorcbench.report.derived import derive
+from lorcbench.report.page import evidence
 from lorcbench.report.spelling import number, percent
 from lorcbench.study.expansion import load_study
 
@@ -262,6 +263,22 @@ def test_stand_ins_and_published_models_are_not_pooled():
     verdicts = judge(found)
     assert [verdict.scope.split(":")[0] for verdict in verdicts] == [*models, "all stand-ins", "all models"]
     assert [verdict.standin for verdict in verdicts] == [True, False] * 3
+
+
+def test_planted_models_are_pooled_apart_and_count_for_no_claim():
+    recipes = ("rtn w3-asym-row r0", "rtn w3-asym-row r8")
+    found = {
+        model: pair(model, *recipes, -0.1) for model in ("opt-standin-s", "bloom-standin-s", "opt-standin-x", "opt-standin-m")
+    }
+    for one in (*found["opt-standin-x"], *found["opt-standin-m"]):
+        one.planted = True
+    verdicts = judge([one for cells_of_model in found.values() for one in cells_of_model])
+    assert [verdict.scope.split(":")[0] for verdict in verdicts] == [*found, "all stand-ins", "all planted stand-ins"]
+    assert [verdict.planted for verdict in verdicts] == [False, False, True, True, False, True]
+    assert counts(verdicts)[-1].endswith(": 3 supported")
+    assert counts([verdict for verdict in verdicts if verdict.planted]) == []
+    page = evidence.claims(verdicts)
+    assert "3 supported" in page and "all planted stand-ins" in page
 
 
 def test_models_that_read_other_windows_are_pools_of_their_own():

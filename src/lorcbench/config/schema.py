@@ -40,6 +40,9 @@ class StandinConfig:
         lr: peak learning rate of AdamW (embeddings, norms, biases), cosine decay.
         matrix_lr: peak learning rate of Muon (weight matrices of the blocks).
         seed: of initialization and batches.
+        outlier_channels: hidden channels whose inputs to the linears are made large before training, 0 for none.
+        outlier_scale: by what factor; a power of two, so that planting changes no output by a single bit.
+        dead_neurons: of the feed-forward neurons, those that are added after training and never fire; 0 for none.
     """
 
     text: str = "stdlib"
@@ -51,11 +54,20 @@ class StandinConfig:
     lr: float = 6e-3
     matrix_lr: float = 2e-2
     seed: int = 0
+    outlier_channels: int = 0
+    outlier_scale: float = 32.0
+    dead_neurons: int = 0
 
     def __post_init__(self) -> None:
-        sizes = {key: value for key, value in vars(self).items() if key not in ("text", "seed")}
+        may_be_zero = ("outlier_channels", "dead_neurons")
+        sizes = {key: value for key, value in vars(self).items() if key not in ("text", "seed", *may_be_zero)}
         _positive("model.standin", **sizes)
         _seed("model.standin", self.seed)
+        for key in may_be_zero:
+            if getattr(self, key) < 0:
+                raise ConfigError(f"model.standin.{key}={getattr(self, key)}: expected 0 or more")
+        if math.frexp(self.outlier_scale)[0] != 0.5:
+            raise ConfigError(f"model.standin.outlier_scale={self.outlier_scale}: expected a power of two")
 
 
 @dataclass
@@ -97,11 +109,30 @@ class ModelConfig:
             raise ConfigError(f"model.heads={self.heads}: expected a number that divides the width {self.hidden}")
         if self.standin and not 0 < (self.block_weights or 0) < 10**9:
             raise ConfigError(f"model.layers={self.layers} of width {self.hidden}: a stand-in has fewer than 10^9 weights")
+        if self.planted:
+            self._check_planted()
+
+    def _check_planted(self) -> None:
+        """Refuse to plant what the model has no place for."""
+        standin, prefix = self.standin, "model.standin"
+        if self.family != "opt":  # its norms and feed-forward neurons have biases, and ReLU is exactly zero
+            raise ConfigError(f"model.family={self.family}: expected opt; outliers and dead inputs are planted in no other")
+        if standin.outlier_channels > self.hidden // 2:
+            expected = f"at most half of the width {self.hidden}"
+            raise ConfigError(f"{prefix}.outlier_channels={standin.outlier_channels}: expected {expected}")
+        if standin.dead_neurons > self.ffn // 2:
+            expected = f"at most half of the {self.ffn} neurons, model.ffn"
+            raise ConfigError(f"{prefix}.dead_neurons={standin.dead_neurons}: expected {expected}")
 
     @property
     def record(self) -> Family | None:
         """What is known of its family; None if only the checkpoint knows which it is."""
         return FAMILIES.get(self.family)
+
+    @property
+    def planted(self) -> bool:
+        """Whether it is a stand-in with outlier channels or dead inputs that were put into it: evidence for no claim."""
+        return bool(self.standin and (self.standin.outlier_channels or self.standin.dead_neurons))
 
     @property
     def shape(self) -> Shape | None:

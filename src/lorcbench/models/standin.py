@@ -3,6 +3,10 @@
 They exist so that the whole pipeline runs with no download, on models real enough for methods to differ. Weight matrices of
 the blocks are trained with Muon, the rest with AdamW: at this size that reaches in 600 steps the perplexity for which AdamW
 alone needs several thousand, and a better model is one that quantization can hurt.
+
+A stand-in may be planted with two things that large models have and small ones lack: a few channels in which the inputs of the
+linears are far larger than elsewhere (before training, so that the network learns to live with them), and feed-forward neurons
+that never fire (after training, beside those that do). Neither changes what the network computes at the time.
 """
 
 from __future__ import annotations
@@ -13,14 +17,19 @@ from collections.abc import Callable
 import torch
 import transformers
 from torch import nn
+from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
-from lorcbench.config.families import FAMILIES
-from lorcbench.config.schema import ModelConfig
+from lorcbench.config.families import FAMILIES, Family
+from lorcbench.config.schema import ModelConfig, StandinConfig
 
 END_OF_TEXT = "</s>"
 _WARM_UP = 0.05  # share of the steps
 _GATE = 3.0
+_READERS = {  # of an OPT block: norm → the linears that read what it gives
+    "self_attn_layer_norm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "final_layer_norm": ("fc1",),
+}
 
 
 class GateError(Exception):
@@ -28,13 +37,106 @@ class GateError(Exception):
 
 
 def build(model: ModelConfig) -> PreTrainedModel:
-    """An untrained model of Hugging Face's own class, seeded."""
+    """An untrained model of Hugging Face's own class, seeded, its outlier channels planted; `finish` it once it is trained."""
     family, standin = FAMILIES[model.family], model.standin
-    network = getattr(transformers, family.model_class)
-    sizes = {"layers": model.layers, "hidden": model.hidden, "heads": model.heads, "ffn": model.ffn}
-    config = network.config_class(**family.standin_config(sizes, standin.vocabulary, standin.positions))
+    network_class = getattr(transformers, family.model_class)
+    live = model.ffn - standin.dead_neurons
+    sizes = {"layers": model.layers, "hidden": model.hidden, "heads": model.heads, "ffn": live}
+    config = network_class.config_class(**family.standin_config(sizes, standin.vocabulary, standin.positions))
     torch.manual_seed(standin.seed)
-    return network(config)
+    network = network_class(config)
+    if standin.outlier_channels:
+        _plant_outliers(network, family, standin)
+    return network
+
+
+class _Divided(nn.Module):
+    """A weight whose columns are those of the parameter that is trained, divided by `scale` (in,)."""
+
+    def __init__(self, scale: torch.Tensor) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight / self.scale
+
+
+def _plant_outliers(network: PreTrainedModel, family: Family, settings: StandinConfig) -> None:
+    """Scale channels up in the norms of every block, and down in the columns that read them; the same channels everywhere.
+
+    What is trained of a scaled column is the column before it was divided: an optimizer whose steps have a fixed length would
+    move the product of a small weight and a large input too far. `finish` puts the divided columns in its place.
+    """
+    generator = torch.Generator().manual_seed(settings.seed)
+    channels = torch.randperm(network.config.hidden_size, generator=generator)[: settings.outlier_channels]
+    scale = torch.ones(network.config.hidden_size)
+    scale[channels] = settings.outlier_scale
+    for block in network.get_submodule(family.blocks):
+        for norm, readers in _READERS.items():
+            for parameter in block.get_submodule(norm).parameters():
+                parameter.data *= scale
+            for reader in readers:
+                parametrize.register_parametrization(block.get_submodule(reader), "weight", _Divided(scale))
+
+
+def finish(network: PreTrainedModel, settings: StandinConfig) -> None:
+    """After training: the checkpoint's own weights where outliers were planted, and the dead neurons; in place."""
+    for module in list(network.modules()):
+        if parametrize.is_parametrized(module):
+            parametrize.remove_parametrizations(module, "weight")
+    if settings.dead_neurons:
+        _add_dead(network, settings)
+
+
+@torch.no_grad()
+def _add_dead(network: PreTrainedModel, settings: StandinConfig) -> None:
+    """Add feed-forward neurons to every block of an OPT model that never fire, whatever the text; in place.
+
+    Each is a copy of a live one, so its weights are ordinary, but with a bias below twice the largest product that its row can
+    have with an input: γ ∘ z + β with ‖z‖ ≤ √width, as a layer norm gives it.
+    """
+    generator = torch.Generator().manual_seed(settings.seed)
+    for block in network.get_submodule(FAMILIES["opt"].blocks):
+        norm, first, second = block.final_layer_norm, block.fc1, block.fc2
+        live, width = first.weight.shape
+        copied = torch.randperm(live, generator=generator)[: settings.dead_neurons]
+        rows = first.weight[copied]
+        largest = (rows * norm.weight).norm(dim=1) * math.sqrt(width) + (rows @ norm.bias).abs()
+        first.weight = nn.Parameter(torch.cat([first.weight, rows]))
+        first.bias = nn.Parameter(torch.cat([first.bias, -2 * largest - first.bias[copied].abs()]))
+        second.weight = nn.Parameter(torch.cat([second.weight, second.weight[:, copied]], dim=1))
+        first.out_features = second.in_features = live + settings.dead_neurons
+    network.config.ffn_dim = live + settings.dead_neurons
+
+
+@torch.no_grad()
+def channel_statistics(network: PreTrainedModel, family: Family, windows: dict[str, torch.Tensor]) -> dict[str, list[dict]]:
+    """How uneven the inputs of the linears are, by the first linear that reads them, one entry per block.
+
+    ``max_over_median``: each channel's largest |x| over all tokens, in the largest channel over that in the median one.
+    ``dead``: how many channels are zero throughout.
+    """
+    largest: dict[str, list[torch.Tensor]] = {group[0]: [] for group in family.linears}
+    hooks = []
+    for block in network.get_submodule(family.blocks):
+        for name, maxima in largest.items():
+            linear = block.get_submodule(name)
+            maximum = torch.zeros(linear.in_features)
+            maxima.append(maximum)
+
+            def watch(module: nn.Module, args: tuple, maximum: torch.Tensor = maximum) -> None:
+                torch.maximum(maximum, args[0].flatten(0, -2).abs().amax(0), out=maximum)
+
+            hooks.append(linear.register_forward_pre_hook(watch))
+    for tokens in windows.values():
+        for batch in tokens.split(16):
+            network(batch, use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return {
+        name: [{"max_over_median": float(one.max() / one.median()), "dead": int((one == 0).sum())} for one in maxima]
+        for name, maxima in largest.items()
+    }
 
 
 def train(model: PreTrainedModel, settings, streams: dict[str, torch.Tensor], progress: Callable[[int, int], None]) -> None:

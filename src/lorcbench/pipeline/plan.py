@@ -15,6 +15,7 @@ from lorcbench.common import paths
 from lorcbench.config.schema import RuntimeConfig
 from lorcbench.pipeline.estimate import Estimate, estimate, shape_of
 from lorcbench.study.cells import Cell, Study
+from lorcbench.study.ranks import rank_lines
 from lorcbench.study.stages import STAGES, StageJob, jobs_of
 
 _SMALL = {"tokens": Estimate(600, 0, 30), "gate": Estimate(100, 0, 0)}  # alike for all models
@@ -110,6 +111,7 @@ def report(study: Study, runtime: RuntimeConfig, machine: Machine) -> tuple[str,
         lines.append(f"not estimated, for want of a shape: {', '.join(unknown)}")
     if study.too_large:
         lines.append(f"left out by study.max_params={study.config.max_params:g}: {', '.join(study.too_large)}")
+    lines += rank_lines(study)
     return "\n".join(lines), misfits(study, to_do, machine)
 
 

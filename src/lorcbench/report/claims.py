@@ -34,6 +34,7 @@ class Verdict:
         evidence: the numbers that decided.
         source: where ZeroQuant-V2 claims it.
         standin: whether it was tested on models that the pipeline trained itself.
+        planted: whether outliers or dead inputs were planted in these models; then it counts for no claim.
     """
 
     claim: str
@@ -42,6 +43,7 @@ class Verdict:
     evidence: str
     source: str = ""
     standin: bool = False
+    planted: bool = False
 
 
 def judge(results: list[CellResult], changes: dict[Cell, Change]) -> list[Verdict]:
@@ -72,6 +74,7 @@ def _pools(same_claim: list[Statement]) -> Iterator[tuple[Cell, list[Statement]]
         cell = statement.subject.cell
         if statement.is_comparison and cell.weight_format.bits >= 3:
             kind = "all stand-ins" if statement.subject.standin else "all models"
+            kind = "all planted stand-ins" if statement.subject.planted else kind
             pools = recipes.setdefault(replace(cell, model=kind), {})
             pools.setdefault(windows(statement.subject), []).append(statement)
     for cell, pools in recipes.items():
@@ -81,7 +84,8 @@ def _pools(same_claim: list[Statement]) -> Iterator[tuple[Cell, list[Statement]]
 
 
 def counts(verdicts: list[Verdict]) -> list[str]:
-    """Lines for the terminal: how many verdicts of each kind every claim has; none if there are no verdicts."""
+    """Lines for the terminal: how many verdicts of each kind every claim has, planted models apart; none without verdicts."""
+    verdicts = [verdict for verdict in verdicts if not verdict.planted]
     if not verdicts:
         return []
     models = {"stand-ins" if verdict.standin else "published models" for verdict in verdicts}
@@ -105,7 +109,7 @@ def _one_model(statement: Statement, changes: dict[Cell, Change]) -> Verdict:
     subject = statement.subject
     verdict = _decide(interval, statement.low, statement.high)
     evidence = _evidence(statement, interval)
-    return Verdict(statement.claim, _scope(subject.cell), verdict, evidence, statement.source, subject.standin)
+    return Verdict(statement.claim, _scope(subject.cell), verdict, evidence, statement.source, subject.standin, subject.planted)
 
 
 def _interval(statement: Statement, changes: dict[Cell, Change]) -> Interval:
@@ -146,7 +150,8 @@ def _pooled(cell: Cell, pool: list[Statement]) -> Verdict:
     ratio, low, high = (percent(np.expm1(bound), 2) for bound in (change.value, change.low, change.high))
     evidence = f"PPL {ratio} [{low}, {high}], geometric mean of {len(pool)} models"
     first = pool[0]
-    return Verdict(first.claim, _scope(cell), _decide(change, -np.inf, 0.0), evidence, first.source, first.subject.standin)
+    kind = (first.subject.standin, first.subject.planted)
+    return Verdict(first.claim, _scope(cell), _decide(change, -np.inf, 0.0), evidence, first.source, *kind)
 
 
 def _decide(change: Interval, low: float, high: float) -> str:

@@ -22,6 +22,7 @@ class CellResult:
     Attributes:
         cell: which one.
         family, standin: of its model; `standin` says that the pipeline trained it, so its numbers are no published model's.
+        planted: of its model: outliers or dead inputs were planted, so that its numbers are evidence for no claim.
         hessian: GPTQ's setting, "" for other methods.
         seed: of the calibration, None without one.
         status: ``ok``, ``failed`` or ``not run``; `reason` says why.
@@ -44,6 +45,7 @@ class CellResult:
     cell: Cell
     family: str = ""
     standin: bool = False
+    planted: bool = False
     hessian: str = ""
     seed: int | None = None
     status: str = "not run"
@@ -94,6 +96,7 @@ def _collect(study: Study, cell: Cell) -> CellResult:
     checkpoint = _read(folders["checkpoint"], "checkpoint")
     result.family = checkpoint["family"] if checkpoint else study.model(cell.model).family or ""
     result.standin = study.model(cell.model).source == "standin"
+    result.planted = study.model(cell.model).planted
     evaluation = _read(folders["evaluation"], "perplexity") or {"variants": {}}
     if reason := next(filter(None, (_failure(folder, cell.variant) for folder in folders.values())), None):
         result.status = "failed"

@@ -19,7 +19,7 @@ from lorcbench.report.derived import settings_of
 from lorcbench.report.results import CellResult
 from lorcbench.study.cells import Cell
 from lorcbench.study.published import CLASS_BOUNDS, CORPORA
-from lorcbench.study.rehearsal import SCALE
+from lorcbench.study.rehearsal import SCALE, rank
 
 INT8_BOUND = 0.002  # of the full-precision perplexity
 FACTOR_BOUND = 0.003  # INT8 against FP16 factors: table 8's largest difference
@@ -230,8 +230,8 @@ def _factors(grid: Grid) -> Iterator[Statement]:
             claim = f"INT8 factors of LoRC stay within {100 * FACTOR_BOUND:g} % of FP16 factors"
             yield from _alike(claim, "table 8", FACTOR_BOUND, grid.near(cell, lorc="plain-fp16"), result)
         zero = grid.near(cell, rank=0, lorc="none")
-        eight = grid.near(cell, rank=8)
-        if cell.rank == 32 and zero is not None and eight is not None:
+        eight = grid.near(cell, rank=_scaled_rank(8, result))
+        if cell.rank == _scaled_rank(32, result) and zero is not None and eight is not None:
             claim = f"At {cell.weight_format.bits} bits, rank 8 gives most of what rank 32 gives"
             yield Statement(claim, "table 9", ((-1.0, zero), (-1.0, result), (2.0, eight)))
 
@@ -286,6 +286,11 @@ def _plain(cell: Cell) -> bool:
 def _scaled(group: int, result: CellResult) -> int:
     """The group of the paper, or what stands for it on a stand-in."""
     return group // SCALE if result.standin else group
+
+
+def _scaled_rank(published: int, result: CellResult) -> int:
+    """The rank of the paper, or what stands for it on a stand-in."""
+    return rank(published) if result.standin else published
 
 
 def _size(model: str) -> int | None:

@@ -9,6 +9,7 @@ from lorcbench.common import paths
 from lorcbench.report.findings import Findings
 from lorcbench.report.results import CellResult
 from lorcbench.study.cells import Study
+from lorcbench.study.ranks import rank_lines
 
 
 def summary(study: Study, results: list[CellResult], findings: Findings, folder: Path) -> str:
@@ -24,6 +25,7 @@ def summary(study: Study, results: list[CellResult], findings: Findings, folder:
     if study.too_large:
         limit = f"more than study.max_params={study.config.max_params:g} weights"
         lines.append(f"  left out, {limit}: {', '.join(study.too_large)}")
+    lines += [f"  {line}" for line in rank_lines(study)]
     lines += findings.lines()
     places = {"page": folder / "report.html", "table": folder / "cells.csv", "MLflow": Path(paths.MLFLOW)}
     lines += [f"  {name:6} {path}" for name, path in places.items()]

@@ -11,13 +11,15 @@ from lorcbench.report.intervals import perplexity
 from lorcbench.report.recommend import fronts
 from lorcbench.report.results import CellResult
 from lorcbench.study.cells import Cell, Study
+from lorcbench.study.ranks import rank_share
 
-_CELL = ("study", "model", "family", "standin", "method", "weight", "activation", "rank", "lorc", "hessian", "calibration")
+_CELL = ("study", "model", "family", "standin", "method", "weight", "activation", "rank")
+_RANK = ("rank_share", "lorc", "hessian", "calibration")
 _TEXT = ("seed", "protocol", "corpus", "windows", "stream_tokens", "stream_sha256")
 _PERPLEXITY = ("ppl", "ppl_fp", "delta_nll", "delta_nll_low", "delta_nll_high", "delta_ppl", "delta_ppl_low", "delta_ppl_high")
 _COST = ("bits_per_weight", "paper_bits", "weights", "max_damp", "seconds", "peak_rss_mib")
 _STATUS = ("status", "reason", "derived_from", "on_front")
-COLUMNS = _CELL + _TEXT + _PERPLEXITY + _COST + _STATUS
+COLUMNS = _CELL + _RANK + _TEXT + _PERPLEXITY + _COST + _STATUS
 
 _RECIPE = ("study", "model", "method", "calibration", "weight", "activation", "lorc", "rank")
 _TASK = ("task", "version", "documents", "shots", "prefix_token")
@@ -47,6 +49,8 @@ def _shared_columns(study: Study, result: CellResult) -> dict:
     for name in (*of_result, "status", "reason"):
         if (value := getattr(result, name)) is not None:
             columns[name] = value
+    if (share := rank_share(study, cell)) is not None:
+        columns["rank_share"] = share
     paper_bits = cell.weight_format.paper_bits()
     return columns | {"study": study.name, "protocol": study.eval, "paper_bits": paper_bits, "derived_from": result.derived}
 

@@ -25,9 +25,9 @@ def main(job: Job) -> None:
     """Make sure of the checkpoint and write where it is, with the digest of every file."""
     model = job.model
     folder = job.at(PREPARE)
-    measured = {}
+    measured, planted = {}, {}
     if model.source == "standin":
-        measured = _train(job, model, folder)
+        measured, planted = _train(job, model, folder)
         where, revision = folder, None
     elif model.source == "hub":
         source, revision = _download(model)
@@ -53,14 +53,15 @@ def main(job: Job) -> None:
         "repo": model.repo,
         "revision": revision,
         "gate": measured,
+        **planted,
     }
     settings = {key: value for key, value in vars(model).items() if key != "standin"}
     settings["standin"] = vars(model.standin) if model.standin else None
     job.finish(job.identity(settings), payload)
 
 
-def _train(job: Job, model: ModelConfig, folder: Path) -> dict:
-    """Train a stand-in and save it in `folder`; returns what the check of its quality measured."""
+def _train(job: Job, model: ModelConfig, folder: Path) -> tuple[dict, dict]:
+    """Train a stand-in and save it in `folder`; returns what its gate measured, and of a planted one its channels."""
     from safetensors.torch import load_file
     from transformers import PreTrainedTokenizerFast
     from transformers.utils.logging import disable_progress_bar
@@ -86,14 +87,16 @@ def _train(job: Job, model: ModelConfig, folder: Path) -> dict:
         windows[name] = corpora.test_windows(stream, model.standin.positions, 128, name).tokens
     network = standin.build(model)
     standin.train(network, model.standin, streams, lambda done, total: job.progress(done, total, "step"))
+    standin.finish(network, model.standin)
     measured = standin.gate(network, streams, windows)
+    planted = {"channels": standin.channel_statistics(network, model.record, windows)} if model.planted else {}
     with TemporaryDirectory() as written:  # save_pretrained leaves half a file where the disk is full
         network.to(torch.float16).save_pretrained(written)
         tokenizer.save_pretrained(written)
         for path in sorted(Path(written).iterdir()):
             with replacing(folder / path.name) as temporary:
                 shutil.copyfile(path, temporary)  # not its mode, with which nobody else on a shared file system could read it
-    return measured
+    return measured, planted
 
 
 def _download(model: ModelConfig) -> tuple[Path, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 
 from lorcbench.common.paths import Wildcards
@@ -90,6 +90,7 @@ class Study:
         not_applicable: (model, weight or activation format) left out because groups do not divide.
         folders: checkpoints given by path on the command line, by model name.
         too_large: the study's models that `StudyConfig.max_params` leaves out.
+        published_ranks: of a rehearsal, rank of the stand-ins → the ranks in the study's file that became it.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Study:
     not_applicable: tuple[tuple[str, str], ...]
     folders: dict[str, str]
     too_large: tuple[str, ...] = ()
+    published_ranks: dict[int, list[int]] = field(default_factory=dict)
 
     def model(self, name: str) -> ModelConfig:
         """The model's config, a folder given on the command line included."""

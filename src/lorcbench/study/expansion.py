@@ -33,12 +33,14 @@ class _Request:
         config: the composed study.
         folders: checkpoints given by path on the command line, by model name.
         replaced: the axes that the command line gave; they hold for every grid.
+        published_ranks: of a rehearsal, as `Study` has it.
     """
 
     name: str
     config: StudyConfig
     folders: dict[str, str]
     replaced: tuple[str, ...]
+    published_ranks: dict[int, list[int]]
 
 
 def load_study(name: str, overrides: list[str] = (), model_path: str | None = None, own_name: str | None = None) -> Study:
@@ -75,6 +77,7 @@ def load_study(name: str, overrides: list[str] = (), model_path: str | None = No
         not_applicable=tuple(not_applicable),
         folders=request.folders,
         too_large=tuple(too_large),
+        published_ranks=request.published_ranks,
     )
 
 
@@ -115,10 +118,11 @@ def _request(name: str, config: StudyConfig, overrides: list[str], model_path: s
         folders = {_folder_name(model_path): str(Path(model_path).resolve())}
         config.models = list(folders)
         replaced.append("models")
+    published_ranks = rehearsal.ranks_asked(config, replaced) if config.standins else {}
     if config.standins:
         keeps_protocol = any(override.startswith("study.eval=") for override in overrides)
         config = rehearsal.rehearse(config, replaced, not keeps_protocol)
-    return _Request(name, config, folders, tuple(replaced))
+    return _Request(name, config, folders, tuple(replaced), published_ranks)
 
 
 def _folder_name(path: str) -> str:

@@ -12,8 +12,9 @@ from lorcbench.config import compose
 from lorcbench.config.schema import AXES, GridConfig, StudyConfig
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 
-# The wider stand-ins have 128 inputs, the paper's narrower ones 1,024: groups of 128 become groups of 16.
+# The wider stand-ins have 128 inputs, the paper's narrower ones 1,024: groups of 128 become groups of 16, rank 8 rank 1.
 SCALE = 8
+RANKS = {8: 1, 32: 4, 128: 16}  # published → the stand-ins'
 ITERATIONS = 128  # of distillation, a quarter of the default: stand-ins have a sixteenth of the tokens
 _SMALL = 1.5e9  # published models below it become the small stand-in of their family
 _PROTOCOL = "stdlib"  # of stand-ins, and the name of their calibration
@@ -39,6 +40,23 @@ def rehearse(study: StudyConfig, kept: list[str], protocol: bool) -> StudyConfig
     return replace(study, **changed, **({"eval": _PROTOCOL} if protocol else {}))
 
 
+def rank(published: int) -> int:
+    """The rank of stand-ins for a published one: that of the next of `RANKS`, the last one's beyond; 0 stays 0."""
+    if not published:
+        return 0
+    return RANKS[next((known for known in RANKS if published <= known), max(RANKS))]
+
+
+def ranks_asked(study: StudyConfig, kept: list[str]) -> dict[int, list[int]]:
+    """Stand-ins' rank → the published ranks of the study that become it; empty if the command line gave the ranks."""
+    asked: dict[int, list[int]] = {}
+    if "ranks" not in kept:
+        lists = [grid.ranks for grid in (study, *study.grids) if grid.ranks]
+        for published in sorted({number for numbers in lists for number in numbers if number}):
+            asked.setdefault(rank(published), []).append(published)
+    return asked
+
+
 def _axes(grid: StudyConfig | GridConfig, kept: list[str]) -> dict[str, list | None]:
     return {axis: _values(axis, getattr(grid, axis), kept) for axis in AXES}
 
@@ -51,6 +69,7 @@ def _values(axis: str, values: list | None, kept: list[str]) -> list | None:
         "calibrations": _calibration,
         "weights": _weight,
         "activations": _activation,
+        "ranks": rank,
     }.get(axis)
     if values is None or translate is None or axis in kept:
         return values

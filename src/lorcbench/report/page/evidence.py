@@ -20,7 +20,7 @@ def claims(verdicts: list[Verdict]) -> str:
     blocks = []
     for claim in dict.fromkeys(verdict.claim for verdict in verdicts):
         members = [verdict for verdict in verdicts if verdict.claim == claim]
-        counts = Counter(member.verdict for member in members)
+        counts = Counter(member.verdict for member in members if not member.planted)
         chips = " ".join(chip(name, f"{counts[name]} {name}") for name in VERDICTS if counts[name])
         rows = "".join(
             f"<tr><td><code>{escape(member.scope)}</code></td><td>{chip(member.verdict)}</td>"

@@ -20,6 +20,7 @@ from lorcbench.report.page.tasks import tasks
 from lorcbench.report.recommend import fronts
 from lorcbench.report.results import CellResult
 from lorcbench.study.cells import Cell, Study
+from lorcbench.study.ranks import rank_lines
 
 STATUSES = ("ok", "failed", "not run")
 SEVERITY = ("failed", "not run", "degraded")
@@ -111,8 +112,9 @@ def _headline(findings: Findings) -> str:
     """How many claims and published numbers hold."""
     facts = []
     if verdicts := findings.verdicts:
-        supported = sum(verdict.verdict == "supported" for verdict in verdicts)
-        facts.append((f"{supported} of {len(verdicts)}", "tests of claims supported"))
+        counted = [verdict for verdict in verdicts if not verdict.planted]
+        supported = sum(verdict.verdict == "supported" for verdict in counted)
+        facts.append((f"{supported} of {len(counted)}", "tests of claims supported"))
     if rows := findings.scorecard:
         facts.append((f"{sum(row.within for row in rows)} of {len(rows)}", "published numbers met"))
     return "".join(f"<li><b>{escape(figure)}</b><span>{escape(text)}</span></li>" for figure, text in facts)
@@ -136,7 +138,14 @@ def _alerts(study: Study, results: list[CellResult]) -> str:
         every = len(standins) == len({result.cell.model for result in results})
         who = "All models here are" if every else f"{escape(', '.join(standins))}: these are"
         text = "small models that this pipeline trained itself. Their perplexities are no published model's"
-        alerts.append(f'<div class="box"><b>Stand-ins.</b> {who} stand-ins, {text}.</div>')
+        ranks = "".join(f"<li>{escape(line)}</li>" for line in rank_lines(study))
+        alerts.append(f'<div class="box"><b>Stand-ins.</b> {who} stand-ins, {text}.{ranks and f"<ul>{ranks}</ul>"}</div>')
+    if planted := sorted({result.cell.model for result in results if result.planted}):
+        text = (
+            "outlier channels and dead inputs were put into it on purpose, to show what methods do about them. "
+            "Its numbers are evidence for no claim of the paper"
+        )
+        alerts.append(f'<div class="box"><b>Planted.</b> {escape(", ".join(planted))}: {text}.</div>')
     corpora = {name: corpus for result in results for name, corpus in result.corpora.items()}
     if others := [
         f"{name} ({corpus['documents']:,} documents)" for name, corpus in corpora.items() if corpus["published"] is False

@@ -1,0 +1,40 @@
+"""What the ranks of stand-ins mean: their share of the width, and the published ranks for which they stand."""
+
+from __future__ import annotations
+
+from lorcbench.study.cells import Cell, Study
+from lorcbench.study.rehearsal import RANKS
+
+_PUBLISHED_WIDTH = 4096  # of OPT-6.7b and BLOOM-7.1b
+
+
+def rank_share(study: Study, cell: Cell) -> float | None:
+    """LoRC's rank as a share of the model's width; None without LoRC, and for a width that only the checkpoint knows."""
+    width = study.model(cell.model).hidden
+    return cell.rank / width if cell.rank and width else None
+
+
+def rank_lines(study: Study) -> list[str]:
+    """A line for every rank of the study's stand-ins, and one for ranks that are one on them; none without stand-ins."""
+    widths: dict[int, set[int]] = {}
+    for cell in study.cells:
+        model = study.model(cell.model)
+        if cell.rank and model.source == "standin":
+            widths.setdefault(cell.rank, set()).add(model.hidden)
+    published = {rank: [number] for number, rank in RANKS.items()} | study.published_ranks
+    lines = []
+    for rank in sorted(widths):
+        shares = ", ".join(f"{100 * rank / width:.1f} % of width {width}" for width in sorted(widths[rank]))
+        lines.append(f"rank {rank} is {shares}{_stands_for(published.get(rank, []))}")
+    for rank, numbers in study.published_ranks.items():
+        if len(numbers) > 1:
+            lines.append(f"ranks {', '.join(map(str, numbers))} of the study are one rank on stand-ins: {rank}")
+    return lines
+
+
+def _stands_for(numbers: list[int]) -> str:
+    """The published ranks and their share of a published width; nothing for a rank that stands for none."""
+    if not numbers:
+        return ""
+    each = ", ".join(f"{number} ({100 * number / _PUBLISHED_WIDTH:.2g} % of {_PUBLISHED_WIDTH:,})" for number in numbers)
+    return f"; stands for the published {each}"
