@@ -197,6 +197,8 @@ class StudyConfig:
         max_params: of the study's own models, those with more weights in their blocks are not run but listed; models that the
             command line names are run whatever their size. None is no limit.
         standins: ask the same of stand-ins instead (`lorcbench.study.rehearsal`).
+        exactly: take one product of axes, without the grids and exclusions of the study's file: those that the command line
+            names, the others as the study has them for all its grids.
     """
 
     title: str = MISSING
@@ -216,6 +218,7 @@ class StudyConfig:
     gate: str = "check"
     max_params: float | None = None
     standins: bool = False
+    exactly: bool = False
 
     def __post_init__(self) -> None:
         _positive("study", max_cells=self.max_cells)
