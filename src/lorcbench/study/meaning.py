@@ -86,9 +86,14 @@ def check(job: StageJob, entry: Entry, result: dict) -> None:
         if difference := _difference(key, expected[key], recorded.get(key, _NOTHING)):
             place, meant, found = difference
             raise ArtifactError(
-                f"{job.folder}/result.json: foreign (made with {place}={found}, but its name means {place}={meant}); "
+                f"{job.folder}/result.json: foreign (made with {place}={_said(found)}, but its name means {place}={_said(meant)}); "
                 f"delete the folder {job.folder} and run again"
             )
+
+
+def _said(value: Any) -> str:
+    """A value in a message of one line."""
+    return value if isinstance(value, str) and value.isprintable() else canonical(value)
 
 
 def _difference(key: str, expected: Any, found: Any) -> tuple[str, Any, Any] | None:
