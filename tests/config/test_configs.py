@@ -6,7 +6,7 @@ import shlex
 import pytest
 from synthetic import Wildcards
 
-from lorcbench.config import compose
+from lorcbench.config import compose, folders
 from lorcbench.config.checks import ConfigError
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.pipeline.rules import Pipeline
@@ -248,5 +248,6 @@ def test_the_stages_that_see_the_whole_study_expand_the_workflows_own(tmp_path, 
     pipeline = Pipeline({"model_path": str(folder), "overrides": "study.methods=[rtn] study.ranks=[0,8]"})
     seen = study_from_arguments(shlex.split(pipeline.study_arguments()))
     assert seen.cells == pipeline.study.cells
-    assert {cell.model for cell in seen.cells} == {"my-opt"}
-    assert seen.folders == {"my-opt": str(folder)}
+    name = folders.model_name(folder)
+    assert {cell.model for cell in seen.cells} == {name} and name.startswith("my-opt-")
+    assert seen.folders == {name: str(folder)}

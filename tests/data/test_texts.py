@@ -12,8 +12,10 @@ import datasets
 import huggingface_hub.constants
 import pytest
 import synthetic
+from recorded import identity
 
 from lorcbench.common import paths
+from lorcbench.common.paths import Wildcards
 from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.protocols import TextConfig
@@ -258,6 +260,7 @@ def prepared(folder: Path, positions: int) -> None:
     load_tokenizer(checkpoint).backend_tokenizer.save(str(checkpoint / paths.TOKENIZER))
     files = {"config.json": file_digest(checkpoint / "config.json")}
     about = {"folder": ".", "files": files, "tokenizer": file_digest(checkpoint / paths.TOKENIZER)}
+    about["identity"] = identity(PREPARE, Wildcards(model="opt-125m"))
     write_json(checkpoint / "result.json", "checkpoint", about)
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from recorded import identity
 
 from lorcbench.common.artifacts import read_shard, write_json, write_shard
 from lorcbench.common.paths import Wildcards
+from lorcbench.config.schema import ModelConfig
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.quantizer import quantize
 from lorcbench.jobs.job import Job
@@ -157,10 +159,14 @@ def prepared(tmp_path, monkeypatch):
     threads = torch.get_num_threads()  # which a stage sets for its process
     monkeypatch.chdir(tmp_path)
     folder = tiny.checkpoint(tmp_path / "opt", "opt", dtype=torch.float16)
-    write_json(PREPARE.folder(Wildcards(**NAMES)) / "result.json", "checkpoint", {"folder": str(folder), "files": {}})
-    tokens = CALIBRATION_TOKENS.folder(Wildcards(**NAMES))
+    names = Wildcards(**NAMES)
+    model = ModelConfig(name="tiny", source="folder", path=str(tmp_path.resolve() / "unused"))
+    source = {"folder": str(folder), "files": {}, "identity": identity(PREPARE, names, model)}
+    write_json(PREPARE.folder(names) / "result.json", "checkpoint", source)
+    tokens = CALIBRATION_TOKENS.folder(names)
     digest = write_shard(tokens / "tokens.safetensors", {"calibration": tiny.windows(4, 16).int()}, "tokens")
-    write_json(tokens / "result.json", "tokens", {"shards": [{"file": "tokens.safetensors", "sha256": digest}]})
+    written = [{"file": "tokens.safetensors", "sha256": digest}]
+    write_json(tokens / "result.json", "tokens", {"shards": written, "identity": identity(CALIBRATION_TOKENS, names)})
     run("calibrate")
     run("factor")
     yield

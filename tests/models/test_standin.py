@@ -201,7 +201,10 @@ def test_another_vocabulary_than_the_tokenizers_is_refused_before_the_first_job(
 
 @pytest.mark.slow
 def test_another_vocabulary_than_the_tokenizers_is_refused_by_hand_too(tmp_path):
-    refused = stage(tmp_path, "prepare", "model=opt-standin-xs", "model.standin.vocabulary=2048")
+    conf = compose.conf_dir() / "model/opt-standin-xs.yaml"
+    changed = conf.read_text(encoding="utf-8").replace("standin: {", "standin: {vocabulary: 2048, ")
+    write_text(tmp_path / "model/mine.yaml", changed)
+    refused = stage(tmp_path, "prepare", "model=mine", **{compose.EXTRA_CONF: str(tmp_path)})
     assert refused.returncode != 0
     (line,) = refused.stderr.splitlines()
     assert f"model.standin.vocabulary=2048: expected {TOKENS}, " in line

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import tiny
 import torch
+from recorded import identity
 
 from lorcbench.common.artifacts import read_json, write_json, write_shard
 from lorcbench.common.paths import Wildcards
+from lorcbench.config.schema import ModelConfig
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.jobs import inputs
 from lorcbench.jobs.job import Job
@@ -26,11 +28,14 @@ QUICK = "+held_out=0.25+iterations=24+lr=0.01"
 def prepare(folder: Path, kind: str) -> Path:
     """Make in `folder` what `run` reads: a tiny checkpoint in float16, and calibration tokens. Returns the checkpoint."""
     checkpoint = tiny.checkpoint(folder / kind, kind, dtype=torch.float16)
-    source = {"folder": str(checkpoint), "files": {}}
-    write_json(folder / PREPARE.folder(Wildcards(**NAMES)) / "result.json", "checkpoint", source)
-    tokens = folder / CALIBRATION_TOKENS.folder(Wildcards(**NAMES))
+    names = Wildcards(**NAMES)
+    model = ModelConfig(name="tiny", source="folder", path=str(folder.resolve() / "unused"))
+    source = {"folder": str(checkpoint), "files": {}, "identity": identity(PREPARE, names, model)}
+    write_json(folder / PREPARE.folder(names) / "result.json", "checkpoint", source)
+    tokens = folder / CALIBRATION_TOKENS.folder(names)
     digest = write_shard(tokens / "tokens.safetensors", {"calibration": WINDOWS.int()}, "tokens")
-    write_json(tokens / "result.json", "tokens", {"shards": [{"file": "tokens.safetensors", "sha256": digest}]})
+    shards = [{"file": "tokens.safetensors", "sha256": digest}]
+    write_json(tokens / "result.json", "tokens", {"shards": shards, "identity": identity(CALIBRATION_TOKENS, names)})
     return checkpoint
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast, Starcoder2Config, Starcoder2ForCausalLM
 from trees import change, run
 
+from lorcbench.config import folders
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.quantizer import quantize, to_stored
 from lorcbench.models.checkpoint import Checkpoint
@@ -211,17 +212,18 @@ def test_a_family_is_one_record(tree, copy):
     change(tree, FAMILY)
     made = starcoder(copy / "starcoder", copy / "results/cache/text/stdlib/tokenizer.json")
     cells = [("none/none/w16/a16", "none"), (f"rtn/none/{FMT}/a16", "rtn")]
-    files = [f"results/cache/evaluate/starcoder/{path}/a16/stdlib/result.json" for path, _ in cells]
+    name = folders.model_name(copy / "starcoder")
+    files = [f"results/cache/evaluate/{name}/{path}/a16/stdlib/result.json" for path, _ in cells]
     overrides = f"study.methods=[rtn] study.weights=[{FMT}] study.ranks=[0]"
     run(tree, copy, *files, "--config", "study=smoke", "model_path=starcoder", f"overrides={overrides}")
     full, rtn = (json.loads((copy / file).read_text())["variants"]["r0"] for file in files)
-    windows = load_file(copy / "results/cache/tokens/starcoder/stdlib/tokens.safetensors")
+    windows = load_file(copy / f"results/cache/tokens/{name}/stdlib/tokens.safetensors")
     with torch.no_grad():
         for corpus, tokens in windows.items():
             losses = [float(made(input_ids=row[None], labels=row[None]).loss) for row in tokens.long()[:8]]
             assert full["nll"][corpus][:8] == pytest.approx(losses, rel=1e-3)
             assert rtn["nll"][corpus] != full["nll"][corpus]
-    quantized = json.loads((copy / f"results/cache/quantize/starcoder/rtn/none/{FMT}/a16/result.json").read_text())
+    quantized = json.loads((copy / f"results/cache/quantize/{name}/rtn/none/{FMT}/a16/result.json").read_text())
     linears = [name for name, module in made.model.layers[0].named_modules() if isinstance(module, torch.nn.Linear)]
     assert sorted(quantized["widths"]) == sorted(linears)
     assert quantized["weights"] == sum(

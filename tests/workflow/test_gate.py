@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import synthetic
+from recorded import identity
 
 from lorcbench.common.artifacts import read_json, write_json
 from lorcbench.common.paths import Wildcards
@@ -35,8 +36,9 @@ def measured(factor: float, is_published: bool | None = True) -> None:
     """Leave an evaluation whose perplexities are the published ones times `factor`, on text of that kind."""
     losses = {corpus: [math.log(ppl * factor)] * 4 for corpus, ppl in published.full_precision(MODEL).items()}
     corpora = {corpus: {"published": is_published, "documents": 2000} for corpus in losses}
-    folder = Path(EVALUATE.folder(Wildcards(model=MODEL, protocol=published.GATE_PROTOCOL)))
-    write_json(folder / "result.json", "perplexity", {"variants": {"r0": {"nll": losses}}, "corpora": corpora})
+    names = Wildcards(model=MODEL, protocol=published.GATE_PROTOCOL)
+    about = {"corpora": corpora, "identity": identity(EVALUATE, names)}
+    write_json(EVALUATE.folder(names) / "result.json", "perplexity", {"variants": {"r0": {"nll": losses}}, **about})
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.004, 0.996])

@@ -24,6 +24,8 @@ try:
     pipeline = Pipeline(config)
     if workflow.is_main_process:
         pull_back_times(Path(paths.CACHE))
+        for line in pipeline.study.outline():
+            logger.info(line)
     if workflow.local_exec and workflow.is_main_process:
         # Without a total Snakemake ignores what jobs say of their memory.
         workflow.register_resource("mem_mb", pipeline.resources.total_memory())

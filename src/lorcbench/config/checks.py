@@ -26,6 +26,12 @@ def positive(owner: str, **values: float | None) -> None:
             raise ConfigError(f"{owner}.{key}={value}: expected a positive number" + f" below {MOST:,}" * (value >= most))
 
 
+def spelled(number: float) -> str:
+    """A number as paths have it: short where that is the same number, else with all its digits."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
+
+
 def seed(owner: str, value: int) -> None:
     """Refuse a seed that some random generator would not take."""
     if not 0 <= value < MOST:

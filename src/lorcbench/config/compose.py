@@ -106,19 +106,21 @@ def _one_line(error: Exception, overrides: list[str] = ()) -> str:
     if match := re.search(r"Could not override '([\w.]+?)\.?'.*?\+([\w.]+)=", text, re.DOTALL):
         group = match[2].partition(".")[0]
         known = f"known keys of {group}:" if group in SCHEMAS else "known keys are"
-        return f"unknown key {match[2]}; {known} {', '.join(_keys(group, overrides))}"
+        name = next((value for name, _, value in (part.partition("=") for part in overrides) if name == group), None)
+        return f"unknown key {match[2]}; {known} {', '.join(keys(group, name))}"
     if match := re.search(r"Could not find '(\w+)/(.*?)'", text):
         return _unknown(match[1], match[2])
     reason = str(error.__cause__ or "").partition("\n")[0]
     return ": ".join(part for part in (text.partition("\n")[0], reason) if part)
 
 
-def _keys(group: str, overrides: list[str]) -> list[str]:
-    """The keys of a group: of the file that `overrides` choose in it, else of all its schemas. All keys, if it is none."""
+def keys(group: str, name: str | None = None) -> list[str]:
+    """The keys of a group: of what is called `name` in it, else of all its schemas. All keys, if it is no group."""
     if group not in SCHEMAS:
         return sorted([*SCHEMAS, *(field.name for field in fields(JobConfig))])
-    stem = next((value for name, _, value in (part.partition("=") for part in overrides) if name == group), None)
-    schemas = [type(load(group, stem))] if stem in names(group) else SCHEMAS[group].values()
+    stem = (name or "").partition("+")[0]
+    known = stem in names(group) and (group, stem) != ("model", "folder")  # which has no path yet
+    schemas = [type(load(group, stem))] if known else SCHEMAS[group].values()
     return sorted({field.name for schema in schemas for field in fields(schema)})
 
 
@@ -137,6 +139,19 @@ def headline(group: str, name: str) -> str:
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
+def check_name(group: str, name: str) -> None:
+    """Refuse what is not the stem of a conf file of `group`, or that with changes; the changes themselves are not checked.
+
+    Raises:
+        ConfigError: the message has the names that there are.
+    """
+    stem = name.partition("+")[0]
+    if stem not in names(group):
+        raise ConfigError(_unknown(group, stem))
+    if not re.fullmatch(VARIANT, name):
+        raise ConfigError(f"{group} {name!r}: expected {stem}, or {stem}+key=value with a known key")
+
+
 def _unknown(group: str, name: str) -> str:
     """The message for a name that no conf file has."""
     return f"{group} {name!r} is unknown; conf/{group} has {', '.join(names(group))}"
@@ -149,12 +164,8 @@ def load(group: str, name: str) -> Any:
     Raises:
         ConfigError: the name is unknown or misspelt, a key is unknown, or a value makes no sense.
     """
-    stem = name.partition("+")[0]
-    if stem not in names(group):
-        raise ConfigError(_unknown(group, stem))
-    if not re.fullmatch(VARIANT, name):
-        raise ConfigError(f"{group} {name!r}: expected {stem}, or {stem}+key=value with a known key")
-    changes = [f"model.name={stem}"] if group == "model" else []
+    check_name(group, name)
+    changes = [f"model.name={name.partition('+')[0]}"] if group == "model" else []
     node = compose([f"{group}={name}", *changes])[group]
     try:
         return OmegaConf.to_object(node)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from lorcbench.config.checks import ConfigError, one_of, positive, seed
+from lorcbench.config.checks import ConfigError, one_of, positive, seed, spelled
 from lorcbench.config.protocols import CalibrationConfig
 from lorcbench.config.shape import Shape
 from lorcbench.core.settings import DistillSettings, GptqSettings, TrainingSettings
@@ -108,7 +108,7 @@ class GptqMethod(Method, GptqSettings):
     @property
     def factor(self) -> dict[str, str]:
         """Which factors of the cached Hessians it sweeps with: the wildcards of their path."""
-        return {"damp": f"{self.damp:g}", "order": "act_order" if self.act_order else "natural", "dead": self.dead}
+        return {"damp": spelled(self.damp), "order": "act_order" if self.act_order else "natural", "dead": self.dead}
 
     @property
     def sees_activations(self) -> bool:

@@ -244,6 +244,8 @@ class StudyConfig:
             command line names are run whatever their size. None is no limit.
         standins: ask the same of stand-ins instead (`lorcbench.study.rehearsal`).
         rehearsal: axes of the study itself that stand-ins are asked about as they are written here; the others are translated.
+        exactly: take one product of axes, without the grids and exclusions of the study's file: those that the command line
+            names, the others as the study has them for all its grids.
     """
 
     title: str = MISSING
@@ -264,6 +266,7 @@ class StudyConfig:
     max_params: float | None = None
     standins: bool = False
     rehearsal: GridConfig | None = None
+    exactly: bool = False
 
     def __post_init__(self) -> None:
         _positive("study", max_cells=self.max_cells)

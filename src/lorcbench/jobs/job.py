@@ -6,7 +6,6 @@ import contextlib
 import faulthandler
 import importlib.metadata
 import json
-import os
 import platform
 import resource
 import subprocess
@@ -24,16 +23,16 @@ from omegaconf import OmegaConf
 
 from lorcbench.common import paths
 from lorcbench.common.artifacts import fingerprint, read_json, remove_leftovers, write_json, write_text
-from lorcbench.common.paths import Wildcards
 from lorcbench.common.versions import code_version
-from lorcbench.config import compose
+from lorcbench.config import commands, compose
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.protocols import CalibrationConfig, EvalConfig, TaskConfig, TextConfig
 from lorcbench.config.recipes import LorcConfig
-from lorcbench.config.schema import JobConfig, ModelConfig, RuntimeConfig, TrackingConfig
+from lorcbench.config.schema import ModelConfig, RuntimeConfig, TrackingConfig
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.jobs.threads import kernel_threads
-from lorcbench.study.stages import Stage
+from lorcbench.study import meaning
+from lorcbench.study.stages import Stage, StageJob
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "lm_eval", "numpy", "scipy", "numba")
 _PROGRESS_EVERY = 5.0  # seconds between progress lines
@@ -61,9 +60,12 @@ class Job:
     def __init__(self, stage: str, overrides: list[str]) -> None:
         self.stage = stage
         self.overrides = overrides
-        self.cfg = compose.compose([*overrides, *os.environ.get(compose.RUNTIME_VARIABLE, "").split()])
+        commands.check(overrides)
+        # A folder's name may look like a number or null, so it never passes through Hydra's grammar.
+        named = [override for override in overrides if not override.startswith("model.name=")]
+        self.cfg = compose.compose([*named, *commands.from_environment()])
         self.config = compose.job_config(self.cfg)
-        self.names = _wildcards(overrides, self.config)
+        self.names = commands.names(overrides, self.config)
         self.weight_format = _parsed(WeightFormat.parse, "weight", self.config.weight)
         self.trained_format = _parsed(ActivationFormat.parse, "trained", self.config.trained)
         self.activation_format = _parsed(ActivationFormat.parse, "activation", self.config.activation)
@@ -84,6 +86,8 @@ class Job:
             raise ConfigError(f"stage {self.stage} needs {group}=NAME; known: {', '.join(compose.names(group))}")
         if group == "model":
             node.name = self.names.model
+            if "model=folder" in self.overrides:
+                node.path = str(Path(node.path).expanduser().resolve())  # a setting, and the same from wherever it is typed
         return OmegaConf.to_object(node)
 
     @cached_property
@@ -158,11 +162,26 @@ class Job:
             names: of the result's folder, where they are others than this job's.
 
         Raises:
-            ArtifactError: as `read_json`.
+            ArtifactError: as `digest`.
         """
-        folder = self.folder_of(stage, **names)
-        self._inputs[artifact or stage.artifact] = digest_of(stage, folder)
-        return folder
+        self._inputs[artifact or stage.artifact] = self.digest(stage, **names)
+        return self.folder_of(stage, **names)
+
+    def digest(self, stage: Stage, **names: str) -> str:
+        """The digest of another job's result, which must be what its names mean.
+
+        Raises:
+            ArtifactError: as `read_json`, and `meaning.check`.
+        """
+        job = StageJob(stage, replace(self.names, **names))
+        result = read_json(job.folder / "result.json", stage.kind)
+        meaning.check(job, self._entry, result)
+        return result["digest"]
+
+    def _entry(self, group: str, name: str) -> Any:
+        """What is called `name` in a config group; not composed again if it is this job's own."""
+        own = self.names.protocol if group == "eval" else getattr(self.names, group)
+        return self._group(group) if name == own else compose.load(group, name)
 
     def folder_of(self, stage: Stage, **names: str) -> Path:
         """The folder of another job's result, under this job's names but for `names`."""
@@ -272,24 +291,6 @@ def _commit() -> str | None:
     return found.stdout.strip() or None
 
 
-def _wildcards(overrides: list[str], config: JobConfig) -> Wildcards:
-    """The names of a job's folders: entries of groups as the command line spells them, formats and numbers from the config."""
-    chosen = dict(override.partition("=")[::2] for override in overrides)
-    groups = {group: chosen.get(group, "none") for group in ("method", "calibration", "lorc", "text", "task", "study")}
-    return Wildcards(
-        **groups,
-        model=chosen.get("model.name", chosen.get("model", "none")),
-        protocol=chosen.get("eval", "stdlib"),
-        weight=config.weight,
-        trained=config.trained,
-        activation=config.activation,
-        cap=str(config.cap),
-        damp=f"{config.damp:g}",
-        order=config.order,
-        dead=config.dead,
-    )
-
-
 def _parsed(parse: Callable[[str], Any], key: str, text: str) -> Any:
     """A format as a value.
 
@@ -300,15 +301,6 @@ def _parsed(parse: Callable[[str], Any], key: str, text: str) -> Any:
         return parse(text)
     except ValueError as error:
         raise ConfigError(f"{key}: {error}") from None
-
-
-def digest_of(stage: Stage, folder: Path) -> str:
-    """The digest of the result that a stage left in `folder`.
-
-    Raises:
-        ArtifactError: as `read_json`.
-    """
-    return read_json(folder / "result.json", stage.kind)["digest"]
 
 
 def shard_identity(identity: dict) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from lorcbench.common.artifacts import ArtifactError, fingerprint
 from lorcbench.common.versions import code_version
 from lorcbench.config import compose
-from lorcbench.jobs.job import Job, digest_of
+from lorcbench.jobs.job import Job
 from lorcbench.study.stages import LORC, PREPARE, QUANTIZE
 
 
@@ -79,6 +79,5 @@ def _mark(job: Job, variant: str, settings: dict) -> str:
     inputs = job.inputs
     lorc, rank = split(variant)
     if rank:
-        factors = job.folder_of(LORC, lorc=lorc, cap=str(compose.components(lorc, rank)))
-        inputs[LORC.artifact] = digest_of(LORC, factors)
+        inputs[LORC.artifact] = job.digest(LORC, lorc=lorc, cap=str(compose.components(lorc, rank)))
     return fingerprint([job.names.activation, settings, variant, inputs, code_version(job.stage), job.threads])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 
-from lorcbench.config import compose
+from lorcbench.config import compose, folders
 from lorcbench.config.checks import ConfigError
-from lorcbench.config.schema import RuntimeConfig
+from lorcbench.config.schema import ModelConfig, RuntimeConfig
 from lorcbench.data import stdlib_text, texts
 from lorcbench.study.cells import Study
 
 _KEYS = ("model_path", "name", "overrides", "study")
-_OVERRIDES = ("study.", "eval.tasks=", "runtime.", "tracking.")
+_OVERRIDES = ("study.", "eval.tasks=", "model.name=", "runtime.", "tracking.")
 
 
 def overrides_of(settings: dict) -> list[str]:
@@ -35,17 +35,23 @@ def overrides_of(settings: dict) -> list[str]:
 
 
 def check_windows(study: Study) -> None:
-    """Refuse windows that are longer than the positions that a stand-in learned."""
+    """Refuse windows that are longer than the positions of a stand-in, or of a checkpoint folder."""
     lengths = {f"study.eval={study.eval}+window": compose.load("eval", study.eval).window}
     for name in study.calibrations:
         lengths[f"study.calibrations=[{name}+length"] = compose.load("calibration", name).length
     for model in study.models:
-        config = study.model(model)
-        limit = config.standin.positions if config.standin and config.record.learned_positions else None
+        limit = _positions(study.model(model))
         for setting, length in lengths.items():
             if limit is not None and length > limit:
                 hint = f"{setting}={limit}" + ("]" if "[" in setting else "")
                 raise ConfigError(f"windows of {length} tokens, but {model} has {limit} positions; expected {hint}")
+
+
+def _positions(model: ModelConfig) -> int | None:
+    """How many positions a model has; None if they are computed, or not known before it is there."""
+    if model.source == "folder":
+        return folders.positions(model.path)
+    return model.standin.positions if model.standin and model.record.learned_positions else None
 
 
 def check_vocabularies(study: Study) -> None:

@@ -6,13 +6,10 @@ are meant to hold; times are the arithmetic divided by a rate, without waiting f
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 from lorcbench.common.paths import Wildcards
-from lorcbench.config import compose
-from lorcbench.config.families import FAMILIES
+from lorcbench.config import compose, folders
 from lorcbench.config.protocols import CalibrationConfig, EvalConfig
 from lorcbench.config.schema import ModelConfig, RuntimeConfig
 from lorcbench.config.shape import Shape
@@ -31,15 +28,7 @@ _KRYLOV_PRODUCTS = 12  # with a matrix, of as many columns as components
 
 def shape_of(model: ModelConfig) -> Shape | None:
     """The shape that the conf file states, or a checkpoint folder's config.json; None if neither says."""
-    if model.source != "folder":
-        return model.shape
-    try:
-        config = json.loads((Path(model.path) / "config.json").read_text(encoding="utf-8"))
-        family = FAMILIES[config["model_type"]]
-        layers, hidden, ffn = (family.size(family.named(config), part) for part in ("layers", "hidden", "ffn"))
-        return Shape(layers, hidden, ffn, config["vocab_size"], family.mlp_matrices)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # `prepare` says what is wrong with it
+    return folders.shape(model.path) if model.source == "folder" else model.shape
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from lorcbench.common import paths
 from lorcbench.common.artifacts import canonical
 from lorcbench.common.paths import Wildcards
 from lorcbench.common.versions import code_version
-from lorcbench.config import compose
+from lorcbench.config import compose, folders
 from lorcbench.data import texts
 from lorcbench.pipeline import checks, lifecycle
 from lorcbench.pipeline.resources import Resources
@@ -95,21 +95,36 @@ class Pipeline:
         """The file on this machine that a text or a task is copied from; none for one that is downloaded or made."""
 
         def ask(wildcards: Any) -> list[str]:
-            config = compose.load(group, getattr(Wildcards.of(wildcards), group))
-            data_dir = self._runtime.data_dir
-            path = texts.own_file(config, data_dir) if group == "text" else texts.local_file(config.local, data_dir)
+            path = self._local_file(group, Wildcards.of(wildcards))
             return [str(path)] if path else []
 
         return ask
 
+    def _local_file(self, group: str, names: Wildcards) -> Path | None:
+        config = compose.load(group, getattr(names, group))
+        data_dir = self._runtime.data_dir
+        return texts.own_file(config, data_dir) if group == "text" else texts.local_file(config.local, data_dir)
+
+    def _given_files(self, stage: str, names: Wildcards) -> dict[str, list[int]]:
+        """Size and time of the files on this machine that a job reads by their path, so that it runs again when they change."""
+        if stage == PREPARE.name:
+            model = self.study.model(names.model)
+            return folders.state(Path(model.path)) if model.source == "folder" else {}
+        if stage in (TEXT.name, TASK.name):
+            path = self._local_file(stage, names)
+            return {path.name: folders.file_state(path)} if path and path.is_file() else {}
+        return {}
+
     def params(self, stage: str) -> Callable[[Any], str]:
-        """Version of the code, kernel threads and settings, as one string; a job runs again when it differs."""
+        """Code, kernel threads, settings and the user's own files, as one string; a job runs again when it differs."""
 
         def ask(wildcards: Any) -> str:
             names = Wildcards.of(wildcards)
             chosen = tuple((group, _entry(group, names)) for group in STAGES[stage].groups(names))
             if (stage, chosen) not in self._params:  # asked for by every job, and the same for most of them
-                about = {"code": code_version(STAGES[stage].module), "threads": self._runtime.threads}
+                about: dict[str, Any] = {"code": code_version(STAGES[stage].module), "threads": self._runtime.threads}
+                if files := self._given_files(stage, names):
+                    about["files"] = files
                 self._params[stage, chosen] = canonical(about | {group: self._settings(group, name) for group, name in chosen})
             return self._params[stage, chosen]
 

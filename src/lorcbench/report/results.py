@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from lorcbench.common.artifacts import read_json
+from lorcbench.common.artifacts import ArtifactError, read_json
 from lorcbench.config import compose
 from lorcbench.report.intervals import perplexity
+from lorcbench.study import meaning
 from lorcbench.study.cells import Cell, Study
-from lorcbench.study.stages import job_folders
+from lorcbench.study.stages import StageJob, jobs_of
 
 
 @dataclass
@@ -82,32 +84,57 @@ def collect(study: Study) -> list[CellResult]:
     Raises:
         ArtifactError: a result file is damaged, or of another kind or format.
     """
-    return [_collect(study, cell) for cell in study.cells]
+    foreign: dict[Path, str | None] = {}
+    return [_collect(study, cell, foreign) for cell in study.cells]
 
 
-def _collect(study: Study, cell: Cell) -> CellResult:
-    """What is known of one cell: its model, why it has no numbers, or its numbers."""
+def _collect(study: Study, cell: Cell, foreign: dict[Path, str | None]) -> CellResult:
+    """What is known of one cell: its model, why it has no numbers, or its numbers.
+
+    Args:
+        foreign: what `_foreign` said of the jobs of other cells, by folder; added to.
+    """
     method = compose.load("method", cell.method)
     result = CellResult(cell, hessian=getattr(method, "hessian", ""))
     if cell.calibration != "none":
         result.seed = compose.load("calibration", cell.calibration).seed
-    result.folders = job_folders(study, cell)
+    jobs = jobs_of(study, cell)
+    for job in jobs.values():
+        if job.folder not in foreign:
+            foreign[job.folder] = _foreign(study, job)
+    result.folders = {artifact: job.folder for artifact, job in jobs.items()}
     folders = {artifact: folder for artifact, folder in result.folders.items() if artifact != "harness"}
     checkpoint = _read(folders["checkpoint"], "checkpoint")
     result.family = checkpoint["family"] if checkpoint else study.model(cell.model).family or ""
     result.standin = study.model(cell.model).source == "standin"
     result.planted = study.model(cell.model).planted
     evaluation = _read(folders["evaluation"], "perplexity") or {"variants": {}}
-    if reason := next(filter(None, (_failure(folder, cell.variant) for folder in folders.values())), None):
+    reasons = [_failure(folder, cell.variant) or foreign[folder] for folder in folders.values()]
+    if reason := next(filter(None, reasons), None):
         result.status = "failed"
         result.reason = reason
     elif cell.variant not in evaluation["variants"]:
         result.reason = _why_not(folders)
     else:
         _fill(result, evaluation, folders)
-        if cell in study.harness:
+        if cell in study.harness and not foreign[result.folders["harness"]]:
             _fill_harness(result)
     return result
+
+
+def _foreign(study: Study, job: StageJob) -> str | None:
+    """Why a job's result is not what its names mean; None if it is, or if there is none."""
+    path = job.folder / "result.json"
+
+    def entry(group: str, name: str) -> Any:
+        return study.model(name) if group == "model" else compose.load(group, name)
+
+    try:
+        if path.is_file():
+            meaning.check(job, entry, read_json(path, job.stage.kind))
+    except ArtifactError as error:
+        return str(error)
+    return None
 
 
 def _fill(result: CellResult, evaluation: dict, folders: dict[str, Path]) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 
 from lorcbench.common.paths import Wildcards
 from lorcbench.config import compose
-from lorcbench.config.schema import ModelConfig, StudyConfig
+from lorcbench.config.schema import AXES, ModelConfig, StudyConfig
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.study import published
 
+# Axis of a study → field of a cell.
+FIELDS = dict(zip(AXES, ("model", "method", "calibration", "weight", "activation", "lorc", "rank"), strict=True))
+_SHOWN = 3  # values of an axis that a line has room for
 # What the cells of one evaluation have in common: all but the LoRC setting and its rank.
 _EVALUATED = ("model", "method", "calibration", "weight", "trained", "activation")
 
@@ -91,6 +95,7 @@ class Study:
         folders: checkpoints given by path on the command line, by model name.
         too_large: the study's models that `StudyConfig.max_params` leaves out.
         published_ranks: of a rehearsal, rank of the stand-ins → the ranks in the study's file that became it.
+        replaced: the axes that the command line gave.
     """
 
     name: str
@@ -103,6 +108,7 @@ class Study:
     folders: dict[str, str]
     too_large: tuple[str, ...] = ()
     published_ranks: dict[int, list[int]] = field(default_factory=dict)
+    replaced: tuple[str, ...] = ()
 
     def model(self, name: str) -> ModelConfig:
         """The model's config, a folder given on the command line included."""
@@ -132,6 +138,23 @@ class Study:
         """Whether a model's full-precision perplexity must be the published one before anything of it is quantized."""
         return self.config.gate == "check" and published.full_precision(model, published.GATE_PROTOCOL) is not None
 
+    def outline(self) -> list[str]:
+        """What the study is, for the terminal: one line with its cells by axis, and what needs a line of its own.
+
+        That is the folder of a checkpoint, and a warning where the command line replaced an axis of several grids.
+        """
+        axes = []
+        for axis, attribute in FIELDS.items():
+            counts = Counter(str(getattr(cell, attribute)) for cell in self.cells)
+            if axis not in ("calibrations", "lorc") or len(counts.keys() - {"none"}) > 1:  # else the method and rank say it
+                axes.append(f"{axis}: {_counted(counts, axis in self.replaced)}")
+        lines = [f"study {self.name}: {len(self.cells)} cells; {'; '.join(axes)}"]
+        lines += [f"model {name} is {folder}" for name, folder in self.folders.items()]
+        if len(self.config.grids) > 1 and (everywhere := [axis for axis in self.replaced if axis != "models"]):
+            grids = f"each of the {len(self.config.grids)} grids, whose other axes stay"
+            lines.append(f"{', '.join(everywhere)} replaced in {grids}; study.exactly=true takes only what you name")
+        return lines
+
     def wildcards(self, cell: Cell) -> Wildcards:
         """The names of the jobs that a cell of this study rests on."""
         return cell.wildcards(self.eval)
@@ -149,6 +172,15 @@ class Study:
             for cell in cells:
                 groups.setdefault(tuple(getattr(cell, name) for name in _EVALUATED), []).append(cell)
         return grouped
+
+
+def _counted(counts: Counter[str], all_of_them: bool) -> str:
+    """The values of one axis, each with the number of cells that have it; only how many there are, if they are many."""
+    if len(counts) == 1:
+        return next(iter(counts))
+    if len(counts) > _SHOWN and not all_of_them:
+        return str(len(counts))
+    return ", ".join(f"{value} {count}" for value, count in counts.items())
 
 
 def model_config(name: str, folders: dict[str, str]) -> ModelConfig:

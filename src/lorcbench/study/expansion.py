@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from lorcbench.config import compose
+from lorcbench.config import commands, compose, folders
 from lorcbench.config.checks import MOST, ConfigError
-from lorcbench.config.schema import AXES, GridConfig, StudyConfig
+from lorcbench.config.schema import AXES, GridConfig, ModelConfig, StudyConfig
 from lorcbench.study import naming, rehearsal
-from lorcbench.study.cells import Cell, Study, activation_format, model_config, weight_format
+from lorcbench.study.cells import FIELDS, Cell, Study, activation_format, model_config, weight_format
 
-_FOLDER = "expected a checkpoint folder with config.json and safetensors files"
 # What a grid has on an axis that neither it nor its study names.
 _DEFAULTS = {"calibrations": ["none"], "activations": ["a16"], "lorc": ["plain-int8"], "ranks": [0]}
-_FIELDS = dict(zip(AXES, ("model", "method", "calibration", "weight", "activation", "lorc", "rank"), strict=True))
+_NAMED = "model.name="  # of a checkpoint folder
 
 
 @dataclass(frozen=True)
@@ -49,17 +46,18 @@ def load_study(name: str, overrides: list[str] = (), model_path: str | None = No
     Args:
         name: a file of conf/study, changes of its keys spelled behind it.
         overrides: Hydra overrides; ``study.<axis>=[…]`` replaces that axis in every grid.
-        model_path: a checkpoint folder to run the study on instead of its own models.
+        model_path: a checkpoint folder to run the study on instead of its own models; ``model.name=…`` among the overrides
+            names its model.
         own_name: what the study is called, instead of its file's name and its changes.
 
     Raises:
         ConfigError: anything that makes no sense, in one line.
     """
     if model_path is not None and (not isinstance(model_path, str) or not model_path or "\0" in model_path):
-        raise ConfigError(f"model_path={model_path!r}: {_FOLDER}")
+        raise ConfigError(f"model_path={model_path!r}: expected a checkpoint folder with config.json and safetensors files")
     if name.partition("+")[0] not in compose.names("study"):
         raise ConfigError(f"study {name!r} is unknown; conf/study has {', '.join(compose.names('study'))}")
-    composed = compose.compose([f"study={name}", *overrides])
+    composed = compose.compose([f"study={name}", *(part for part in overrides if not part.startswith(_NAMED))])
     request = _request(name, OmegaConf.to_object(composed.study), overrides, model_path)
     protocol = compose.canonical("eval", request.config.eval)
     cells, not_applicable, too_large = _expand(request)
@@ -78,6 +76,7 @@ def load_study(name: str, overrides: list[str] = (), model_path: str | None = No
         folders=request.folders,
         too_large=tuple(too_large),
         published_ranks=request.published_ranks,
+        replaced=request.replaced,
     )
 
 
@@ -113,29 +112,33 @@ def _name(request: _Request, changes: dict[str, Any]) -> str:
 def _request(name: str, config: StudyConfig, overrides: list[str], model_path: str | None) -> _Request:
     """The study as its file and the command line say it, on other models if the command line says so."""
     replaced = [axis for axis in AXES if any(override.startswith(f"study.{axis}=") for override in overrides)]
-    folders = {}
-    if model_path:
-        folders = {_folder_name(model_path): str(Path(model_path).resolve())}
-        config.models = list(folders)
+    own = _own_folder(overrides, model_path)
+    if own:
+        config.models = list(own)
         replaced.append("models")
+    if config.exactly:
+        if any(override.startswith("study.grids=") for override in overrides):
+            raise ConfigError("study.exactly=true: drops all grids, those of study.grids=… too; expected one of both")
+        config = replace(config, grids=[], exclude=[])
+    replaced = list(dict.fromkeys(replaced))
     published_ranks = rehearsal.ranks_asked(config, replaced) if config.standins else {}
     if config.standins:
         keeps_protocol = any(override.startswith("study.eval=") for override in overrides)
         config = rehearsal.rehearse(config, replaced, not keeps_protocol)
-    return _Request(name, config, folders, tuple(replaced), published_ranks)
+    return _Request(name, config, own, tuple(replaced), published_ranks)
 
 
-def _folder_name(path: str) -> str:
-    """The model name of a checkpoint folder: its own name, in letters that a path component may have."""
-    try:
-        folder = Path(path).resolve()
-        is_checkpoint = (folder / "config.json").is_file()
-    except OSError:  # a name too long for the file system
-        is_checkpoint = False
-    if not is_checkpoint:
-        raise ConfigError(f"model_path={path}: {_FOLDER}")
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", folder.name).lstrip("._-") or "model"
-    return name if not (compose.conf_dir() / "model" / f"{name}.yaml").exists() else f"{name}-folder"
+def _own_folder(overrides: list[str], model_path: str | None) -> dict[str, str]:
+    """The checkpoint folder that the command line gives, by the name of its model; empty if it gives none."""
+    names = [override.removeprefix(_NAMED) for override in overrides if override.startswith(_NAMED)]
+    if not model_path:
+        if names:
+            raise ConfigError(f"model.name={names[0]}: expected model_path=FOLDER beside it")
+        return {}
+    for name in names:
+        commands.check_folder_name(name)
+    folder = folders.resolved(model_path, "model_path")
+    return {(names or [folders.model_name(folder)])[-1]: str(folder)}
 
 
 def _expand(request: _Request) -> tuple[list[Cell], list[tuple[str, str]], list[str]]:
@@ -143,11 +146,15 @@ def _expand(request: _Request) -> tuple[list[Cell], list[tuple[str, str]], list[
     cells: dict[Cell, None] = {}
     indivisible: dict[tuple[str, str], None] = {}
     too_large: dict[str, None] = {}
+    widths: dict[str, tuple[int, ...]] = {}
     limit = None if "models" in request.replaced else request.config.max_params
     for cell in _combinations(request):
         if limit is not None and (model_config(cell.model, request.folders).block_weights or 0) > limit:
             too_large[cell.model] = None
-        elif bad := _indivisible(request, cell):
+            continue
+        if cell.model not in widths:
+            widths[cell.model] = _widths(model_config(cell.model, request.folders))
+        if bad := _indivisible(request, cell, widths[cell.model]):
             indivisible[cell.model, bad] = None
         else:
             cells[Cell.full_precision(cell.model)] = None
@@ -170,7 +177,7 @@ def _combinations(request: _Request) -> Iterator[Cell]:
     for grid in grids:
         axes = [_values(request, axis, values) for axis, values in grid.items()]
         for combination in itertools.product(*axes):
-            cell = _cell(**dict(zip(_FIELDS.values(), combination, strict=True)))
+            cell = _cell(**dict(zip(FIELDS.values(), combination, strict=True)))
             if cell is not None and not any(_matches(cell, chosen) for chosen in excluded):
                 yield cell
 
@@ -204,7 +211,7 @@ def _values(request: _Request, axis: str, values: list | None) -> list:
             return [str(parse(value)) for value in values]
         except ValueError as error:
             raise ConfigError(str(error)) from None
-    return [value if value in request.folders else compose.canonical(_FIELDS[axis], value) for value in values]
+    return [value if value in request.folders else compose.canonical(FIELDS[axis], value) for value in values]
 
 
 def _cell(model: str, method: str, calibration: str, weight: str, activation: str, lorc: str, rank: int) -> Cell | None:
@@ -231,11 +238,17 @@ def _cell(model: str, method: str, calibration: str, weight: str, activation: st
     return Cell(model, method, calibration, weight, trained, activation, lorc, rank)
 
 
-def _indivisible(request: _Request, cell: Cell) -> str | None:
+def _widths(model: ModelConfig) -> tuple[int, ...]:
+    """Numbers of inputs of a model's linears, as far as they are known before it is there."""
+    if model.source == "folder":
+        return folders.widths(model.path)
+    return tuple(width for width in (model.hidden, model.ffn) if width)
+
+
+def _indivisible(request: _Request, cell: Cell, widths: tuple[int, ...]) -> str | None:
     """A format of the cell whose groups do not divide a width of its model, or None; refused unless the study skips it."""
-    model = model_config(cell.model, request.folders)
     for fmt in (cell.weight_format, cell.activation_format):
-        for width in filter(None, (model.hidden, model.ffn)):
+        for width in widths:
             if fmt.group and width % fmt.group:
                 if request.config.indivisible == "refuse":
                     raise ConfigError(f"{fmt} on {cell.model}: groups of {fmt.group} do not divide its width {width}")
@@ -245,5 +258,5 @@ def _indivisible(request: _Request, cell: Cell) -> str | None:
 
 def _matches(cell: Cell, chosen: GridConfig) -> bool:
     """Whether the cell agrees with every axis that `chosen` names."""
-    named = ((_FIELDS[axis], values) for axis in AXES if (values := getattr(chosen, axis)) is not None)
+    named = ((FIELDS[axis], values) for axis in AXES if (values := getattr(chosen, axis)) is not None)
     return all(getattr(cell, field) in values for field, values in named)

@@ -1,0 +1,106 @@
+"""What the names of a job say of the settings that its result was made with.
+
+A result records its settings in its identity. A reader compares: a result in the folder of ``gptq`` that was made with another
+damping than ``gptq`` means is foreign, however it came there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from lorcbench.common.artifacts import ArtifactError, canonical
+from lorcbench.config import compose
+from lorcbench.study.stages import (
+    CALIBRATE,
+    CALIBRATION_TOKENS,
+    EVALUATE,
+    FACTOR,
+    HARNESS,
+    LORC,
+    PREPARE,
+    QUANTIZE,
+    TASK,
+    TEXT,
+    TOKENS,
+    StageJob,
+)
+
+_NOTHING = "nothing"  # what a message says of a setting that one side lacks
+
+
+Entry = Callable[[str, str], Any]  # config group and name → what is called so
+
+
+def settings(job: StageJob, entry: Entry) -> dict[str, Any]:
+    """The settings that the identity of a job's result must have, as its names say them; it may have others beside.
+
+    Args:
+        entry: as `lorcbench.config.compose.load`, but it knows the folders of checkpoints, too.
+    """
+    stage, names = job
+
+    def plain(group: str) -> dict[str, Any]:
+        return compose.plain(entry(group, getattr(names, group)))
+
+    if stage is TEXT:
+        text = plain("text")
+        return {} if text["source"] == "stdlib" else text  # nothing of that text is a setting
+    if stage is TASK:
+        return plain("task")
+    if stage is PREPARE:
+        return plain("model") | {"name": names.model}
+    if stage in (CALIBRATION_TOKENS, CALIBRATE):
+        return plain("calibration")
+    if stage is FACTOR:
+        return {"damp": float(names.damp), "order": names.order, "dead": names.dead}
+    if stage is QUANTIZE:
+        made = {"method": plain("method"), "weight": names.weight, "trained": names.trained}
+        needs_tokens = entry("method", names.method).data == "tokens"
+        return made | ({"calibration": plain("calibration")} if needs_tokens else {})
+    if stage is LORC:
+        made = {"lorc": plain("lorc"), "cap": int(names.cap)}
+        return made | ({"calibration": plain("calibration")} if made["lorc"]["kind"] == "distilled" else {})
+    if stage in (TOKENS, EVALUATE):
+        return entry("eval", names.protocol).protocol()
+    if stage is HARNESS:
+        protocol = entry("eval", names.protocol)
+        return {"dtype": protocol.dtype, "window": protocol.window}
+    return {}  # the gate, and the views of a study
+
+
+def check(job: StageJob, entry: Entry, result: dict) -> None:
+    """Refuse a result that was made with other settings than the names of its job say.
+
+    Args:
+        entry: as `settings`.
+        result: of the job, as its file has it.
+
+    Raises:
+        ArtifactError: it is foreign; the message names the setting, and the folder to delete.
+    """
+    expected = json.loads(canonical(settings(job, entry)))  # as a file gives it back
+    recorded = result.get("identity", {}).get("settings", {})
+    for key in expected:
+        if difference := _difference(key, expected[key], recorded.get(key, _NOTHING)):
+            place, meant, found = difference
+            raise ArtifactError(
+                f"{job.folder}/result.json: foreign (made with {place}={_said(found)}, but its name means {place}={_said(meant)})"
+                f"; delete the folder {job.folder} and run again"
+            )
+
+
+def _said(value: Any) -> str:
+    """A value in a message of one line."""
+    return value if isinstance(value, str) and value.isprintable() else canonical(value)
+
+
+def _difference(key: str, expected: Any, found: Any) -> tuple[str, Any, Any] | None:
+    """The first setting at or below `key` that differs: its key, what is expected and what was found; None if none does."""
+    if not (isinstance(expected, dict) and isinstance(found, dict)):
+        return None if expected == found else (key, expected, found)
+    for name in sorted(expected.keys() | found.keys()):
+        if difference := _difference(f"{key}.{name}", expected.get(name, _NOTHING), found.get(name, _NOTHING)):
+            return difference
+    return None

@@ -1,0 +1,74 @@
+"""Overrides of a study: what they make of it is said before the first job, and exactly the cells that are meant can be had."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from lorcbench.config.checks import ConfigError
+from lorcbench.study.expansion import load_study
+
+MEANT = ["study.methods=[gptq]", "study.weights=[w3-asym-g64]"]
+EXACTLY = "study.exactly=true"
+
+
+def recipes(overrides: list[str], study: str = "demo") -> set[tuple]:
+    """What is measured of each model, full precision aside."""
+    cells = load_study(study, overrides).cells
+    return {(cell.method, cell.weight, cell.activation, cell.rank) for cell in cells if not cell.is_full_precision}
+
+
+def test_an_axis_runs_through_every_grid_and_a_line_says_so():
+    assert ("gptq", "w3-asym-g64", "a8-asym-token", 0) in recipes(MEANT)  # of the grid none/w16/a8
+    study, replaced = load_study("demo", MEANT).outline()
+    assert study == (
+        f"study {load_study('demo', MEANT).name}: 16 cells; models: 4; methods: none 4, gptq 12; weights: w16 4, w3-asym-g64 12"
+        "; activations: a16 12, a8-asym-token 4; ranks: 0 12, 8 4"
+    )
+    assert replaced == (
+        "methods, weights replaced in each of the 7 grids, whose other axes stay; study.exactly=true takes only what you name"
+    )
+
+
+def test_exactly_takes_the_product_of_what_is_named():
+    assert recipes([*MEANT, EXACTLY]) == {("gptq", "w3-asym-g64", "a16", 0)}
+    asked = [*MEANT, "study.methods=[rtn,gptq]", "study.activations=[a16,a8-asym-token]", "study.ranks=[0,8]", EXACTLY]
+    product = itertools.product(["rtn", "gptq"], ["w3-asym-g64"], ["a16", "a8-asym-token"], [0, 8])
+    assert recipes(asked[1:]) == set(product)
+    study = load_study("demo", [*MEANT, EXACTLY])
+    assert {cell.model for cell in study.cells} == {"opt-standin-s", "opt-standin-m", "bloom-standin-s", "bloom-standin-m"}
+    assert {cell.calibration for cell in study.cells} == {"none", "stdlib"}  # the study's own, for all its grids
+    (line,) = study.outline()
+    assert "activations: a16; ranks: 0" in line and "8 cells" in line
+
+
+def test_exactly_leaves_out_nothing_that_is_named():
+    named = ["study.models=[opt-125m]", "study.methods=[zq_global+lr=5e-08]", EXACTLY]
+    assert recipes(named, "learning-rates")  # which its file excludes for this model
+    assert not recipes(named[:2], "learning-rates")
+
+
+def test_exactly_holds_for_rehearsals_too():
+    cells = load_study("groups+standins=true", ["study.methods=[rtn]", "study.weights=[w4-asym-g32]", EXACTLY]).cells
+    assert {(cell.method, cell.weight) for cell in cells} == {("none", "w16"), ("rtn", "w4-asym-g32")}
+
+
+def test_exactly_wants_the_axes_that_only_grids_have():
+    with pytest.raises(ConfigError, match=r"study\.weights=None: expected a list with at least one entry"):
+        load_study("demo", ["study.methods=[gptq]", EXACTLY])
+    with pytest.raises(ConfigError, match=r"those of study.grids=… too; expected one of both"):
+        load_study("demo", ["study.grids=[{methods: [rtn], weights: [w4-asym-row]}]", EXACTLY])
+
+
+def test_a_study_as_its_file_has_it_is_one_short_line():
+    for name in ("demo", "smoke", "lorc", "bits", "groups+standins=true"):
+        study = load_study(name)
+        (line,) = study.outline()
+        assert line.startswith(f"study {study.name}: {len(study.cells)} cells; models: ")
+        assert len(line) < 200
+
+
+def test_the_line_names_a_model_that_replaces_all_others_without_a_warning():
+    (line,) = load_study("demo", ["study.models=[opt-standin-s]"]).outline()
+    assert "models: opt-standin-s;" in line
