@@ -86,8 +86,8 @@ def check(job: StageJob, entry: Entry, result: dict) -> None:
         if difference := _difference(key, expected[key], recorded.get(key, _NOTHING)):
             place, meant, found = difference
             raise ArtifactError(
-                f"{job.folder}/result.json: foreign (made with {place}={_said(found)}, but its name means {place}={_said(meant)})"
-                f"; delete the folder {job.folder} and run again"
+                f"{job.folder}/result.json: foreign (made with {place}={_said(found)}, but its name means "
+                f"{place}={_said(meant)}); delete the folder {job.folder} and run again"
             )
 
 
