@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from synthetic import Wildcards
 from lorcbench.config import compose, folders
 from lorcbench.config.checks import ConfigError
 from lorcbench.pipeline.rules import Pipeline
+from lorcbench.study.expansion import load_study
 
 OPT = {"model_type": "opt", "num_hidden_layers": 2, "hidden_size": 48, "ffn_dim": 96, "num_attention_heads": 2}
 OPT |= {"vocab_size": 1024, "max_position_embeddings": 128}
@@ -51,21 +53,20 @@ def params(folder: Path) -> str:
 def test_every_file_that_a_checkpoint_is_read_from_is_watched(name, tmp_path):
     folder = checkpoint(tmp_path / "m")
     file = folder / name
-    before = params(folder)
-    assert params(folder) == before
+    before = folders.state(folder)
+    assert folders.state(folder) == before
     status = file.stat()
     content = file.read_bytes()
     file.write_bytes(content[:-1] + b" ")  # as long as before, and older
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns - 10**9))
-    older = params(folder)
+    older = folders.state(folder)
     assert older != before
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     file.write_bytes(content + b" ")
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))  # another size at the same time
-    assert len({before, older, params(folder)}) == 3
-    if name != "config.json":
-        file.unlink()
-        assert params(folder) not in (before, older)
+    assert folders.state(folder) not in (before, older)
+    file.unlink()
+    assert folders.state(folder).keys() == before.keys() - {name}
 
 
 def test_a_file_more_is_noticed_if_a_checkpoint_is_read_from_such_files(tmp_path):
@@ -133,9 +134,7 @@ def test_a_text_of_ones_own_and_files_of_the_data_folder_are_watched(tmp_path, m
 
 def test_folders_of_one_name_are_two_models_whatever_was_run_before(tmp_path):
     one, other = (checkpoint(tmp_path / parent / "checkpoint-1000") for parent in "ab")
-    names = [
-        Pipeline({"study": "smoke", "model_path": str(folder), "overrides": RTN}).study.models for folder in (one, other, one)
-    ]
+    names = [load_study("smoke", RTN.split(), str(folder)).models for folder in (one, other, one)]
     assert names[0] == names[2] != names[1]
     assert all(name.startswith("checkpoint-1000-") and len(name) == 22 for (name,) in names)
     link = tmp_path / "latest"
@@ -148,8 +147,8 @@ def test_folders_of_one_name_are_two_models_whatever_was_run_before(tmp_path):
 @pytest.mark.parametrize("name", ["null", "1e3", "007", "o'brien", "sp é日", ".hidden", "-", "true"])
 def test_any_folder_has_a_name_that_paths_and_hydra_take(name, tmp_path):
     folder = checkpoint(tmp_path / name)
-    (model,) = Pipeline({"study": "smoke", "model_path": str(folder), "overrides": RTN}).study.models
-    assert compose.re.fullmatch(compose.NAME, model)
+    model = folders.model_name(folder)
+    assert re.fullmatch(compose.NAME, model)
     assert compose.unquoted(model) == model
 
 
@@ -184,11 +183,9 @@ def test_groups_that_do_not_divide_a_folders_widths_are_refused_or_listed(tmp_pa
 def test_widths_are_those_of_the_family(tmp_path):
     llama = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 4, "head_dim": 24}
     assert folders.widths(str(checkpoint(tmp_path / "llama", **llama))) == (64, 160, 96)
-    bloom = {"model_type": "bloom", "n_embed": 64, "hidden_size": None}
-    folder = tmp_path / "bloom"
-    checkpoint(folder)
+    folder = checkpoint(tmp_path / "bloom")
     (folder / "config.json").write_text(json.dumps({"model_type": "bloom", "n_embed": 64, "n_head": 2}))
-    assert bloom and folders.widths(str(folder)) == (64, 256)
+    assert folders.widths(str(folder)) == (64, 256)
     for unknown in ("{}", "[]", "no JSON", '{"model_type": "gpt7"}', '{"model_type": "opt"}'):
         (folder / "config.json").write_text(unknown)
         assert folders.widths(str(folder)) == () and folders.positions(str(folder)) is None
@@ -203,10 +200,9 @@ def test_widths_are_those_of_the_family(tmp_path):
 )
 def test_windows_longer_than_a_folders_positions_are_refused_before_the_first_job(overrides, said, tmp_path):
     folder = str(checkpoint(tmp_path / "m"))
-    with pytest.raises(ConfigError, match=r"windows of 256 tokens, but m-.* has 128 positions; expected") as refusal:
-        Pipeline(
-            {"study": "smoke", "model_path": folder, "overrides": f"study.weights=[w4-asym-row] study.ranks=[0] {overrides}"}
-        )
+    asked = f"study.weights=[w4-asym-row] study.ranks=[0] {overrides}"
+    with pytest.raises(ConfigError, match=r"windows of 256 tokens, but m-\w{6} has 128 positions; expected") as refusal:
+        Pipeline({"study": "smoke", "model_path": folder, "overrides": asked})
     assert said in str(refusal.value)
 
 

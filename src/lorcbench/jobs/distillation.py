@@ -52,7 +52,7 @@ def distill_block(
     with rounded_inputs(block, walk.architecture.linear_names, activation):
         unit = distill(forward, parameters, list(linears), block_inputs, targets, fmt, method)
     matrices = {linears[name]: matrix for name, matrix in unit.quantized.items()}
-    return QuantizedBlock(matrices, unit.others, {"block": unit.notes})
+    return QuantizedBlock(matrices, unit.others, notes={"block": unit.notes})
 
 
 def distill_linears(
