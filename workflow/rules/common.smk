@@ -27,8 +27,9 @@ try:
         for line in pipeline.study.outline():
             logger.info(line)
     if workflow.local_exec and workflow.is_main_process:
-        # Without a total Snakemake ignores what jobs say of their memory.
-        workflow.register_resource("mem_mb", pipeline.resources.total_memory())
+        # Without a total Snakemake ignores what jobs say of their memory. The user's own is `--resources mem_mb=…`.
+        limit = workflow.global_resources.get("mem_mb")
+        workflow.register_resource("mem_mb", pipeline.resources.total_memory(limit and limit.value))
 except ConfigError as error:
     sys.exit(f"error: {error}")
 

@@ -22,6 +22,7 @@ def set_environment(runtime: list[str]) -> None:
     # `.venv/bin/snakemake` works without activation: stages run in the interpreter that runs the workflow.
     os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
     os.environ[PARENT] = str(os.getpid())
+    os.environ["PYTHONSAFEPATH"] = "1"  # else a file random.py in the working folder would be every stage's module random
     os.environ[RUNTIME_VARIABLE] = " ".join(runtime)
 
 
@@ -63,8 +64,16 @@ class Lifecycle:
             self._warm.stop()
 
     def report_failure(self) -> None:
-        """After a run with failures: MLflow and the page over what exists, and the study open for the next run."""
+        """After a run with failures, or Ctrl-C: MLflow and the page over what exists, and the study open for the next run.
+
+        Raises:
+            SystemExit: Ctrl-C ends this, too.
+        """
         self._complete.unlink(missing_ok=True)
-        for stage in ("track", "report"):
-            subprocess.run([sys.executable, "-m", "lorcbench.stages", stage, *self._study], check=False)
-        self.finish()
+        print("MLflow and the page are made of what there is so far; Ctrl-C leaves that out", file=sys.stderr, flush=True)
+        try:
+            for stage in ("track", "report"):
+                subprocess.run([sys.executable, "-m", "lorcbench.stages", stage, *self._study], check=False)
+            self.finish()
+        except KeyboardInterrupt:  # the stages get the same signal, and the warm process ends with this one
+            sys.exit("interrupted; what is finished is kept, and the same command goes on from here")

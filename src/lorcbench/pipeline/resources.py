@@ -65,15 +65,19 @@ class Resources:
         shape = self._shapes.get(wildcards.model)
         return "cell" if shape and not self.gpus() and shape.layers * shape.block <= _SMALL else None
 
-    def total_memory(self) -> int:
+    def total_memory(self, limit: int | None = None) -> int:
         """MiB for all jobs of a local run together.
+
+        Args:
+            limit: that the user gave to Snakemake; the smaller of both counts.
 
         Raises:
             ConfigError: a job that is still to do needs more.
         """
-        total = plan.total_memory(self._runtime)
+        total = min(plan.total_memory(self._runtime), math.inf if limit is None else limit)
         to_do = [job for job in plan.jobs(self._study, self._runtime) if not job.done]
         if misfits := plan.misfits(self._study, to_do, plan.Machine(1, total, math.inf, 1.0)):
-            more = "run them where there is more, or say how much there is with runtime.memory_gib=…"
+            key = "runtime.memory_gib=…" if limit is None else "--resources mem_mb=…"
+            more = f"run them where there is more, or say how much there is with {key}"
             raise ConfigError(f"{'; '.join(misfits)}; {more}")
         return int(total)

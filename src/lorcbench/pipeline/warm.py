@@ -71,6 +71,7 @@ def hand_over(stage: str, overrides: list[str]) -> None:
 
 def _serve(address: str) -> None:
     """Import everything, then fork a supervisor for each stage that asks."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the commands that wait; supervisors then end their stages
     die_with_parent(int(os.environ[PARENT]))
     let_threads_sleep()
     listener = socket.socket(socket.AF_UNIX)

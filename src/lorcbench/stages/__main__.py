@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 
 from lorcbench.common.process import PARENT, die_with_parent, let_threads_sleep
@@ -17,13 +18,16 @@ def main(name: str, overrides: list[str]) -> None:
     Raises:
         SystemExit: the stage failed.
     """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, without a traceback of imports
     if parent := os.environ.get(PARENT):
         die_with_parent(int(parent))  # so that no orphan of a killed workflow goes on writing
     let_threads_sleep()  # before any numerical library is loaded
     warm.hand_over(name, overrides)  # ends this process; returns where there is no warm process
     from lorcbench.jobs.job import run  # here: what has handed over imports nothing more
 
-    run(name, overrides, importlib.import_module(f"lorcbench.stages.{name}").main)
+    stage = importlib.import_module(f"lorcbench.stages.{name}")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on, what was begun is tidied up
+    run(name, overrides, stage.main)
 
 
 def usage() -> str:
