@@ -82,7 +82,12 @@ def test_page_tables_figures_and_mlflow_show_the_same_interval(written, monkeypa
     assert len(means) == 4 and len(bars) == 2  # W4 and W8 by bits; rounded activations are in another figure
     page = Reader((folder / "report.html").read_text())
     logged = {}
-    monkeypatch.setattr(track, "track", lambda name, title, *rest, **_: logged.update(records(name, "", *rest[:2])) or IMPORTED)
+
+    def tracked(asked, store) -> dict:
+        logged.update(records(asked.study, "", asked.results, asked.changes))
+        return IMPORTED
+
+    monkeypatch.setattr(track, "track", tracked)
     track.main(Job("track", ["study=smoke"]))
     for row, one in zip(means, cells(), strict=True):
         numbers = {name: float(row[name]) for name in ("delta_ppl", "delta_ppl_low", "delta_ppl_high")}
@@ -92,7 +97,7 @@ def test_page_tables_figures_and_mlflow_show_the_same_interval(written, monkeypa
         relative = intervals.relative_change(one.nll, cells()[0].nll, one.independent)
         assert relative.value == pytest.approx(numbers["delta_ppl"] / float(row["ppl_fp"]))
         percents = [100 * share for share in (relative.value, relative.low, relative.high)]
-        shown = page.row("opt-standin-s", row["method"], row["weight"], row["activation"], "r0")[10]
+        shown = page.row("opt-standin-s", row["method"], row["weight"], row["activation"], "r0")[11]
         if one.cell.is_full_precision:
             assert shown == "–" and percents == [0, 0, 0]
             continue
@@ -104,7 +109,8 @@ def test_page_tables_figures_and_mlflow_show_the_same_interval(written, monkeypa
             assert any(drawn == pytest.approx(bar) for drawn in bars)
 
 
-IMPORTED = {"created": 4, "kept": 0, "deleted": 0, "pages": {"table": "/table", "charts": "/charts"}}
+PAGES = {"experiment": "/experiment", "table": "/table", "charts": "/charts"}
+IMPORTED = {"created": 4, "kept": 0, "deleted": 0, "former": 0, "parent_artifacts": "results/mlflow", "pages": PAGES}
 
 
 def test_the_page_shows_the_task_differences_of_the_table_and_a8_is_no_baseline(written):
@@ -144,7 +150,8 @@ def test_every_interval_to_full_precision_is_computed_once(tmp_path, monkeypatch
     monkeypatch.setattr(report, "study_from_arguments", lambda arguments: study(cells(), name="smoke"))
     monkeypatch.setattr(results, "collect", lambda asked: cells())
     report.main(Job("report", ["study=smoke"]))
-    assert calls == {"mean_perplexity_difference": 4, "relative_change": 4, "nll_difference": 3 * 4}
+    # Nothing shows the share of full precision itself.
+    assert calls == {"mean_perplexity_difference": 4, "relative_change": 3, "nll_difference": 3 * 4}
     (verdict,) = json.loads((tmp_path / "results" / "smoke" / "claims.json").read_text())
     assert verdict["claim"].startswith("INT8")  # which rests on the same interval
 

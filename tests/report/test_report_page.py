@@ -14,7 +14,7 @@ from synthetic import result, results, study
 
 from lorcbench.common.artifacts import write_json
 from lorcbench.config.schema import StudyConfig
-from lorcbench.report import claims, figures
+from lorcbench.report import claims, figures, recommend
 from lorcbench.report.agreement import Ordering
 from lorcbench.report.claims import Verdict
 from lorcbench.report.comparison import changes
@@ -23,6 +23,7 @@ from lorcbench.report.findings import Findings
 from lorcbench.report.page import render as page_module
 from lorcbench.report.page.cells import degraded
 from lorcbench.report.scorecard import Row
+from lorcbench.report.wording import recipe
 
 STAGES = [{"stage": "quantize", "jobs": 12, "seconds": 1234.5, "peak_rss_mib": 812.4}]
 
@@ -39,7 +40,8 @@ def draw(found, folder, rows=()) -> list[figures.Figure]:
 
 def render(asked, found, verdicts, drawn, folder, stages, rows=(), ordered=(), candidates=(), imported=None) -> str:
     """The page of results by themselves."""
-    findings = Findings(verdicts, list(rows), list(ordered), list(candidates))
+    advice = recommend.advise(found, changes(found)), recommend.rank_costs(found)
+    findings = Findings(verdicts, list(rows), list(ordered), list(candidates), [], *advice)
     return page_module.render(asked, found, changes(found), findings, drawn, folder, stages, imported)
 
 
@@ -87,7 +89,7 @@ def test_anchors_lead_to_sections(text):
     elements = Reader(text).elements
     targets = {attributes["id"] for _, attributes in elements if "id" in attributes}
     links = [attributes["href"][1:] for tag, attributes in elements if tag == "a" and attributes["href"].startswith("#")]
-    assert links == ["best", "claims", "figures", "cells", "tasks", "stages", "files", "reading"]
+    assert links == ["use", "sizes", "claims", "figures", "cells", "tasks", "stages", "files", "reading"]
     assert set(links) <= targets
 
 
@@ -101,16 +103,16 @@ def test_every_cell_is_a_row_and_counts_add_up(text):
 def test_a_row_carries_the_numbers_of_its_cell(text):
     found = next(one for one in results() if one.cell.key == "opt-standin-s/rtn/none/w2-asym-row/a16/r0")
     row = Reader(text).row("opt-standin-s", "rtn", "w2-asym-row", "a16", "r0")
-    assert row[5] == "ok" and row[9] == f"{found.mean_ppl:.2f}"
-    change, low, high = (float(part.replace("−", "-")) for part in re.findall(r"[+−][\d.]+", row[10]))
+    assert row[5] == "ok" and row[6] == "beaten" and row[10] == f"{found.mean_ppl:.2f}"
+    change, low, high = (float(part.replace("−", "-")) for part in re.findall(r"[+−][\d.]+", row[11]))
     assert change == pytest.approx(100 * (2.71828182846**0.4 - 1), abs=0.2) and low < change < high
-    assert row[11:] == ["2.25", "2.5", "512"]
+    assert row[12:] == ["2.25", "2.5", "512"]
 
 
 def test_failed_cells_are_shown_with_their_reason(text):
     failed = failures()[3].cell
     row = Reader(text).row(failed.model, failed.method, failed.weight, failed.activation, f"r{failed.rank}")
-    assert row[5:] == ["failed", "quantize: <killed> & gone"]
+    assert row[5:] == ["failed", "", "quantize: <killed> & gone"]
     assert text.count("quantize: &lt;killed&gt; &amp; gone") == 2  # above the tables and in its row
     assert f"<code>{failed.key}</code>" in text and "evaluation: not run" in text
 
@@ -123,12 +125,19 @@ def test_more_damping_than_configured_is_flagged(text):
     assert degraded(result("opt-standin-s rtn w2-asym-row r0")) == ""
 
 
-def test_the_best_cell_of_a_bit_width_has_the_lowest_perplexity(text):
-    best = Reader(text).row("W2 a16")
-    for model, cell in zip(("opt-standin-s", "bloom-standin-s"), best[1:], strict=True):
-        members = [one for one in failures() if one.status == "ok" and one.cell.model == model]
-        lowest = min((one for one in members if one.cell.weight.startswith("w2")), key=lambda one: one.mean_ppl)
-        assert cell.startswith(f"{lowest.mean_ppl:.2f}") and f"{lowest.cell.method} {lowest.cell.weight}" in cell
+def test_what_to_use_is_the_cell_of_lowest_perplexity_within_a_budget(text):
+    reader = Reader(text)
+    finished = [one for one in failures() if one.status == "ok" and one.cell.method != "none"]
+    for budget in (3, 4.5):
+        (row,) = [row for row in reader.rows if len(row) == 3 and row[0] == f"{budget} bits"]
+        for model, shown in zip(("opt-standin-s", "bloom-standin-s"), row[1:], strict=True):
+            fitting = [one for one in finished if one.cell.model == model and one.bits_per_weight <= budget]
+            lowest = min(fitting, key=lambda one: one.mean_ppl)
+            assert f"{lowest.bits_per_weight:.2f} bits" in shown and shown.endswith(recipe(lowest.cell))
+    shared = reader.row("3 bits", "GPTQ, 2 bits, groups of 32")
+    assert shared[2] == "2.25" and re.fullmatch(r"\+\d\d\.\d % \[\+\d\d\.\d, \+\d\d\.\d\]", shared[3])
+    assert text.index('id="use"') < text.index('<ul class="facts"') < text.index("figure-pareto") < text.index("figure-bits")
+    assert "LoRC of rank 8 costs 0.80 bits per weight on a width of 64, where it is 12.5 % of the width" in text
 
 
 def test_claims_harness_and_stages_are_shown(text):
@@ -296,14 +305,14 @@ def test_in_a_browser_nothing_is_fetched_and_nothing_goes_wrong(browser, served)
 
 
 def test_in_a_browser_headings_sort_numbers_and_names(browser):
-    click = "document.querySelectorAll('#cell-table th button')[9].click()"
+    click = "document.querySelectorAll('#cell-table th button')[10].click()"
     browser.run(click)
-    up = [float(text) for text in column(browser, "cell-table", 9) if text]
+    up = [float(text) for text in column(browser, "cell-table", 10) if text]
     assert up == sorted(up) and len(up) == 53
-    assert column(browser, "cell-table", 9)[-2:] == ["", ""]  # without numbers last, both ways
+    assert column(browser, "cell-table", 10)[-2:] == ["", ""]  # without numbers last, both ways
     browser.run(click)
-    assert [float(text) for text in column(browser, "cell-table", 9) if text] == up[::-1]
-    assert column(browser, "cell-table", 9)[-2:] == ["", ""]
+    assert [float(text) for text in column(browser, "cell-table", 10) if text] == up[::-1]
+    assert column(browser, "cell-table", 10)[-2:] == ["", ""]
     browser.run("document.querySelectorAll('#cell-table th button')[2].click()")
     weights = column(browser, "cell-table", 2)
     assert weights[0] == "w2-asym-g32" and weights[-1] == "w16"

@@ -84,7 +84,7 @@ class Advice:
 def kind_of(result: CellResult) -> str:
     """What kind of model a cell is of; no statement and no recommendation is about several kinds at once."""
     if result.standin:
-        return "stand-ins"
+        return "stand-ins with planted outliers" if result.planted else "stand-ins"
     return "models of the paper" if result.cell.model in _papers_models() else "other models"
 
 
@@ -192,7 +192,8 @@ def _recommendation(
     if smaller is not None:
         gain = _mean_change([(change.result, smaller.changes[model].result) for model, change in own.items()])
     beaten = tuple(model for model, result in members.items() if front[result.cell] is not None)
-    loss = _mean_change([(change.result, change.baseline) for change in own.values()])
+    several = [(change.result, change.baseline) for change in own.values()]
+    loss = _mean_change(several) if len(several) > 1 else next(iter(own.values())).relative
     return Recommendation(budget, key, recipe(key), _bits(members), own, loss, gain, beaten)
 
 

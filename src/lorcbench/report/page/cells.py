@@ -38,8 +38,8 @@ def all_cells(results: list[CellResult], rises: dict[Cell, Interval], front: dic
         for index, result in enumerate(results)
     )
     note = (
-        "ΔPPL is the change of the mean PPL to full precision with its 95 % interval. On the front: no cell of the model, with "
-        "activations rounded alike, has fewer bits and a lower mean PPL; else the best cell that has. Click a heading to sort."
+        "ΔPPL is the change of the mean PPL to full precision with its 95 % interval. A cell is on the front unless another "
+        "one of its model, with activations rounded alike, has no more bits and a lower mean PPL. Click a heading to sort."
     )
     if any(result.folders for result in results):
         note += " “Jobs” opens settings, digests and logs of all that a cell rests on."
@@ -124,14 +124,14 @@ def _names(index: int, result: CellResult, several: list[str]) -> str:
 
 def _front(result: CellResult, front: dict[Cell, CellResult | None]) -> str:
     """Whether the cell is on the front of its model, or which cell beats it."""
-    if result.derived or result.cell not in front:
+    if result.derived or result.cell not in front or result.cell.method == "none":
         return "<td></td>"
     better = front[result.cell]
     if better is None:
-        return f"<td>{chip('on the front')}</td>"
+        return f"<td>{chip('on front')}</td>"
     cell = better.cell
     by = " ".join([cell.method, cell.weight, *([f"r{cell.rank}"] if cell.rank else [])])
-    return f'<td class="wrap" data-k="beaten">beaten<small>by {escape(by)}</small></td>'
+    return f'<td title="by {escape(by)}, {better.bits_per_weight:.2f} bits, PPL {number(better.mean_ppl)}">beaten</td>'
 
 
 def _numbers(result: CellResult, corpora: list[str], rise: Interval | None) -> str:
