@@ -41,16 +41,16 @@ def rehearse(study: StudyConfig, kept: list[str], protocol: bool) -> StudyConfig
 
 
 def rank(published: int) -> int:
-    """The rank of stand-ins for a published one: that of the next of `RANKS`, the last one's beyond; 0 stays 0."""
-    if not published:
-        return 0
+    """The rank of stand-ins for a published one: that of the next of `RANKS`, the last one's beyond; no rank stays none."""
+    if published <= 0:  # below 0 the study is refused
+        return published
     return RANKS[next((known for known in RANKS if published <= known), max(RANKS))]
 
 
 def ranks_asked(study: StudyConfig, kept: list[str]) -> dict[int, list[int]]:
     """Stand-ins' rank → the published ranks of the study that become it; empty if the command line gave the ranks."""
     asked: dict[int, list[int]] = {}
-    if "ranks" not in kept:
+    if "ranks" not in kept and not (study.rehearsal and study.rehearsal.ranks):
         lists = [grid.ranks for grid in (study, *study.grids) if grid.ranks]
         for published in sorted({number for numbers in lists for number in numbers if number}):
             asked.setdefault(rank(published), []).append(published)
