@@ -72,7 +72,7 @@ def test_a_rehearsal_asks_the_same_of_stand_ins():
     assert {cell.model for cell in standins.cells} == {"opt-standin-s", "opt-standin-m"}
     assert len(standins.cells) == len(paper.cells)
     assert {cell.calibration for cell in standins.cells} == {"none", "stdlib+seed=123", "stdlib+seed=234", "stdlib+seed=456"}
-    assert standins.name == "seeds+standins=true" and standins.config.title.endswith("on stand-ins")
+    assert standins.name == "seeds+standins=true+rehearsal=null" and standins.config.title.endswith("on stand-ins")
 
 
 def test_a_rehearsal_takes_the_axes_that_the_study_writes_out_for_it_unless_the_command_line_names_them():

@@ -188,13 +188,13 @@ def test_another_vocabulary_than_the_tokenizers_is_refused_before_the_first_job(
     conf = compose.conf_dir() / "model/opt-standin-xs.yaml"
     (tmp_path / "model").mkdir()
     changed = conf.read_text(encoding="utf-8").replace("standin: {", "standin: {vocabulary: 512, ")
-    write_text(tmp_path / "model/mine.yaml", changed)
+    write_text(tmp_path / "model/another.yaml", changed)
     monkeypatch.setenv(compose.EXTRA_CONF, str(tmp_path))
     for name in ("PATH", "LORCBENCH_JOB", compose.RUNTIME_VARIABLE):
         monkeypatch.setenv(name, "")
     refused = rf"model\.standin\.vocabulary=512: expected {TOKENS}, "
     with pytest.raises(ConfigError, match=refused):
-        Pipeline({"study": "smoke", "overrides": "study.models=[mine]"})
+        Pipeline({"study": "smoke", "overrides": "study.models=[another]"})
     assert compose.load("model", "opt-standin-xs").standin.vocabulary == TOKENS
     assert Pipeline({"study": "smoke"}).study.cells
 
@@ -203,7 +203,7 @@ def test_another_vocabulary_than_the_tokenizers_is_refused_before_the_first_job(
 def test_another_vocabulary_than_the_tokenizers_is_refused_by_hand_too(tmp_path):
     conf = compose.conf_dir() / "model/opt-standin-xs.yaml"
     changed = conf.read_text(encoding="utf-8").replace("standin: {", "standin: {vocabulary: 2048, ")
-    write_text(tmp_path / "model/mine.yaml", changed)
+    write_text(tmp_path / "model/another.yaml", changed)
     refused = stage(tmp_path, "prepare", "model=mine", **{compose.EXTRA_CONF: str(tmp_path)})
     assert refused.returncode != 0
     (line,) = refused.stderr.splitlines()

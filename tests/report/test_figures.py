@@ -15,7 +15,7 @@ from lorcbench.report.comparison import changes
 from lorcbench.report.figures.style import Figure
 from lorcbench.report.scorecard import Row
 
-STEMS = ["bits", "sensitivity", "lorc", "pareto"]
+STEMS = ["pareto", "bits", "sensitivity", "lorc"]
 
 
 def draw(found, folder, rows=()) -> list[Figure]:
@@ -68,16 +68,16 @@ SMALL = {
     "nothing": ([], []),
     "full precision only": ([FP], []),
     "one cell and no full precision": (["opt-standin-s rtn w4-asym-row r0"], ["pareto"]),
-    "one method without LoRC": ([FP, "opt-standin-s rtn w4-asym-row r0"], ["bits", "pareto"]),
-    "LoRC without its plain cell": ([FP, "opt-standin-s rtn w2-asym-row r8"], ["lorc", "pareto"]),
-    "LoRC where nothing was lost": ([FP, *(f"opt-standin-s rtn w8-asym-row r{r}" for r in (0, 8))], ["bits", "pareto"]),
+    "one method without LoRC": ([FP, "opt-standin-s rtn w4-asym-row r0"], ["pareto", "bits"]),
+    "LoRC without its plain cell": ([FP, "opt-standin-s rtn w2-asym-row r8"], ["pareto", "lorc"]),
+    "LoRC where nothing was lost": ([FP, *(f"opt-standin-s rtn w8-asym-row r{r}" for r in (0, 8))], ["pareto", "bits"]),
     "more methods and formats than colours": (
         [FP, *(f"opt-standin-s gptq+damp=0.{d} w{b}-asym-g{2**d} r0" for d in range(1, 10) for b in (2, 4))],
-        ["bits", "pareto"],
+        ["pareto", "bits"],
     ),
     "more models than a row holds": (
         [f"opt-{n}m {recipe} r0" for n in range(6) for recipe in ("none w16", "rtn w3-asym-row")],
-        ["bits", "pareto", "size"],
+        ["pareto", "bits", "size"],
     ),
 }
 
@@ -101,7 +101,7 @@ def test_failed_cells_and_losses_that_are_no_numbers_are_left_out(drawn, tmp_pat
 
 def test_a_collapsed_cell_is_counted_rather_than_drawn_off_the_chart(tmp_path):
     collapsed = result("opt-standin-s rtn w2-sym-row r0", 6.0)
-    pareto = draw([*results(), collapsed], tmp_path)[-1]
+    pareto = draw([*results(), collapsed], tmp_path)[0]
     assert pareto.caption.endswith("are not drawn: 1.")
 
 

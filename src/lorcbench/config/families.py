@@ -30,6 +30,8 @@ class Family:
         vocabulary: number of tokens of the published models; estimates use it.
         learned_positions: name in ``config.json`` of the number of positions that have an embedding; longer windows are
             refused. None: positions are computed, so that any window works.
+        relu: whether the feed-forward part is a linear with a bias, ReLU, and a linear, behind norms with biases: then outlier
+            channels and dead neurons can be planted in a stand-in.
         standin: settings of a stand-in beside its sizes and token ids. A value that is a key of `shape` means that size.
     """
 
@@ -45,6 +47,7 @@ class Family:
     fused: dict[str, list[str]] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     learned_positions: str | None = None
+    relu: bool = False
     standin: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -109,6 +112,7 @@ OPT = Family(
     mlp_matrices=2,
     vocabulary=50_272,
     learned_positions="max_position_embeddings",
+    relu=True,
     standin={"word_embed_proj_dim": "hidden", "dropout": 0.0},
 )
 

@@ -115,7 +115,7 @@ class ModelConfig:
     def _check_planted(self) -> None:
         """Refuse to plant what the model has no place for."""
         standin, prefix = self.standin, "model.standin"
-        if self.family != "opt":  # its norms and feed-forward neurons have biases, and ReLU is exactly zero
+        if not self.record.relu:
             raise ConfigError(f"model.family={self.family}: expected opt; outliers and dead inputs are planted in no other")
         if standin.outlier_channels > self.hidden // 2:
             expected = f"at most half of the width {self.hidden}"

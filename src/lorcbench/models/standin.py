@@ -96,7 +96,7 @@ def _add_dead(network: PreTrainedModel, settings: StandinConfig) -> None:
     have with an input: γ ∘ z + β with ‖z‖ ≤ √width, as a layer norm gives it.
     """
     generator = torch.Generator().manual_seed(settings.seed)
-    for block in network.get_submodule(FAMILIES["opt"].blocks):
+    for block in network.get_submodule(FAMILIES[network.config.model_type].blocks):
         norm, first, second = block.final_layer_norm, block.fc1, block.fc2
         live, width = first.weight.shape
         copied = torch.randperm(live, generator=generator)[: settings.dead_neurons]

@@ -14,12 +14,12 @@ from lorcbench.study.cells import Cell, Study
 from lorcbench.study.ranks import rank_share
 
 _CELL = ("study", "model", "family", "standin", "method", "weight", "activation", "rank")
-_RANK = ("rank_share", "lorc", "hessian", "calibration")
+_RECIPE_OF_RANK = ("lorc", "hessian", "calibration")
 _TEXT = ("seed", "protocol", "corpus", "windows", "stream_tokens", "stream_sha256")
 _PERPLEXITY = ("ppl", "ppl_fp", "delta_nll", "delta_nll_low", "delta_nll_high", "delta_ppl", "delta_ppl_low", "delta_ppl_high")
 _COST = ("bits_per_weight", "paper_bits", "weights", "max_damp", "seconds", "peak_rss_mib")
-_STATUS = ("status", "reason", "derived_from", "on_front")
-COLUMNS = _CELL + _RANK + _TEXT + _PERPLEXITY + _COST + _STATUS
+_STATUS = ("status", "reason", "derived_from", "on_front", "rank_share")
+COLUMNS = _CELL + _RECIPE_OF_RANK + _TEXT + _PERPLEXITY + _COST + _STATUS
 
 _RECIPE = ("study", "model", "method", "calibration", "weight", "activation", "lorc", "rank")
 _TASK = ("task", "version", "documents", "shots", "prefix_token")
