@@ -15,11 +15,11 @@ from lorcbench.config.schema import ModelConfig
 from lorcbench.report.comparison import Change
 from lorcbench.report.results import CellResult
 from lorcbench.report.spelling import number
-from lorcbench.study.cells import Cell
+from lorcbench.study.cells import RECIPE, Cell
 
 CALIBRATION, TRAINING = "calibration", "training"
 COLUMNS = (
-    *("model", "method", "calibration", "weight", "activation", "lorc", "rank"),
+    *RECIPE,
     *("seeds_of", "seeds", "delta_ppl", "delta_ppl_half_width", "delta_ppl_sd"),
 )
 

@@ -10,7 +10,7 @@ from lorcbench.report.comparison import Change
 from lorcbench.report.intervals import perplexity
 from lorcbench.report.recommend import fronts
 from lorcbench.report.results import CellResult
-from lorcbench.study.cells import Cell, Study
+from lorcbench.study.cells import RECIPE, Cell, Study
 from lorcbench.study.ranks import rank_share
 
 _CELL = ("study", "model", "family", "standin", "method", "weight", "activation", "rank")
@@ -21,10 +21,9 @@ _COST = ("bits_per_weight", "paper_bits", "weights", "max_damp", "seconds", "pea
 _STATUS = ("status", "reason", "derived_from", "on_front", "rank_share")
 COLUMNS = _CELL + _RECIPE_OF_RANK + _TEXT + _PERPLEXITY + _COST + _STATUS
 
-_RECIPE = ("study", "model", "method", "calibration", "weight", "activation", "lorc", "rank")
 _TASK = ("task", "version", "documents", "shots", "prefix_token")
 _METRIC = ("metric", "value", "stderr", "value_fp", "delta", "delta_low", "delta_high")
-HARNESS_COLUMNS = _RECIPE + _TASK + _METRIC
+HARNESS_COLUMNS = ("study", *RECIPE, *_TASK, *_METRIC)
 
 
 def rows(study: Study, results: list[CellResult], changes: dict[Cell, Change]) -> list[dict]:
@@ -44,7 +43,7 @@ def rows(study: Study, results: list[CellResult], changes: dict[Cell, Change]) -
 def _shared_columns(study: Study, result: CellResult) -> dict:
     """What all rows of a cell say: which cell it is, what it cost, how it went."""
     cell = result.cell
-    columns = {name: getattr(cell, name) for name in ("model", "method", "calibration", "weight", "activation", "lorc", "rank")}
+    columns = {name: getattr(cell, name) for name in RECIPE}
     of_result = ("family", "standin", "hessian", "seed", "bits_per_weight", "weights", "max_damp", "seconds", "peak_rss_mib")
     for name in (*of_result, "status", "reason"):
         if (value := getattr(result, name)) is not None:

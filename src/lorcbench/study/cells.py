@@ -14,6 +14,7 @@ from lorcbench.study import published
 
 # Axis of a study → field of a cell.
 FIELDS = dict(zip(AXES, ("model", "method", "calibration", "weight", "activation", "lorc", "rank"), strict=True))
+RECIPE = tuple(FIELDS.values())  # the order in which tables and tags name a cell
 _SHOWN = 3  # values of an axis that a line has room for
 # What the cells of one evaluation have in common: all but the LoRC setting and its rank.
 _EVALUATED = ("model", "method", "calibration", "weight", "trained", "activation")

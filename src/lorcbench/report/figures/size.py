@@ -29,9 +29,8 @@ from lorcbench.report.figures.style import (
 from lorcbench.report.results import CellResult
 from lorcbench.report.scorecard import Row
 from lorcbench.report.spelling import number
-from lorcbench.study.cells import Cell
+from lorcbench.study.cells import RECIPE, Cell
 
-_AXES = ("model", "method", "calibration", "weight", "activation", "lorc", "rank")
 STROKES = {"no LoRC": ("-", "o"), "LoRC": ((0, (5, 2)), "^")}
 
 
@@ -135,9 +134,9 @@ def _best(results: list[CellResult]) -> Iterable[CellResult]:
 
 def _in_print(results: list[CellResult], best: list[CellResult], rows: Iterable[Row]) -> list[tuple[CellResult, float]]:
     """The published mean of each cell that a line goes through, and of each derived cell."""
-    means = {tuple(getattr(row, axis) for axis in _AXES): row.published for row in rows if row.corpus == "mean"}
+    means = {tuple(getattr(row, axis) for axis in RECIPE): row.published for row in rows if row.corpus == "mean"}
     candidates = [*best, *(result for result in results if result.derived)]
-    keys = [(result, tuple(getattr(result.cell, axis) for axis in _AXES)) for result in candidates]
+    keys = [(result, tuple(getattr(result.cell, axis) for axis in RECIPE)) for result in candidates]
     return [(result, means[key]) for result, key in keys if np.isfinite(means.get(key, np.inf))]
 
 

@@ -14,7 +14,7 @@ from lorcbench.common.artifacts import fingerprint
 from lorcbench.report.comparison import Change
 from lorcbench.report.intervals import perplexity
 from lorcbench.report.results import CellResult, jobs, mebibytes
-from lorcbench.study.cells import Cell
+from lorcbench.study.cells import RECIPE, Cell
 
 KEY = "lorcbench.key"
 PARENT = "mlflow.parentRunId"
@@ -116,8 +116,7 @@ def _tags(result: CellResult, study_name: str, parent_run_id: str, size: str, jo
     """Tags repeat what a filter asks for: in MLflow's table a filter sees a run's own tags, not its parent's."""
     cell = result.cell
     tags = {KEY: cell.key, PARENT: parent_run_id, "study": study_name, "family": result.family, "size": size}
-    axes = ("model", "method", "calibration", "weight", "activation", "lorc", "rank")
-    tags |= {axis: str(getattr(cell, axis)) for axis in axes}
+    tags |= {axis: str(getattr(cell, axis)) for axis in RECIPE}
     tags |= {"status": result.status, "standin": str(result.standin).lower(), "mlflow.source.name": "lorcbench"}
     tags |= {LATEST: "true"}
     run = job_files.get(result.folders.get("evaluation"), {}).get("run") or {}
