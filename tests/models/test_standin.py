@@ -260,7 +260,7 @@ def test_dead_neurons_never_fire_and_their_columns_are_ordinary():
         assert block.fc1.weight.shape == (56, 32) and block.fc2.weight.shape == (32, 56)
         assert torch.equal(block.fc1.weight[:48], live[f"{prefix}.fc1.weight"])
         columns = live[f"{prefix}.fc2.weight"].T
-        assert all((columns == dead).all(1).any() for dead in block.fc2.weight[:, 48:].T)
+        assert all((columns == -dead).all(1).any() for dead in block.fc2.weight[:, 48:].T)
         # The worst input that a layer norm can give: z along each row, of the length √width, both ways.
         norm = block.final_layer_norm
         directions = block.fc1.weight[48:] * norm.weight

@@ -92,8 +92,9 @@ def finish(network: PreTrainedModel, settings: StandinConfig) -> None:
 def _add_dead(network: PreTrainedModel, settings: StandinConfig) -> None:
     """Add feed-forward neurons to every block of an OPT model that never fire, whatever the text; in place.
 
-    Each is a copy of a live one, so its weights are ordinary, but with a bias below twice the largest product that its row can
-    have with an input: γ ∘ z + β with ‖z‖ ≤ √width, as a layer norm gives it.
+    Each has the weights of a live one, which are ordinary, but with a bias below twice the largest product that its row can
+    have with an input: γ ∘ z + β with ‖z‖ ≤ √width, as a layer norm gives it. Its outgoing column is the negative of the
+    live one's: as ordinary, but not the same, so that it counts in the range of a row.
     """
     generator = torch.Generator().manual_seed(settings.seed)
     for block in network.get_submodule(FAMILIES[network.config.model_type].blocks):
@@ -104,7 +105,7 @@ def _add_dead(network: PreTrainedModel, settings: StandinConfig) -> None:
         largest = (rows * norm.weight).norm(dim=1) * math.sqrt(width) + (rows @ norm.bias).abs()
         first.weight = nn.Parameter(torch.cat([first.weight, rows]))
         first.bias = nn.Parameter(torch.cat([first.bias, -2 * largest - first.bias[copied].abs()]))
-        second.weight = nn.Parameter(torch.cat([second.weight, second.weight[:, copied]], dim=1))
+        second.weight = nn.Parameter(torch.cat([second.weight, -second.weight[:, copied]], dim=1))
         first.out_features = second.in_features = live + settings.dead_neurons
     network.config.ffn_dim = live + settings.dead_neurons
 
