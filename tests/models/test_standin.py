@@ -204,7 +204,7 @@ def test_another_vocabulary_than_the_tokenizers_is_refused_by_hand_too(tmp_path)
     conf = compose.conf_dir() / "model/opt-standin-xs.yaml"
     changed = conf.read_text(encoding="utf-8").replace("standin: {", "standin: {vocabulary: 2048, ")
     write_text(tmp_path / "model/another.yaml", changed)
-    refused = stage(tmp_path, "prepare", "model=mine", **{compose.EXTRA_CONF: str(tmp_path)})
+    refused = stage(tmp_path, "prepare", "model=another", **{compose.EXTRA_CONF: str(tmp_path)})
     assert refused.returncode != 0
     (line,) = refused.stderr.splitlines()
     assert f"model.standin.vocabulary=2048: expected {TOKENS}, " in line
