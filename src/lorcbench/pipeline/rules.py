@@ -5,7 +5,6 @@ Nothing heavy is imported: Snakemake parses the Snakefile again on every node.
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -44,13 +43,12 @@ class Pipeline:
 
     def __init__(self, settings: dict) -> None:
         self._overrides = checks.overrides_of(settings)
-        self._model_path = settings.get("model_path")
         runtime = [override for override in self._overrides if override.startswith("runtime.")]
         tracking = [override for override in self._overrides if override.startswith("tracking.")]
         lifecycle.set_environment(runtime)
         self._typed = str(settings.get("study", "demo"))
         self._name = naming.check_name(settings["name"]) if "name" in settings else None
-        self.study = load_study(self._typed, self._overrides, self._model_path, self._name)
+        self.study = load_study(self._typed, self._overrides, settings.get("model_path"), self._name)
         composed = compose.compose([*runtime, *tracking])
         self._runtime = OmegaConf.to_object(composed.runtime)
         OmegaConf.to_object(composed.tracking)  # checked before the first job, not after the last
@@ -148,9 +146,7 @@ class Pipeline:
         return shlex.join(self._study_arguments())
 
     def _study_arguments(self) -> list[str]:
-        folder = []
-        if self._model_path:
-            folder = [f"model_path={compose.quoted(os.path.abspath(self._model_path))}"]
+        folder = [f"model_path={compose.quoted(path)}" for path in self.study.folders.values()]
         name = [f"name={self._name}"] if self._name else []
         return [f"study={self._typed}", *name, *self._overrides, *folder]
 

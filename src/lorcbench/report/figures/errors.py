@@ -92,7 +92,7 @@ def draw_spectra(results: list[CellResult], folder: Path) -> Figure | None:
 
 def _fewest_bits(results: list[CellResult]) -> list[_Errors]:
     """The errors of each quantized model at the fewest bits that have factors, each once whatever its ranks."""
-    corrected = [result for result in results if result.cell.rank and "factors" in result.folders]
+    corrected = [result for result in results if result.cell.rank and result.status == "ok" and "factors" in result.folders]
     fewest: dict[str, int] = {}
     for result in corrected:
         cell = result.cell
