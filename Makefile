@@ -17,15 +17,18 @@ TORCH ?= torch==2.13.0
 PORT ?= 5000
 FAULTS ?= test
 
-# Quick tests run on two cores: those of folders that import torch, and the rest.
+# Two cores, two runs of pytest. Quick tests: folders whose tests import torch, and the rest. Slow ones: folders whose tests need the
+# finished smoke study, which is then made once, and the rest.
 QUICK := 'not slow and not long and not slurm and not faults'
+SLOW := 'slow and not long and not slurm and not faults'
 TENSORS := tests/core tests/data tests/jobs tests/models tests/stages
+RUNS := tests/study tests/workflow
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.lorcbench-installed
 
-.PHONY: demo lint check check-tensors check-rest test test-slurm test-faults test-all clean ui lock install bench bench-peers
+.PHONY: demo lint check check-tensors check-rest test slow-runs slow-rest test-slurm test-faults test-all clean ui lock install bench bench-peers
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -46,7 +49,13 @@ check-rest: $(INSTALLED)
 	$(BIN)/python -m pytest -m $(QUICK) $(TENSORS:%=--ignore=%) tests
 
 test: check
-	$(BIN)/python -m pytest -m 'slow and not long and not slurm and not faults'
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync slow-runs slow-rest
+
+slow-runs: $(INSTALLED)
+	$(BIN)/python -m pytest -m $(SLOW) $(RUNS)
+
+slow-rest: $(INSTALLED)
+	$(BIN)/python -m pytest -m $(SLOW) $(RUNS:%=--ignore=%) tests
 
 test-slurm: $(INSTALLED)
 	$(BIN)/python -m pytest -m slurm
