@@ -1,7 +1,7 @@
 # Each target sets up what it needs: .venv from the pins, once.
 #   make demo    the demo study: results/demo/report.html
-#   make check   linters and quick tests, after each edit: a minute
-#   make test    the same and the slow tests, which run a small study whole: what must pass before a commit
+#   make check   linters and quick tests, after each edit: a minute on two cores
+#   make test    the same, then the slow tests, which run a small study whole: before each commit
 #   make test-slurm   on a SLURM that the tests start themselves (root; apt-get install slurm-wlm munge)
 #   make test-faults  kills, full disks, damaged files, servers that are gone (root for some); LORCBENCH_KILLS=30, FAULTS='killed or disk'
 #   make test-all     every test there is, in one run
@@ -17,11 +17,18 @@ TORCH ?= torch==2.13.0
 PORT ?= 5000
 FAULTS ?= test
 
+# Two cores, two runs of pytest. Quick tests: folders whose tests import torch, and the rest. Slow ones: folders whose tests need the
+# finished smoke study, which is then made once, and the rest.
+QUICK := 'not slow and not long and not slurm and not faults'
+SLOW := 'slow and not long and not slurm and not faults'
+TENSORS := tests/core tests/data tests/jobs tests/models tests/stages
+RUNS := tests/study tests/workflow
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.lorcbench-installed
 
-.PHONY: demo lint check test test-slurm test-faults test-all clean ui lock install bench bench-peers
+.PHONY: demo lint check check-tensors check-rest test slow-runs slow-rest test-slurm test-faults test-all clean ui lock install bench bench-peers
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -33,10 +40,22 @@ lint: $(INSTALLED)
 	$(BIN)/snakefmt --check Snakefile workflow
 
 check: lint
-	$(BIN)/python -m pytest -m 'not slow and not long and not slurm and not faults'
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync check-tensors check-rest
 
-test: lint
-	$(BIN)/python -m pytest
+check-tensors: $(INSTALLED)
+	$(BIN)/python -m pytest -m $(QUICK) $(TENSORS)
+
+check-rest: $(INSTALLED)
+	$(BIN)/python -m pytest -m $(QUICK) $(TENSORS:%=--ignore=%) tests
+
+test: check
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync slow-runs slow-rest
+
+slow-runs: $(INSTALLED)
+	$(BIN)/python -m pytest -m $(SLOW) $(RUNS)
+
+slow-rest: $(INSTALLED)
+	$(BIN)/python -m pytest -m $(SLOW) $(RUNS:%=--ignore=%) tests
 
 test-slurm: $(INSTALLED)
 	$(BIN)/python -m pytest -m slurm

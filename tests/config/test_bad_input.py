@@ -17,6 +17,8 @@ from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
 from lorcbench.pipeline.rules import Pipeline
 
+pytestmark = pytest.mark.slow
+
 NAMES = (
     *("..", "../x", "a/../b", "/etc/passwd", "~", "%2e%2e", "a\\b", ".", "-", "*", "gptq+damp=../../x", "x" * 300),  # paths
     *("ä", "日本", "\u202e", "😀", "a b", "a,", "a;b", "a|b", "a&b", "<a>", "`id`", "$HOME", "!!python/object"),  # signs
@@ -115,7 +117,6 @@ def test_there_are_more_than_two_hundred_of_them():
     assert len({str(case) for case in BAD}) > 400
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("start", range(0, len(BAD), 40))
 def test_every_generated_configuration_is_refused_in_one_line(start, tmp_path, monkeypatch):
     for case in BAD[start : start + 40]:
@@ -149,7 +150,6 @@ def test_whatever_is_typed_is_understood_or_refused_in_one_line(axis, text, as_l
         assert path.startswith("results/") and ".." not in path.split("/")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -31,6 +31,7 @@ def test_every_conf_file_composes_and_validates(group, name):
     assert first.startswith("# "), "a conf file opens with what it is"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [spelling for name in STUDIES for spelling in (name, f"{name}+standins=true")])
 def test_every_study_expands_to_known_cells(name):
     expanded = load_study(name)

@@ -15,6 +15,8 @@ from lorcbench.report.comparison import changes
 from lorcbench.report.figures.style import Figure
 from lorcbench.report.scorecard import Row
 
+pytestmark = pytest.mark.slow
+
 STEMS = ["pareto", "bits", "sensitivity", "lorc"]
 
 

@@ -9,6 +9,8 @@ from lorcbench.report.reach import kind, reason, studies
 from lorcbench.study.expansion import load_study
 from lorcbench.study.published import PROTOCOLS, load
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def found():
