@@ -87,7 +87,7 @@ def compare(results: Path, names: Wildcards) -> str:
     moved = [float((before != after).float().mean()) for before, after in pairs]
     before, after = perplexity(results, names), perplexity(Path("results"), names)
     changes = [f"{100 * moved[0]:.3f} %", f"{100 * sum(moved) / len(moved):.2f} %"]
-    values = [f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}", f"{100 * (after / before - 1):+.4f} %"]
+    values = [f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}", f"{after / before - 1:+.0e}"]
     return "| " + " | ".join([names.model, names.method, names.weight, *changes, *values]) + " |"
 
 
@@ -114,7 +114,7 @@ def main() -> None:
     if not todo:
         sys.exit(f"--results={given.results}: no such evaluation of RTN or GPTQ there; expected those of a finished study")
     print(f"{machine(given.threads)}; kernels: {given.kernels}", "", sep="\n")
-    print("| model | method | format | codes, block 0 | codes, all | perplexity | again | difference | |")
+    print("| model | method | format | codes, block 0 | codes, all | perplexity | again | difference | share |")
     print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
     os.environ[RUNTIME_VARIABLE] = f"runtime.threads={given.threads}"
     with tempfile.TemporaryDirectory() as folder, kernel_threads(given.threads):

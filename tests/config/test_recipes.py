@@ -44,11 +44,20 @@ def test_every_method_goes_by_the_kind_that_chooses_it():
         assert default["kind"] == kind
     labels = {name: compose.load("method", name).label for name in compose.names("method")}
     assert labels == {
-        **{"none": "", "rtn": "RTN", "gptq": "GPTQ", "gptq-cached": "GPTQ"},
+        **{"none": "", "rtn": "RTN", "gptq": "GPTQ", "gptq-cached": "GPTQ", "gptq-best": "GPTQ"},
         **{"zq_local": "ZQ-Local", "zq_global": "ZQ-Global"},
     }
     chosen = {name for name in compose.names("method") if compose.load("method", name).optimizes}
     assert chosen == {"gptq", "zq_local", "zq_global"}
+
+
+def test_gptq_is_the_published_one_and_the_recommended_one_is_a_variant_of_it():
+    published, best = compose.load("method", "gptq"), compose.load("method", "gptq-best")
+    assert vars(GptqSettings()).items() <= vars(published).items()
+    assert best == compose.load("method", "gptq+act_order=true+static_groups=true")
+    assert best != published
+    assert compose.load("method", "gptq+damp=0.05").optimizes
+    assert not compose.load("method", "gptq+dead=excluded").optimizes
 
 
 def test_what_reads_more_takes_more():

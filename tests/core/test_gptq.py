@@ -198,16 +198,13 @@ MODES = {
 }
 
 
-def problem_with_dead_inputs(share: float, size: float) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Weights (64, 96), and sequences of inputs of the given size, of which a share is zero in all of them."""
+def problem_with_dead_inputs(share: float, size: float, width: int = 96) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Weights (64, width), and sequences of inputs of the given size, of which a share is zero in all of them."""
     generator = torch.Generator().manual_seed(round(1000 * share))
-    weight, _ = problem(seed=16, rows=64, width=96)
-    x = (
-        size
-        * torch.randn(24 * SEQUENCE, 96, generator=generator)
-        @ (torch.eye(96) + torch.randn(96, 96, generator=generator) / 96**0.5)
-    )
-    x[:, torch.randperm(96, generator=generator)[: round(96 * share)]] = 0
+    weight, _ = problem(seed=16, rows=64, width=width)
+    x = size * torch.randn(4 * width, width, generator=generator)
+    x = x @ (torch.eye(width) + torch.randn(width, width, generator=generator) / width**0.5)
+    x[:, torch.randperm(width, generator=generator)[: round(width * share)]] = 0
     return weight, list(x.split(SEQUENCE))
 
 
@@ -225,13 +222,25 @@ def solve_inputs(weight, sequences, fmt, **settings) -> quantizer.Quantized:
 @pytest.mark.parametrize("share", [0.01, 0.12, 0.5])
 @pytest.mark.parametrize("size", [1.0, 0.02])
 def test_with_dead_inputs_the_codes_are_those_of_the_published_algorithm(mode, bits, share, size):
-    weight, sequences = problem_with_dead_inputs(share, size)
     group, settings = MODES[mode]
     fmt = WeightFormat(bits, group=group, scale_dtype="float32")
+    assert_published(*problem_with_dead_inputs(share, size), fmt, block=32, **settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"static_groups": True, "act_order": True}])
+@pytest.mark.parametrize("bits", [4, 3, 2])
+@pytest.mark.parametrize("group", [128, 32])
+def test_with_dead_inputs_groups_of_the_usual_sizes_have_the_published_codes(group, bits, settings):
+    fmt = WeightFormat(bits, group=group, scale_dtype="float32")
+    assert_published(*problem_with_dead_inputs(0.12, 0.1, width=256), fmt, block=128, **settings)
+
+
+def assert_published(weight, sequences, fmt, block: int, **settings) -> None:
+    """The codes are those of the published algorithm, and so is the loss of the layer."""
     hessian = reference.published_hessian(sequences)
     static, act_order = settings.get("static_groups", False), settings.get("act_order", False)
-    expected = reference.gptq_published(weight, hessian, 0.01, fmt, 32, static, act_order)
-    found = solve_inputs(weight, sequences, fmt, block=32, **settings)
+    expected = reference.gptq_published(weight, hessian, 0.01, fmt, block, static, act_order)
+    found = solve_inputs(weight, sequences, fmt, block=block, **settings)
     assert (found.codes.numpy() == expected.codes).mean() >= 0.999
     dead = hessian.diagonal() == 0
     assert (quantizer.dequantize(found)[:, dead] == 0).all()

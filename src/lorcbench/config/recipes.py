@@ -117,8 +117,9 @@ class GptqMethod(Method, GptqSettings):
 
     @property
     def optimizes(self) -> bool:
-        """Only as published."""
-        return self.hessian == "propagated"
+        """Only as published, at any damping and block size."""
+        published = vars(GptqSettings(damp=self.damp, block=self.block))
+        return self.hessian == "propagated" and published.items() <= vars(self).items()
 
     def estimate(self, shape: Shape, calibration: CalibrationConfig | None, hidden_bytes: float) -> tuple[float, float]:
         """With cached Hessians the sweep alone; else all Hessians of a block too, and passes that observe and advance."""

@@ -67,7 +67,7 @@ def render(
         ("cells", "All cells"): cells.all_cells(results, rises, fronts(measured)),
         ("tasks", "Tasks of lm-eval"): tasks(measured, changes),
         ("stages", "What it took"): _stages(stages),
-        ("files", "Where the numbers are"): _files(study, bool(findings.scorecard), imported),
+        ("files", "Where the numbers are"): _files(study, findings, imported),
     }
     sections = {name: body for name, body in sections.items() if body}
     use = advice.what_to_use(findings)
@@ -201,16 +201,18 @@ def _stages(stages: list[dict]) -> str:
     return table(heads, rows, numeric=heads[1:]) if stages else ""
 
 
-def _files(study: Study, scored: bool, imported: dict | None) -> str:
+def _files(study: Study, findings: Findings, imported: dict | None) -> str:
     """Links to the tables, and where the runs of MLflow are."""
     tables = {
         "cells.csv": "every perplexity of this page, one row per cell and corpus",
         "tasks.csv": "every metric of lm-eval, one row per cell and metric",
         "claims.json": "every verdict with its evidence",
     }
-    if scored:
+    if findings.scorecard:
         tables["scorecard.csv"] = "every published number beside ours"
         tables["fingerprint.csv"] = "the conventions that the papers leave open, ranked"
+    if findings.spreads:
+        tables["seeds.csv"] = "how far each recipe moves with seeds"
     items = "".join(f'<li><a href="{name}"><code>{name}</code></a>: {text}</li>' for name, text in tables.items())
     store = f"<code>{escape(paths.MLFLOW)}</code>, which <code>make ui</code> shows"
     if imported and imported["uri"].startswith("http"):
