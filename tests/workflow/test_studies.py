@@ -9,10 +9,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from runs import snakemake, stage
+from runs import snakemake
 from test_reruns import planned
 
-from lorcbench.common.artifacts import read_json, write_json
+from lorcbench.common.artifacts import write_json
 
 OTHERS = "study.models=[bloom-standin-xs] study.methods=[rtn] study.weights=[w2-asym-row,w3-asym-row] study.ranks=[0,4,6]"
 NAME = "smoke+models=bloom-standin-xs+methods=rtn+weights=w2-asym-row,w3-asym-row+ranks=0,4,6"
@@ -67,22 +67,30 @@ def test_numbers_of_ones_own_that_changed_make_the_page_again(copy):
     assert "Nothing to be done" in snakemake(copy, *SMOKE).stdout
 
 
-def test_ranks_of_another_study_whose_factors_changed_are_not_kept(copy):
+def test_ranks_of_another_study_are_measured_again_when_their_factors_changed(copy):
     six = (*SMOKE, "overrides=study.models=[bloom-standin-xs] study.ranks=[0,6]", "name=six")
     changed = snakemake(copy, *six)
     assert changed.returncode == 0, changed.stdout
-    folder = "evaluate/bloom-standin-xs/rtn/none/w2-asym-row/a16/a16/stdlib"
-    file = copy / "results/cache" / folder / "result.json"
-    assert set(json.loads(file.read_text())["variants"]) == {"r0", "plain-int8/r4", "plain-int8/r6"}
+    file = copy / "results/cache/evaluate/bloom-standin-xs/rtn/none/w2-asym-row/a16/a16/stdlib/result.json"
+    first = json.loads(file.read_text())
+    assert set(first["variants"]) == {"r0", "plain-int8/r4", "plain-int8/r6"}
+    # Factors that are others, as another version of the code would make them.
     factors = next((copy / "results/cache/lorc/bloom-standin-xs/rtn").rglob("cap32/result.json"))
-    names = ["model=bloom-standin-xs", "method=rtn", "weight=w2-asym-row"]
-    body = read_json(factors, "factors")
-    body["identity"]["code"] = "of another version"  # as a killed run of other code leaves them
-    write_json(factors, "factors", {key: value for key, value in body.items() if key not in ("digest", "kind", "format")})
-    measured = stage(copy, "evaluate", *names, "eval=stdlib", "variants=[r0,plain-int8/r4]")
-    assert measured.returncode == 0, measured.stderr
-    assert set(json.loads(file.read_text())["variants"]) == {"r0", "plain-int8/r4"}
-    assert planned(snakemake(copy, "--dry-run", *six).stdout)["evaluate"] == 1
+    body = {key: value for key, value in json.loads(factors.read_text()).items() if key not in ("digest", "kind", "format")}
+    write_json(factors, "factors", {**body, "note": "others"})
+    assert planned(snakemake(copy, "--dry-run", *SMOKE).stdout) == {"evaluate": 1, "track": 1, "report": 1}
+    again = snakemake(copy, *SMOKE)
+    assert again.returncode == 0, again.stdout
+    found = json.loads(file.read_text())
+    assert set(found["variants"]) == {"r0", "plain-int8/r4"} and found["outdated"] == ["plain-int8/r6"]
+    assert "Nothing to be done" in snakemake(copy, *SMOKE).stdout
+    assert planned(snakemake(copy, "--dry-run", *six).stdout) == {"evaluate": 1, "track": 1, "report": 1}
+    assert snakemake(copy, *six).returncode == 0
+    found = json.loads(file.read_text())
+    assert "outdated" not in found
+    assert {name: entry["nll"] for name, entry in found["variants"].items()} == {
+        name: entry["nll"] for name, entry in first["variants"].items()
+    }
 
 
 @pytest.mark.parametrize("how", ["moved", "copied"])

@@ -48,9 +48,12 @@ def bring_up_to_date(job: Job, settings: dict, about: dict, open_model: Callable
         job.use(QUANTIZE)
     identity = {"stage": job.stage, "settings": settings}
     marks = {variant: _mark(job, variant, settings) for variant in job.config.variants}
-    before = _finished(job)
-    kept = {variant: entry for variant, entry in before.items() if not _outdated(job, variant, entry, marks, settings)}
+    before, outdated = _finished(job)
+    kept = {variant: entry for variant, entry in before.items() if not _is_outdated(job, variant, entry, marks, settings)}
     missing = [variant for variant in marks if variant not in kept]
+    # The ranks of other studies that have to be measured again, for `Pipeline.held`.
+    outdated = sorted({*outdated, *before} - {*kept, *marks})
+    about = {**about, **({"outdated": outdated} if outdated else {})}
     if len(kept) < len(before):  # numbers of other inputs must not be taken for these, whatever happens next
         job.write_result({"identity": identity, **about, "variants": kept})
     failures = {}
@@ -67,15 +70,16 @@ def bring_up_to_date(job: Job, settings: dict, about: dict, open_model: Callable
         raise VariantsFailed(failures)
 
 
-def _finished(job: Job) -> dict[str, Any]:
-    """The variants that the result file has; none if there is no such file, or none that can be read."""
+def _finished(job: Job) -> tuple[dict[str, Any], list[str]]:
+    """The variants that the result file has, and the outdated that it had; none if there is no file that can be read."""
     try:
-        return job.read_result()["variants"]
+        result = job.read_result()
     except ArtifactError:
-        return {}
+        return {}, []
+    return result["variants"], result.get("outdated", [])
 
 
-def _outdated(job: Job, variant: str, entry: dict, marks: dict[str, str], settings: dict) -> bool:
+def _is_outdated(job: Job, variant: str, entry: dict, marks: dict[str, str], settings: dict) -> bool:
     """Whether numbers are of other inputs than there are now.
 
     Numbers of a rank that another study asked for are looked at too: this file becomes newer than their factors, so nothing

@@ -176,17 +176,20 @@ class Pipeline:
         return ask
 
     def held(self, stage: str) -> Callable[[Any], str]:
-        """What the result of ``evaluate`` or ``harness`` holds once the job has run: the ranks of this study, and of others.
+        """What the result of ``evaluate`` or ``harness`` knows of once the job has run: the ranks of this study, and of others.
 
         So a job runs again for a rank that its result lacks, and not because another study asked for other ranks.
         """
 
         def ask(wildcards: Any) -> str:
             names = Wildcards.of(wildcards)
-            before: set[str] = set()
+            asked = set(self._variants(stage, names))
+            known, outdated = set(), set()
             with suppress(ArtifactError):
-                before = read_json(STAGES[stage].folder(names) / "result.json", STAGES[stage].kind)["variants"].keys()
-            return ",".join(sorted({*before, *self._variants(stage, names)}))
+                result = read_json(STAGES[stage].folder(names) / "result.json", STAGES[stage].kind)
+                outdated = set(result.get("outdated", []))
+                known = outdated | result["variants"].keys()
+            return canonical({"variants": sorted(known | asked), "again": sorted(outdated & asked)})
 
         return ask
 

@@ -55,5 +55,5 @@ def _shown(study: Study, job: StageJob) -> list:
     """What one evaluation says of the study's cells: all but its ranks of other studies."""
     result = read_json(job.folder / "result.json", job.stage.kind)
     cells = study.evaluated(job.names, harness=job.stage is HARNESS)
-    about = {key: value for key, value in result.items() if key not in ("variants", "digest")}
+    about = {key: value for key, value in result.items() if key not in ("variants", "outdated", "digest")}
     return [about, [result["variants"].get(cell.variant) for cell in cells]]
