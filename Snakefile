@@ -5,6 +5,7 @@
 #   snakemake --cores all --config study=lorc+standins=true        the same on models that the pipeline trains itself
 #   snakemake --cores all --config overrides='study.ranks=[0,16]'  Hydra overrides, separated by blanks
 #   snakemake --cores all --config model_path=FOLDER               the study on a checkpoint of your own
+#   snakemake --cores all --config name=mine overrides=…           what a changed study is called, instead of demo+ranks=0,16
 from snakemake.utils import min_version
 
 min_version("9.0")

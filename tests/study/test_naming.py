@@ -114,3 +114,11 @@ def test_names_that_no_folder_should_have_are_refused(name):
 def test_names_of_something_else_are_refused(name):
     with pytest.raises(ConfigError, match=rf"^name={re.escape(name)}: .*{re.escape(name)}|of that name"):
         Pipeline({"study": "smoke", "name": name})
+
+
+def test_a_study_of_ones_own_cannot_be_called_as_a_part_of_the_results_folder(tmp_path, monkeypatch):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study/cache.yaml").write_text((compose.conf_dir() / "study/smoke.yaml").read_text())
+    monkeypatch.setenv("LORCBENCH_CONF", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"^name=cache: results/cache is no study's"):
+        load_study("cache")

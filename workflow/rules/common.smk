@@ -9,6 +9,7 @@ from lorcbench.common import paths
 from lorcbench.common.artifacts import pull_back_times
 from lorcbench.config.checks import ConfigError
 from lorcbench.pipeline.rules import Pipeline
+from lorcbench.study import views
 
 # Two of Snakemake's lines for every job say nothing that the stages do not say better.
 logger.addFilter(
@@ -24,6 +25,7 @@ try:
     pipeline = Pipeline(config)
     if workflow.is_main_process:
         pull_back_times(Path(paths.CACHE))
+        views.refresh(pipeline.study)
         for line in pipeline.study.outline():
             logger.info(line)
     if workflow.local_exec and workflow.is_main_process:

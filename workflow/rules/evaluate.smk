@@ -21,6 +21,7 @@ rule evaluate:
     params:
         arguments=pipeline.model_arguments,
         variants=pipeline.variants("evaluate"),
+        held=pipeline.held("evaluate"),
         semantics=pipeline.params("evaluate"),
     shell:
         "exec python -m lorcbench.stages evaluate {params.arguments} method={wildcards.method:q}"
@@ -45,6 +46,7 @@ rule harness:
     params:
         arguments=pipeline.model_arguments,
         variants=pipeline.variants("harness"),
+        held=pipeline.held("harness"),
         tasks=",".join(pipeline.study.tasks),
         semantics=pipeline.params("harness"),
     shell:

@@ -11,6 +11,7 @@ from typing import Any
 from lorcbench.common.artifacts import ArtifactError, fingerprint
 from lorcbench.common.versions import code_version
 from lorcbench.config import compose
+from lorcbench.config.checks import ConfigError
 from lorcbench.jobs.job import Job
 from lorcbench.study.stages import LORC, PREPARE, QUANTIZE
 
@@ -47,9 +48,12 @@ def bring_up_to_date(job: Job, settings: dict, about: dict, open_model: Callable
         job.use(QUANTIZE)
     identity = {"stage": job.stage, "settings": settings}
     marks = {variant: _mark(job, variant, settings) for variant in job.config.variants}
-    before = _finished(job)
-    missing = [variant for variant, mark in marks.items() if before.get(variant, {}).get("identity") != mark]
-    kept = {variant: entry for variant, entry in before.items() if variant not in missing}
+    before, outdated = _finished(job)
+    kept = {variant: entry for variant, entry in before.items() if not _is_outdated(job, variant, entry, marks, settings)}
+    missing = [variant for variant in marks if variant not in kept]
+    # The ranks of other studies that have to be measured again, for `Pipeline.held`.
+    outdated = sorted({*outdated, *before} - {*kept, *marks})
+    about = {**about, **({"outdated": outdated} if outdated else {})}
     if len(kept) < len(before):  # numbers of other inputs must not be taken for these, whatever happens next
         job.write_result({"identity": identity, **about, "variants": kept})
     failures = {}
@@ -66,12 +70,26 @@ def bring_up_to_date(job: Job, settings: dict, about: dict, open_model: Callable
         raise VariantsFailed(failures)
 
 
-def _finished(job: Job) -> dict[str, Any]:
-    """The variants that the result file has; none if there is no such file, or none that can be read."""
+def _finished(job: Job) -> tuple[dict[str, Any], list[str]]:
+    """The variants that the result file has, and the outdated that it had; none if there is no file that can be read."""
     try:
-        return job.read_result()["variants"]
+        result = job.read_result()
     except ArtifactError:
-        return {}
+        return {}, []
+    return result["variants"], result.get("outdated", [])
+
+
+def _is_outdated(job: Job, variant: str, entry: dict, marks: dict[str, str], settings: dict) -> bool:
+    """Whether numbers are of other inputs than there are now.
+
+    Numbers of a rank that another study asked for are looked at too: this file becomes newer than their factors, so nothing
+    would make that study measure them again. If those factors are gone, they are newer than this file once they are back.
+    """
+    try:
+        mark = marks[variant] if variant in marks else _mark(job, variant, settings)
+    except (ArtifactError, ConfigError):
+        return False
+    return entry["identity"] != mark
 
 
 def _mark(job: Job, variant: str, settings: dict) -> str:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from lorcbench.common import paths
-from lorcbench.common.artifacts import canonical
+from lorcbench.common.artifacts import ArtifactError, canonical, fingerprint, read_json
 from lorcbench.common.paths import Wildcards
 from lorcbench.common.versions import code_version
 from lorcbench.config import compose, folders
@@ -22,7 +23,7 @@ from lorcbench.pipeline import checks, lifecycle
 from lorcbench.pipeline.resources import Resources
 from lorcbench.study import naming
 from lorcbench.study.expansion import load_study
-from lorcbench.study.stages import PREPARE, STAGES, TASK, TEXT
+from lorcbench.study.stages import HARNESS, PREPARE, STAGES, TASK, TEXT
 
 
 class Pipeline:
@@ -123,10 +124,18 @@ class Pipeline:
                 about: dict[str, Any] = {"code": code_version(STAGES[stage].module), "threads": self._runtime.threads}
                 if files := self._given_files(stage, names):
                     about["files"] = files
+                if "{study}" in STAGES[stage].pattern:
+                    about["study"] = self._summary()
                 self._params[stage, chosen] = canonical(about | {group: self._settings(group, name) for group, name in chosen})
             return self._params[stage, chosen]
 
         return ask
+
+    def _summary(self) -> str:
+        """What the study is, as one short string, for the jobs that see the whole of it."""
+        study = self.study
+        cells = [[cell.key for cell in group] for group in (study.cells, study.harness)]
+        return fingerprint([compose.plain(study.config), study.eval, study.tasks, cells, study.not_applicable, study.too_large])
 
     def _settings(self, group: str, name: str) -> dict:
         """What an entry of a config group says."""
@@ -150,14 +159,38 @@ class Pipeline:
         name = [f"name={self._name}"] if self._name else []
         return [f"study={self._typed}", *name, *self._overrides, *folder]
 
-    def variants(self, stage: str) -> Callable[[Any], str]:
-        """LoRC settings and ranks that a job of ``evaluate`` or ``harness`` measures."""
+    def variants(self, stage: str) -> Callable[[Any, Any], str]:
+        """LoRC settings and ranks that a job of ``evaluate`` or ``harness`` measures.
 
-        def ask(wildcards: Any) -> str:
-            cells = self.study.evaluated(Wildcards.of(wildcards), harness=stage == "harness")
-            return ",".join(cell.variant for cell in cells)
+        Snakemake does not compare what a function of a job's inputs returns, so other ranks are no reason to run again; `held`
+        says which are.
+        """
+
+        def ask(wildcards: Any, input: Any) -> str:
+            return ",".join(self._variants(stage, Wildcards.of(wildcards)))
 
         return ask
+
+    def held(self, stage: str) -> Callable[[Any], str]:
+        """What the result of ``evaluate`` or ``harness`` knows of once the job has run: the ranks of this study, and of others.
+
+        So a job runs again for a rank that its result lacks, and not because another study asked for other ranks.
+        """
+
+        def ask(wildcards: Any) -> str:
+            names = Wildcards.of(wildcards)
+            asked = set(self._variants(stage, names))
+            known, outdated = set(), set()
+            with suppress(ArtifactError):
+                result = read_json(STAGES[stage].folder(names) / "result.json", STAGES[stage].kind)
+                outdated = set(result.get("outdated", []))
+                known = outdated | result["variants"].keys()
+            return canonical({"variants": sorted(known | asked), "again": sorted(outdated & asked)})
+
+        return ask
+
+    def _variants(self, stage: str, names: Wildcards) -> list[str]:
+        return [cell.variant for cell in self.study.evaluated(names, harness=stage == HARNESS.name)]
 
     def downloads(self) -> list[str]:
         """Staged texts, tasks and checkpoints: all of the study that may come from the hub, and nothing that is computed."""

@@ -16,6 +16,7 @@ from lorcbench.report.page.render import render
 from lorcbench.report.summary import summary
 from lorcbench.report.tracking.view import local_folder
 from lorcbench.stages import run_by_old_name
+from lorcbench.study import views
 from lorcbench.study.expansion import study_from_arguments
 from lorcbench.study.stages import REPORT
 
@@ -44,7 +45,7 @@ def main(job: Job) -> None:
     write_text(folder / "report.html", page)
     if imported:
         _attach(job, imported, [folder / name for name in ATTACHED])
-    job.finish({"stage": "report"}, {"cells": len(measured)})
+    job.finish({"stage": "report"}, {"cells": len(measured), "content": views.content(study)})
     print(summary(study, measured, findings, folder))
 
 

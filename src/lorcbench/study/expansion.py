@@ -65,8 +65,9 @@ def load_study(name: str, overrides: list[str] = (), model_path: str | None = No
     tasks = list(composed.eval.tasks) if naming.TASKS in changed else compose.load("eval", protocol).tasks
     chosen = [_spelled(request, grid) for grid in request.config.harness] if tasks else []
     plain = compose.plain(composed.study) | {"eval": protocol, naming.TASKS: tasks}
+    called = _name(request, {key: plain[key] for key in changed}) if own_name is None else naming.check_name(own_name)
     return Study(
-        name=_name(request, {key: plain[key] for key in changed}) if own_name is None else naming.check_name(own_name),
+        name=naming.check_place(called),
         config=request.config,
         eval=protocol,
         tasks=tuple(tasks),

@@ -39,6 +39,15 @@ def check_name(name: Any) -> str:
         raise ConfigError(f"name={str(name)[:LONGEST]}: {expected}")
     if name in compose.names("study"):
         raise ConfigError(f"name={name}: conf/study has a study of that name; expected another name")
+    return name
+
+
+def check_place(name: str) -> str:
+    """A study's name, whoever chose it.
+
+    Raises:
+        ConfigError: its folder under results/ would be that of something else.
+    """
     if name in _TAKEN:
         raise ConfigError(f"name={name}: results/{name} is no study's; expected another name")
     return name
