@@ -346,3 +346,16 @@ def test_triton_sweep_equals_the_plain_one(name, monkeypatch):
     fast = gptq.quantize(weight, prepared, fmt, settings).codes
     monkeypatch.setattr(gptq, "_sweep_block_triton", gptq.sweep_block_reference)
     assert torch.equal(fast, gptq.quantize(weight, prepared, fmt, settings).codes)
+
+
+def test_without_a_place_for_compiled_functions_codes_are_the_same(monkeypatch):
+    from numba.core import caching
+
+    with_cache = gptq._sweep_columns
+    monkeypatch.setattr(caching.CompileResultCacheImpl, "_locator_classes", [])  # a read-only checkout, an unwritable home
+    weight, hessian = problem(1)
+    expected = solve(weight, hessian, WeightFormat(3))
+    without_cache = gptq._compiled(with_cache.py_func)
+    assert type(without_cache._cache) is not type(with_cache._cache)
+    monkeypatch.setattr(gptq, "_sweep_columns", without_cache)
+    assert_equal(solve(weight, hessian, WeightFormat(3)), expected)

@@ -20,7 +20,7 @@ from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.protocols import TextConfig
 from lorcbench.data import texts
-from lorcbench.data.corpora import Documents
+from lorcbench.data.corpora import CorpusError, Documents
 from lorcbench.data.hub import HubError
 from lorcbench.data.texts import TextError
 from lorcbench.jobs import job
@@ -61,7 +61,17 @@ def test_lines_of_plain_text_are_the_rows_of_the_published_datasets(tmp_path):
 BAD = [
     ("gone.jsonl", None, "no such file"),
     ("words.doc", b"x", "one of .parquet, .jsonl, .json, .txt, .raw, .tokens"),
-    ("bad.raw", b"fine\n\xff\xfe\n", "utf-8"),
+    ("bad.raw", b"fine\n\xff\xfe\n", "line 2: 'utf-8'"),
+    ("latin.txt", "fine\n" * 9000 + "größe\n", "line 9001: 'utf-8' codec can't decode"),
+    ("wide.txt", "the text\nis wide\n".encode("utf-16"), "the file is UTF-16"),
+    ("wide.txt", "the text\nis wide\n".encode("utf-16-le"), "line 1: every other character is NUL"),
+    ("wide.jsonl", '{"text": "a"}\n'.encode("utf-16"), "the file is UTF-16"),
+    ("zipped.txt", gzip.compress(b"a"), "its name has to end in .gz"),
+    ("half.jsonl", b'{"text": "fine"}\n{"text": "\\ud83d"}\n', "row 2 has half a character, U+D83D"),
+    ("deep.jsonl", b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "line 1: "),
+    ("pretty.json", b'{\n  "text": "a"\n}\n', "line 1: Expecting property name"),
+    ("two.jsonl", b'{"text": "a"} {"text": "b"}\n', "line 1: Extra data"),
+    ("words.jsonl", b'"a"\n', "line 1: expected one JSON object per line"),
     ("bad.jsonl", b'{"text": "fine"}\n{"text": "\xff"}\n', "line 2: 'utf-8'"),
     ("bad.jsonl", b'{"text": "fine"}\nnot json\n', "line 2: Expecting value"),
     ("bad.json", b'[{"text": "a"}, {"text": "b"}]\n', "line 1: expected one JSON object per line"),
@@ -76,10 +86,32 @@ BAD = [
 @pytest.mark.parametrize(("name", "data", "reason"), BAD, ids=[f"{number}-{name}" for number, (name, _, _) in enumerate(BAD)])
 def test_damage_is_said_in_one_line(tmp_path, name, data, reason):
     if data is not None:
-        (tmp_path / name).write_bytes(data)
+        (tmp_path / name).write_bytes(data.encode("latin-1") if isinstance(data, str) else data)
     said = one_line(lambda: list(texts.read(tmp_path / name)), TextError)
     assert str(tmp_path / name) in said
     assert reason in said
+
+
+READ = [
+    ("marked.txt", "\ufefffirst\nsecond\n".encode(), ["first\n", "second\n"]),
+    ("marked.jsonl", '\ufeff{"text": "first"}\n{"text": "\ufeffsecond"}\n'.encode(), ["first", "\ufeffsecond"]),
+    ("windows.txt", b"first\r\n\r\nsecond", ["first\n", "", "second"]),
+    ("windows.jsonl", b'{"text": "first\\r\\n"}\r\n{"text": "second"}', ["first\r\n", "second"]),
+    ("nul.txt", b"a few\0 zero\0 bytes\n", ["a few\0 zero\0 bytes\n"]),
+    ("members.txt.gz", gzip.compress(b"first\n") + gzip.compress(b"second\n"), ["first\n", "second\n"]),
+    ("marked.txt.gz", gzip.compress("\ufefffirst\n".encode()), ["first\n"]),
+    ("odd.jsonl", b'{"text": "old", "text": "new", "n": NaN}\n\n  {"text": "\\ud83d\\ude00"}  \n', ["new", "😀"]),
+    ("long.txt", b"a" * 400_000, ["a" * 400_000]),
+    ("scripts.txt", "текст 日本語 😀\n".encode(), ["текст 日本語 😀\n"]),
+]
+
+
+@pytest.mark.parametrize(("name", "data", "documents"), READ, ids=[name for name, _, _ in READ])
+def test_texts_are_read_as_people_read_them(tmp_path, name, data, documents):
+    (tmp_path / name).write_bytes(data)
+    assert list(texts.read(tmp_path / name)) == documents
+    texts.stage(tmp_path / "out.jsonl", documents)
+    assert list(Documents(tmp_path / "out.jsonl")) == documents
 
 
 @pytest.mark.parametrize(
@@ -249,11 +281,11 @@ def test_tokens_say_what_they_are_made_of(tmp_path, monkeypatch):
     assert said.startswith("windows of 64 tokens, but opt-125m has 32 positions; choose shorter ones")
 
 
-def prepared(folder: Path, positions: int) -> None:
+def prepared(folder: Path, positions: int, **config: int) -> None:
     """What `prepare` leaves of an OPT checkpoint, without its weights."""
     checkpoint = Path(PREPARE.pattern.format(model="opt-125m"))
     corpus_files.opt_tokenizer(checkpoint)
-    (checkpoint / "config.json").write_text(json.dumps({"model_type": "opt", "max_position_embeddings": positions}))
+    (checkpoint / "config.json").write_text(json.dumps({"model_type": "opt", "max_position_embeddings": positions} | config))
     from lorcbench.common.artifacts import file_digest, write_json
     from lorcbench.data.corpora import load_tokenizer
 
@@ -341,3 +373,15 @@ def test_a_table_of_tasks_names_its_columns(tmp_path):
     assert (rows[2]["value"], rows[2]["stderr"], rows[2]["value_fp"], rows[2]["delta"]) == ("0.25", "0.01", "0.5", "-0.25")
     assert float(rows[2]["delta_low"]) < -0.25 < float(rows[2]["delta_high"]) < 0.15
     assert (rows[3]["stderr"], rows[3]["version"], rows[3]["documents"], rows[3]["prefix_token"]) == ("", "1.0", "1838", "</s>")
+
+
+def test_a_token_beyond_the_embedding_is_refused_with_the_tokenizer_and_the_vocabulary(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = corpus_files.data_folder(tmp_path / "data")
+    for name in ("wikitext2-test", "ptb-validation", "c4-validation"):
+        staged(name, f"runtime.data_dir={data}")
+    prepared(tmp_path, positions=32, vocab_size=300)
+    one = job.Job("tokens", ["model=opt-125m", "eval=gptq-old+max_windows=20+window=32"])
+    said = one_line(lambda: tokens_stage.main(one), CorpusError)
+    assert said.startswith("the tokenizer of opt-125m makes token ")
+    assert "config.json says vocab_size=300" in said

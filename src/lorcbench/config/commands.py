@@ -22,6 +22,7 @@ _MACHINE = ("runtime.", "tracking.")
 _FOLDER_KEYS = ("model.name", "model.path")  # of a checkpoint folder
 _PROTOCOL = "stdlib"  # of a job that names none, as conf/config.yaml has it
 _TASKS = "eval.tasks"  # a result of the stage harness records them for every number
+_QUOTED = r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')"""
 _SPELLED = re.compile(r"[a-z_]+=[A-Za-z0-9._-]+")  # what a name can carry
 
 
@@ -126,13 +127,25 @@ def _known() -> str:
     return ", ".join([*sorted([*groups, *_JOB_KEYS]), *(f"{prefix}KEY" for prefix in _MACHINE)])
 
 
+def split(text: str) -> list[str]:
+    """The overrides in one text: blanks stand between them, and may stand inside a value in quotes.
+
+    Raises:
+        ConfigError: a quote is not closed.
+    """
+    bare = re.sub(_QUOTED, "", text)
+    if "'" in bare or '"' in bare:
+        raise ConfigError(f"{text}: a quote is not closed; expected such as runtime.data_dir={compose.quoted('my data')}")
+    return re.findall(rf"(?:{_QUOTED}|\S)+", text)
+
+
 def from_environment() -> list[str]:
     """The overrides of the runtime that a workflow hands to its stages.
 
     Raises:
         ConfigError: there are others.
     """
-    overrides = os.environ.get(compose.RUNTIME_VARIABLE, "").split()
+    overrides = split(os.environ.get(compose.RUNTIME_VARIABLE, ""))
     if wrong := next((override for override in overrides if not override.startswith("runtime.")), None):
         raise ConfigError(f"{compose.RUNTIME_VARIABLE}: {wrong}: expected runtime.KEY=VALUE")
     return overrides

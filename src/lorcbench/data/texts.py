@@ -16,6 +16,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -28,6 +29,10 @@ from lorcbench.data.hub import downloading
 
 _ROWS = (".parquet", ".jsonl", ".json")
 _LINES = (".txt", ".raw", ".tokens")
+# What reading a file may raise; the errors of gzip, JSON, Arrow and UTF-8 are among them, and that of JSON nested too deep.
+_UNREADABLE = (OSError, EOFError, ValueError, RecursionError, zlib.error)
+# How files begin that are not UTF-8 → what they are.
+_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x1f\x8b": "compressed: its name has to end in .gz"}
 
 
 class TextError(Exception):
@@ -86,8 +91,8 @@ def read(path: Path, column: str = "text", lines: str = "kept") -> Iterator[str]
         raise TextError(f"{path}: expected a name that ends in one of {', '.join((*_ROWS, *_LINES))}")
     try:
         yield from _lines(path, lines) if suffix in _LINES else _column(path, column)
-    except (OSError, EOFError, ValueError, zlib.error) as error:  # those of gzip, JSON, Arrow and UTF-8 are among them
-        raise TextError(f"{path}: cannot be read as {suffix[1:]}: {' '.join(str(error).split())}") from None
+    except _UNREADABLE as error:
+        raise TextError(_refusal(path, error)) from None
 
 
 def table(path: Path):
@@ -102,8 +107,19 @@ def table(path: Path):
         raise TextError(f"{path}: expected a name that ends in one of {', '.join(_ROWS)}")
     try:
         return datasets.Dataset.from_list(list(_rows(path)))
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise TextError(f"{path}: cannot be read as {_suffix(path)[1:]}: {' '.join(str(error).split())}") from None
+    except _UNREADABLE as error:
+        raise TextError(_refusal(path, error)) from None
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    """Why a file cannot be read, in one line."""
+    reason = " ".join(str(error).split())
+    hint = ""
+    if isinstance(error, UnicodeDecodeError) or "codec can't decode" in reason:
+        with path.open("rb") as file:
+            mark = _MARKS.get(file.read(2))
+        hint = f"; the file is {mark}" if mark and not path.name.endswith(".gz") else "; expected UTF-8"
+    return f"{path}: cannot be read as {_suffix(path)[1:]}: {reason}{hint}"
 
 
 def _suffix(path: Path) -> str:
@@ -116,11 +132,37 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _lines(path: Path, lines: str) -> Iterator[str]:
-    """The documents of a plain text file; `lines` is as in `TextConfig`."""
+    """The documents of a plain text file; `lines` is as in `TextConfig`.
+
+    Raises:
+        ValueError: it is not UTF-8; the message has the number of the line.
+    """
     with _opened(path) as file:
-        for line in io.TextIOWrapper(file, encoding="utf-8"):  # splitlines() would split at U+2028, too
-            stripped = line.strip()
-            yield line if lines == "kept" and stripped else stripped
+        try:
+            # A mark at the start is no text. splitlines() would split at U+2028, too.
+            for number, line in enumerate(io.TextIOWrapper(file, encoding="utf-8-sig"), 1):
+                _check_utf_16(line, number)
+                stripped = line.strip()
+                yield line if lines == "kept" and stripped else stripped
+        except UnicodeDecodeError as error:  # of a piece of the file, which is decoded ahead of the lines
+            raise ValueError(f"line {_first_broken(path)}: {error}") from None
+
+
+def _first_broken(path: Path) -> int:
+    """The number of the first line of a file that is not UTF-8."""
+    with _opened(path) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return number
+
+
+def _check_utf_16(line: str, number: int) -> None:
+    """Refuse UTF-16 without a mark, which is UTF-8, too, if it is English: with a NUL beside every letter."""
+    if line.count("\0") > len(line) / 3:
+        raise ValueError(f"line {number}: every other character is NUL, as in UTF-16; expected UTF-8")
 
 
 def _rows(path: Path) -> Iterator[dict]:
@@ -143,8 +185,8 @@ def _rows(path: Path) -> Iterator[dict]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode())
-            except ValueError as error:
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"line {number}: {error}") from None
             if not isinstance(row, dict):
                 raise ValueError(f"line {number}: expected one JSON object per line")
@@ -155,12 +197,14 @@ def _column(path: Path, column: str) -> Iterator[str]:
     """The documents in one column of a Parquet or JSON file.
 
     Raises:
-        ValueError: a row has no text there; the message has its number and its columns.
+        ValueError: a row has no text there, or a broken one; the message has its number.
     """
     for number, row in enumerate(_rows(path), 1):
         document = row.get(column)
         if not isinstance(document, str):
             raise ValueError(f"row {number} has no text in column {column}; its columns are {', '.join(row)}")
+        if broken := re.search("[\ud800-\udfff]", document):
+            raise ValueError(f"row {number} has half a character, U+{ord(broken[0]):X}, in column {column}")
         yield document
 
 

@@ -123,6 +123,11 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder}: neither {whole.name} nor {index.name}")
         return read_index(index)
 
+    @property
+    def shards(self) -> list[Path]:
+        """The safetensors files that tensors are read from."""
+        return sorted({shard for shard, _ in self.files.values()})
+
     def _full_name(self, name: str) -> str:
         """The name that the whole model gives a tensor; checkpoints of the base model leave out its root."""
         root = self.architecture.root

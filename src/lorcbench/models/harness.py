@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -175,12 +176,20 @@ def _prefix_token(tokenizer, live) -> dict:
 
 
 def _metrics(report: dict, tasks: list[str]) -> dict[str, float]:
-    """``task/metric`` → value, of all numbers that lm-eval reports; ``,none``, its name for "no filter", is cut off."""
+    """``task/metric`` → value, of all numbers that lm-eval reports; ``,none``, its name for "no filter", is cut off.
+
+    Raises:
+        ArithmeticError: a metric is NaN or infinite. A standard error that is, as that of one document, is left out.
+    """
     flat = {}
     for task in tasks:
         for name, value in report["results"][task].items():
             metric = name.removesuffix(",none")
             if isinstance(value, int | float) and metric not in ("alias", "sample_len"):
+                if not math.isfinite(value):
+                    if metric.endswith("_stderr"):
+                        continue
+                    raise ArithmeticError(f"task {task}: {metric} is {value}: a number is too large for the model's type")
                 flat[f"{task}/{metric}"] = float(value)
     return flat
 

@@ -24,6 +24,9 @@ def window_losses(
         weights_of_block: index of a block → the tensors to install into it: weights (out, in) by the name of their linear,
             others by their full name.
         activation: the format in which the inputs of the linears are rounded.
+
+    Raises:
+        ArithmeticError: a loss is NaN or infinite.
     """
     hidden = {corpus: walk.embed(tokens) for corpus, tokens in windows.items()}
     for index in range(walk.depth):
@@ -32,4 +35,11 @@ def window_losses(
             with rounded_inputs(block, walk.architecture.linear_names, activation):
                 for states in hidden.values():
                     walk.advance(block, states)
-    return {corpus: walk.score(hidden[corpus], tokens).tolist() for corpus, tokens in windows.items()}
+    losses = {corpus: walk.score(hidden[corpus], tokens) for corpus, tokens in windows.items()}
+    for corpus, values in losses.items():
+        if not values.isfinite().all():
+            overflow = f"a number is too large for {walk.dtype}, in which the model is evaluated"
+            raise ArithmeticError(
+                f"corpus {corpus}: the loss of {int((~values.isfinite()).sum())} windows is no number: {overflow}"
+            )
+    return {corpus: values.tolist() for corpus, values in losses.items()}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 
-from lorcbench.config import compose, folders
+from lorcbench.config import commands, compose, folders
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.schema import ModelConfig, RuntimeConfig
 from lorcbench.data import stdlib_text, texts
 from lorcbench.study.cells import Study
 
 _KEYS = ("model_path", "name", "overrides", "study")
-_OVERRIDES = ("study.", "eval.tasks=", "model.name=", "runtime.", "tracking.")
+_MACHINE = ("runtime.", "tracking.")  # values of these may be in quotes, since paths have blanks
+_OVERRIDES = ("study.", "eval.tasks=", "model.name=", *_MACHINE)
 
 
 def overrides_of(settings: dict) -> list[str]:
@@ -23,15 +24,18 @@ def overrides_of(settings: dict) -> list[str]:
     if unknown := sorted(set(settings) - set(_KEYS)):
         raise ConfigError(f"--config {unknown[0]}=…: unknown key; known keys are {', '.join(_KEYS)}")
     text = settings.get("overrides", "")
-    if not isinstance(text, str) or "'" in text or '"' in text:
-        raise ConfigError("overrides: expected one string without quotes inside, such as overrides='study.ranks=[0,8]'")
-    for override in text.split():
+    if not isinstance(text, str):
+        raise ConfigError("overrides: expected one string, such as overrides='study.ranks=[0,8]'")
+    overrides = commands.split(text)
+    for override in overrides:
         if not override.startswith(_OVERRIDES):
             raise ConfigError(
                 f"override {override!r}: expected study.…, eval.tasks=…, runtime.… or tracking.…; "
                 "other settings go into names, such as study.methods=[gptq+damp=0.05]"
             )
-    return text.split()
+        if not override.startswith(_MACHINE) and ("'" in override or '"' in override):
+            raise ConfigError(f"override {override!r}: expected it without quotes, such as study.ranks=[0,8]")
+    return overrides
 
 
 def check_windows(study: Study) -> None:

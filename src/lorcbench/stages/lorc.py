@@ -99,7 +99,8 @@ def _decomposed(
     for name, weight in checkpoint.linears(index).items():
         weight = weight.to(job.runtime.device).float()
         error = weight - approximate[name]
-        relative_errors[name] = float(error.norm() / weight.norm())
+        norm = weight.norm()
+        relative_errors[name] = float(error.norm() / norm) if norm else 0.0  # a matrix of zeros is kept as it is
         if name in dead:
             dead_inputs[name] = {"count": int(dead[name].sum()), "error_share": lorc.share(error, dead[name])}
             if settings.dead == "excluded":

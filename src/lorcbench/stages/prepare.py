@@ -43,7 +43,8 @@ def main(job: Job) -> None:
     with replacing(folder / TOKENIZER) as temporary:
         load_tokenizer(where).backend_tokenizer.save(str(temporary))
     names = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
-    files = [where / name for name in names if (where / name).is_file()] + sorted(where.glob("*.safetensors"))
+    names += ("tokenizer.model",)
+    files = [where / name for name in names if (where / name).is_file()] + checkpoint.shards
     payload = {
         "folder": str(where.relative_to(folder)) if where.is_relative_to(folder) else str(where),
         "files": {path.name: file_digest(path) for path in files},
@@ -113,7 +114,7 @@ def _download(model: ModelConfig) -> tuple[Path, str]:
         patterns = ["*.json", "*.txt", "*.model", weights]
         with downloading(f"{model.repo} at {model.revision}", instead):
             folder = Path(snapshot_download(model.repo, revision=model.revision, allow_patterns=patterns))
-        if list(folder.glob(weights)):
+        if has_safetensors(folder) or list(folder.glob("pytorch_model*.bin")):
             return folder, folder.name
     raise CheckpointError(f"{model.repo}: no safetensors and no pytorch_model*.bin at revision {model.revision}")
 
