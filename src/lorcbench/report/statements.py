@@ -19,6 +19,7 @@ from lorcbench.config import compose
 from lorcbench.config.variants import Variant
 from lorcbench.report.comparison import full_precision
 from lorcbench.report.derived import settings_of
+from lorcbench.report.equal_bits import rivals
 from lorcbench.report.results import CellResult
 from lorcbench.study.cells import Cell
 from lorcbench.study.published import CLASS_BOUNDS, CORPORA
@@ -61,6 +62,7 @@ class Statement:
         source: the tables that print what it compares, or `OURS`.
         terms: coefficient and cell; the last is the recipe that the claim is about.
         low, high: the bounds between which Σ coefficient · perplexity is said to lie.
+        pooled: whether models may be pooled; not if the cell of comparison is another one on each.
     """
 
     claim: str
@@ -68,6 +70,7 @@ class Statement:
     terms: tuple[tuple[float, CellResult], ...]
     low: float = -math.inf
     high: float = 0.0
+    pooled: bool = True
 
     @property
     def subject(self) -> CellResult:
@@ -82,7 +85,7 @@ class Statement:
     @property
     def is_comparison(self) -> bool:
         """Whether one cell is said to be below another, and no more."""
-        return self.is_difference and (self.low, self.high) == (-math.inf, 0.0)
+        return self.pooled and self.is_difference and (self.low, self.high) == (-math.inf, 0.0)
 
 
 class Grid:
@@ -110,7 +113,7 @@ class Grid:
 def statements(results: list[CellResult]) -> Iterator[Statement]:
     """All that the finished cells allow, claim by claim in the paper's order."""
     grid = Grid(results)
-    for claims in (_int8, _symmetry, _methods, _groups, _activations, _lorc, _factors, _classes):
+    for claims in (_int8, _symmetry, _methods, _groups, _activations, _lorc, _equal_bits, _factors, _classes):
         yield from claims(grid)
 
 
@@ -238,6 +241,15 @@ def _lorc(grid: Grid) -> Iterator[Statement]:
         if bits == 2 and cell.activation == "a16" and full is not None and without.mean_ppl > 2 * full.mean_ppl:
             claim = f"Where 2 bits more than double the perplexity, LoRC takes away more than half of what {base(cell)} loses"
             yield Statement(claim, source, ((-0.5, without), (-0.5, full), (1.0, result)))
+
+
+def _equal_bits(grid: Grid) -> Iterator[Statement]:
+    """LoRC against the best that the same method does with no more bits and without it."""
+    best = rivals(grid.cells.values())
+    for cell, result in grid.chosen():
+        if cell in best and base(cell):
+            claim = f"At equal bits: no cell of {base(cell)} without LoRC has no more bits and a lower perplexity"
+            yield Statement(claim, OURS, ((-1.0, best[cell]), (1.0, result)), pooled=False)
 
 
 def _factors(grid: Grid) -> Iterator[Statement]:
