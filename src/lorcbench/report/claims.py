@@ -84,7 +84,7 @@ def judge(results: list[CellResult], changes: dict[Cell, Change]) -> list[Verdic
     verdicts: list[Verdict] = []
     doubts: list[tuple[float, float]] = []  # per verdict, of the claim and of its contrary
     for same_claim in by_claim.values():
-        first = {id(statement) for statement in _first_of_each(same_claim)}
+        first = {id(statement) for statement in _first_of_each(same_claim)}  # equality would compare arrays of losses
         for statement in same_claim:
             interval = _interval(statement, changes)
             verdicts.append(_one_model(statement, interval, id(statement) in first and not statement.subject.planted))
@@ -106,11 +106,9 @@ def _first_of_each(same_claim: list[Statement]) -> list[Statement]:
 
 def _doubts(interval: Interval, low: float, high: float) -> tuple[float, float]:
     """One-sided p-values of "the sum is not within the bounds" and of "the sum is not outside them"."""
-    sides = [side for bound, side in ((low, "low"), (high, "high")) if np.isfinite(bound)]
-    below_low = interval.p_not_below(low) if "low" in sides else 1.0
-    above_high = interval.p_not_above(high) if "high" in sides else 1.0
-    within = max(interval.p_not_above(low) if "low" in sides else 0.0, interval.p_not_below(high) if "high" in sides else 0.0)
-    return within, min(1.0, len(sides) * min(below_low, above_high))
+    within = max(interval.p_not_above(low), interval.p_not_below(high))
+    sides = int(np.isfinite(low)) + int(np.isfinite(high))
+    return within, min(1.0, sides * min(interval.p_not_below(low), interval.p_not_above(high)))
 
 
 def _familywise(verdicts: list[Verdict], doubts: list[tuple[float, float]]) -> list[Verdict]:
