@@ -17,7 +17,7 @@ from lorcbench.report.scorecard import Row
 
 pytestmark = pytest.mark.slow
 
-STEMS = ["pareto", "bits", "sensitivity", "lorc"]
+STEMS = ["pareto", "equal-bits", "bits", "sensitivity", "lorc"]
 
 
 def draw(found, folder, rows=()) -> list[Figure]:
@@ -72,7 +72,10 @@ SMALL = {
     "one cell and no full precision": (["opt-standin-s rtn w4-asym-row r0"], ["pareto"]),
     "one method without LoRC": ([FP, "opt-standin-s rtn w4-asym-row r0"], ["pareto", "bits"]),
     "LoRC without its plain cell": ([FP, "opt-standin-s rtn w2-asym-row r8"], ["pareto", "lorc"]),
-    "LoRC where nothing was lost": ([FP, *(f"opt-standin-s rtn w8-asym-row r{r}" for r in (0, 8))], ["pareto", "bits"]),
+    "LoRC where nothing was lost": (
+        [FP, *(f"opt-standin-s rtn w8-asym-row r{r}" for r in (0, 8))],
+        ["pareto", "equal-bits", "bits"],
+    ),
     "more methods and formats than colours": (
         [FP, *(f"opt-standin-s gptq+damp=0.{d} w{b}-asym-g{2**d} r0" for d in range(1, 10) for b in (2, 4))],
         ["pareto", "bits"],

@@ -127,7 +127,7 @@ def test_the_terminal_has_a_line_per_budget_and_the_price_of_a_rank():
     lines = headline.lines(advise(found, changes(found)), rank_costs(found))
     assert lines[0].startswith("  what to use, 2 stand-ins")
     assert 3 <= len(lines) - 2 <= len(BUDGETS) and all("up to" in line and "% [" in line for line in lines[1:-1])
-    assert lines[-1].endswith("it would cost 0.01.") and "12.5 % of the width" in lines[-1]
+    assert lines[-1].endswith("rank 8 would cost 0.01.") and "12.5 % of the width" in lines[-1]
     assert headline.lines([], rank_costs(found)) == []
 
 

@@ -14,7 +14,7 @@ from synthetic import result, results, study
 
 from lorcbench.common.artifacts import write_json
 from lorcbench.config.schema import StudyConfig
-from lorcbench.report import claims, figures, recommend
+from lorcbench.report import claims, equal_bits, figures, recommend
 from lorcbench.report.agreement import Ordering
 from lorcbench.report.claims import Verdict
 from lorcbench.report.comparison import changes
@@ -40,7 +40,7 @@ def draw(found, folder, rows=()) -> list[figures.Figure]:
 
 def render(asked, found, verdicts, drawn, folder, stages, rows=(), ordered=(), candidates=(), imported=None) -> str:
     """The page of results by themselves."""
-    advice = recommend.advise(found, changes(found)), recommend.rank_costs(found)
+    advice = recommend.advise(found, changes(found)), recommend.rank_costs(found), equal_bits.sentence(found)
     findings = Findings(verdicts, list(rows), list(ordered), list(candidates), [], *advice)
     return page_module.render(asked, found, changes(found), findings, drawn, folder, stages, imported)
 
@@ -81,7 +81,7 @@ def test_the_page_is_well_formed_and_fetches_nothing(text, folder):
     drawings = [source for source in sources if source.startswith("figures/")]
     assert drawings and all((folder / source).is_file() for source in drawings)
     assert not {"link", "iframe", "object"} & {tag for tag, _ in reader.elements}
-    assert text.count("data:image/svg+xml;base64,") == 4
+    assert text.count("data:image/svg+xml;base64,") == 5
     assert "$" not in re.sub(r"base64,[^\"]*", "", text)
 
 
@@ -137,7 +137,7 @@ def test_what_to_use_is_the_cell_of_lowest_perplexity_within_a_budget(text):
     shared = reader.row("3 bits", "GPTQ, 2 bits, groups of 32")
     assert shared[2] == "2.25" and re.fullmatch(r"\+\d\d\.\d % \[\+\d\d\.\d, \+\d\d\.\d\]", shared[3])
     assert text.index('id="use"') < text.index('<ul class="facts"') < text.index("figure-pareto") < text.index("figure-bits")
-    assert "LoRC of rank 8 costs 0.80 bits per weight on a width of 64, where it is 12.5 % of the width" in text
+    assert "in bits per weight and on a width of 64: 0.80 at rank 8 (12.5 % of the width). On a width of 4,096" in text
 
 
 def test_claims_harness_and_stages_are_shown(text):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lorcbench.report import agreement, claims, conventions, headline, recommend, scorecard, seeds
+from lorcbench.report import agreement, claims, conventions, equal_bits, headline, recommend, scorecard, seeds, tally
 from lorcbench.report.agreement import Ordering
 from lorcbench.report.claims import Verdict
 from lorcbench.report.comparison import Change
@@ -28,6 +28,7 @@ class Findings:
         spreads: of recipes that were measured under more than one seed.
         advice: what to use, per kind of model.
         rank_costs: what LoRC adds to the size of each model.
+        equal_bits: whether LoRC pays for its bits, in one sentence; "" without cells that tell.
     """
 
     verdicts: list[Verdict]
@@ -37,13 +38,14 @@ class Findings:
     spreads: list[Spread] = field(default_factory=list)
     advice: list[Advice] = field(default_factory=list)
     rank_costs: list[RankCost] = field(default_factory=list)
+    equal_bits: str = ""
 
     def lines(self) -> list[str]:
         """All of it in short, for the terminal."""
         published = agreement.summary(self.scorecard, self.orderings)
-        use = headline.lines(self.advice, self.rank_costs)
+        use = headline.lines(self.advice, self.rank_costs, self.equal_bits)
         candidates = conventions.summary(self.candidates)
-        return [*use, *claims.counts(self.verdicts), *published, *candidates, *seeds.summary(self.spreads)]
+        return [*use, *tally.lines(self.verdicts), *published, *candidates, *seeds.summary(self.spreads)]
 
 
 def find(study: Study, results: list[CellResult], changes: dict[Cell, Change]) -> Findings:
@@ -60,4 +62,6 @@ def find(study: Study, results: list[CellResult], changes: dict[Cell, Change]) -
     spreads = seeds.spreads(measured, changes)
     advice = recommend.advise(results, changes)
     costs = recommend.rank_costs(results)
-    return Findings(verdicts, rows, agreement.orderings(rows), conventions.rank(rows), spreads, advice, costs)
+    return Findings(
+        verdicts, rows, agreement.orderings(rows), conventions.rank(rows), spreads, advice, costs, equal_bits.sentence(measured)
+    )

@@ -8,8 +8,8 @@ from lorcbench.report.spelling import percent
 WIDE = 4096  # the width of a model of 7 billion weights
 
 
-def lines(advice: list[Advice], costs: list[RankCost]) -> list[str]:
-    """For the terminal: one line per budget, and what a rank costs; none without recommendations."""
+def lines(advice: list[Advice], costs: list[RankCost], equal_bits: str = "") -> list[str]:
+    """For the terminal: one line per budget, what a rank costs and whether it pays; none without recommendations."""
     told = []
     for part in advice:
         if part.recommendations:
@@ -19,7 +19,8 @@ def lines(advice: list[Advice], costs: list[RankCost]) -> list[str]:
                 f"    up to {one.budget:.1f} bits: {one.words:{width}}  {size(one)}, {loss(one)}{remark(one)}"
                 for one in part.recommendations
             ]
-    return [*told, *(f"  {sentence}" for sentence in rank_sentences(costs))] if told else []
+    sentences = filter(None, (rank_sentence(costs), equal_bits))
+    return [*told, *(f"  {sentence}" for sentence in sentences)] if told else []
 
 
 def about(advice: Advice) -> str:
@@ -61,21 +62,32 @@ def remark(one: Recommendation) -> str:
     return f" ({'; '.join(parts)})" if parts else ""
 
 
-def rank_sentences(costs: list[RankCost]) -> list[str]:
-    """What LoRC of each rank costs in bits: here, and on a wide model; none without such cells."""
-    sentences = []
-    for rank in sorted({cost.rank for cost in costs}):
-        same = [cost for cost in costs if cost.rank == rank]
-        bits = _range([cost.bits for cost in same], "{:.2f}")
-        text = f"LoRC of rank {rank} costs {bits} bits per weight"
-        if widths := [cost.width for cost in same if cost.width]:
-            shares = _range([100 * rank / width for width in widths], "{:.1f}")
-            text += f" on {_widths(widths)}, where it is {shares} % of the width"
-            if max(widths) < WIDE:
-                wide = sum(cost.bits * cost.width for cost in same if cost.width) / len(widths) / WIDE
-                text += f"; on a width of {WIDE:,} it would cost {wide:.2f}"
-        sentences.append(f"{text}.")
-    return sentences
+def rank_sentence(costs: list[RankCost]) -> str:
+    """What LoRC of each rank costs in bits, here and on a wide model; "" without cells that tell."""
+    if not costs:
+        return ""
+    ranks = sorted({cost.rank for cost in costs})
+    each = ", ".join(f"{_bits(costs, rank)} at rank {rank}{_share(costs, rank)}" for rank in ranks)
+    widths = [cost.width for cost in costs if cost.width]
+    if not widths:
+        return f"LoRC costs, in bits per weight: {each}."
+    text = f"LoRC costs, in bits per weight and on {_widths(widths)}: {each}"
+    if max(widths) < WIDE:
+        largest = [cost.bits * cost.width for cost in costs if cost.width and cost.rank == ranks[-1]]
+        text += (
+            f". On a width of {WIDE:,} rank {ranks[-1]} would cost {sum(largest) / len(largest) / WIDE:.2f}" if largest else ""
+        )
+    return f"{text}."
+
+
+def _bits(costs: list[RankCost], rank: int) -> str:
+    return _range([cost.bits for cost in costs if cost.rank == rank], "{:.2f}")
+
+
+def _share(costs: list[RankCost], rank: int) -> str:
+    """The rank as a share of the widths, in brackets."""
+    shares = [100 * rank / cost.width for cost in costs if cost.width and cost.rank == rank]
+    return f" ({_range(shares, '{:.1f}')} % of the width)" if shares else ""
 
 
 def _widths(widths: list[int]) -> str:

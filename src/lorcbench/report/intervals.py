@@ -80,6 +80,19 @@ def mean_variance(values: np.ndarray, independent: bool = False) -> tuple[float,
     return float(np.mean((cosines @ centred) ** 2)) / n, float(terms)
 
 
+def holm(p_values: list[float]) -> list[float]:
+    """Adjusted p-values: those at most α are of hypotheses that Holm's procedure rejects with family-wise error α.
+
+    Valid whatever the dependence between the tests (Holm, A simple sequentially rejective multiple test procedure, 1979).
+    """
+    adjusted = [1.0] * len(p_values)
+    largest = 0.0
+    for position, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - position) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
 def nll_difference(nll: np.ndarray, baseline: np.ndarray, independent: bool = False) -> Interval:
     """Mean of `nll - baseline` in nats per token over the same windows (n,)."""
     difference = np.asarray(nll) - np.asarray(baseline)

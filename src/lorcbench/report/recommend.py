@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -85,11 +86,13 @@ def kind_of(result: CellResult) -> str:
     """What kind of model a cell is of; no statement and no recommendation is about several kinds at once."""
     if result.standin:
         return "stand-ins with planted outliers" if result.planted else "stand-ins"
-    return "models of the paper" if result.cell.model in _papers_models() else "other models"
+    known = result.cell.model in _printed_models() and result.cell.model in compose.names("model")
+    return "models of the paper" if known else "other models"
 
 
-def _papers_models() -> set[str]:
-    return {row.model for row in published.load()} & set(compose.names("model"))
+@cache
+def _printed_models() -> frozenset[str]:
+    return frozenset(row.model for row in published.load())
 
 
 def fronts(results: Iterable[CellResult]) -> dict[Cell, CellResult | None]:

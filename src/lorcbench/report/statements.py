@@ -4,6 +4,9 @@ A statement is Σ coefficient · perplexity, said to lie between two bounds, ove
 "GPTQ is below RTN" is GPTQ - RTN < 0, "INT8 is free" is a difference inside a small share of full precision, "class 1" is a
 loss of at most 0.1, and "LoRC brings back most of the loss" is LoRC - (RTN + full precision) / 2 < 0. Statements about model
 sizes and classes speak of published models alone; on stand-ins groups are narrower by `rehearsal.SCALE`, as in their studies.
+
+Each statement names the tables that print the numbers which it compares. Where no table has them (2 bits under RTN, LoRC on
+RTN, LoRC at equal bits), the statement carries the paper's claim further: its source is `OURS`.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from lorcbench.config import compose
 from lorcbench.config.variants import Variant
 from lorcbench.report.comparison import full_precision
 from lorcbench.report.derived import settings_of
+from lorcbench.report.equal_bits import rivals
 from lorcbench.report.results import CellResult
 from lorcbench.study.cells import Cell
 from lorcbench.study.published import CLASS_BOUNDS, CORPORA
@@ -25,6 +29,20 @@ INT8_BOUND = 0.002  # of the full-precision perplexity
 FACTOR_BOUND = 0.003  # INT8 against FP16 factors: table 8's largest difference
 BLOCK_BOUND = 0.01  # A8 in groups against A16, and symmetric against asymmetric: class 1 at a perplexity of 10
 FEW = 4  # bits up to which methods, groups and LoRC are said to help; beyond, there is nothing to help
+OURS = "our extrapolation: no table has it"
+# Where a claim's numbers are printed, by bits of the weights and, where it matters, the method.
+_AGAINST_RTN = {4: "table 3, E.15/E.16", 3: "tables E.17/E.18"}
+_GROUPS = {
+    ("RTN", 4): "tables E.15/E.16",
+    ("RTN", 3): "tables E.17/E.18",
+    ("GPTQ", 4): "table 4, E.15/E.16",
+    ("GPTQ", 3): "tables E.17/E.18",
+    ("GPTQ", 2): "table 7",
+    ("ZQ-Global", 4): "table 4, E.15/E.16",
+    ("ZQ-Global", 3): "tables E.17/E.18",
+}
+_SEVERAL_GROUPS = {key: source for key, source in _GROUPS.items() if key != ("GPTQ", 2)}  # table 7 has groups of 256 alone
+_LORC = {("GPTQ", bits): "table 7" for bits in (2, 3, 4)}
 # Families and models that the paper's tables single out.
 _A8_NEVER_BREAKS = "bloom"
 _A8_CLASS_3_FROM = {"opt": 6e9}  # weights from which A8 by token is class 3; in other families from 10 billion on
@@ -41,9 +59,10 @@ class Statement:
 
     Attributes:
         claim: the sentence.
-        source: where the paper makes it.
+        source: the tables that print what it compares, or `OURS`.
         terms: coefficient and cell; the last is the recipe that the claim is about.
         low, high: the bounds between which Σ coefficient · perplexity is said to lie.
+        pooled: whether models may be pooled; not if the cell of comparison is another one on each.
     """
 
     claim: str
@@ -51,6 +70,7 @@ class Statement:
     terms: tuple[tuple[float, CellResult], ...]
     low: float = -math.inf
     high: float = 0.0
+    pooled: bool = True
 
     @property
     def subject(self) -> CellResult:
@@ -65,7 +85,7 @@ class Statement:
     @property
     def is_comparison(self) -> bool:
         """Whether one cell is said to be below another, and no more."""
-        return self.is_difference and (self.low, self.high) == (-math.inf, 0.0)
+        return self.pooled and self.is_difference and (self.low, self.high) == (-math.inf, 0.0)
 
 
 class Grid:
@@ -93,7 +113,7 @@ class Grid:
 def statements(results: list[CellResult]) -> Iterator[Statement]:
     """All that the finished cells allow, claim by claim in the paper's order."""
     grid = Grid(results)
-    for claims in (_int8, _symmetry, _methods, _groups, _activations, _lorc, _factors, _classes):
+    for claims in (_int8, _symmetry, _methods, _groups, _activations, _lorc, _equal_bits, _factors, _classes):
         yield from claims(grid)
 
 
@@ -147,7 +167,8 @@ def _methods(grid: Grid) -> Iterator[Statement]:
             continue
         if cell.activation == "a16":
             claim = f"At {bits} bits, GPTQ has a lower perplexity than RTN"
-            yield from _below(claim, "table 3", result, grid.near(cell, method="rtn", calibration="none"))
+            source = _AGAINST_RTN.get(bits, OURS)
+            yield from _below(claim, source, result, grid.near(cell, method="rtn", calibration="none"))
         if bits != 4 or cell.weight_format.group:
             continue
         for other in _distilled(grid, cell):
@@ -181,12 +202,12 @@ def _groups(grid: Grid) -> Iterator[Statement]:
     for row, (group, result) in finest.items():
         bits = row.weight_format.bits
         claim = f"At {bits} bits, groups instead of rows lower the perplexity of {base(row)}"
-        yield from _below(claim, "table 4", result, grid.cells[row])
+        yield from _below(claim, _GROUPS.get((base(row), bits), OURS), result, grid.cells[row])
         middle = grid.near(row, weight=str(replace(row.weight_format, group=_scaled(256, result))))
         if middle is not None and group <= _scaled(32, result) and base(row) != "RTN":
             claim = f"At {bits} bits, groups of 256 give most of what groups of 32 give to {base(row)}"
             terms = ((-1.0, grid.cells[row]), (-1.0, result), (2.0, middle))
-            yield Statement(claim, "table 4", terms)
+            yield Statement(claim, _SEVERAL_GROUPS.get((base(row), bits), OURS), terms)
 
 
 def _activations(grid: Grid) -> Iterator[Statement]:
@@ -215,10 +236,20 @@ def _lorc(grid: Grid) -> Iterator[Statement]:
             continue
         full = grid.full(cell)
         claim = f"At {bits} bits, LoRC lowers the perplexity of {base(cell)}"
-        yield from _below(claim, "table 7", result, without)
+        source = _LORC.get((base(cell), bits), OURS) if cell.activation == "a16" else OURS
+        yield from _below(claim, source, result, without)
         if bits == 2 and cell.activation == "a16" and full is not None and without.mean_ppl > 2 * full.mean_ppl:
             claim = f"Where 2 bits more than double the perplexity, LoRC takes away more than half of what {base(cell)} loses"
-            yield Statement(claim, "table 7", ((-0.5, without), (-0.5, full), (1.0, result)))
+            yield Statement(claim, source, ((-0.5, without), (-0.5, full), (1.0, result)))
+
+
+def _equal_bits(grid: Grid) -> Iterator[Statement]:
+    """LoRC against the best that the same method does with no more bits and without it."""
+    best = rivals(grid.cells.values())
+    for cell, result in grid.chosen():
+        if cell in best and base(cell):
+            claim = f"At equal bits: no cell of {base(cell)} without LoRC has no more bits and a lower perplexity"
+            yield Statement(claim, OURS, ((-1.0, best[cell]), (1.0, result)), pooled=False)
 
 
 def _factors(grid: Grid) -> Iterator[Statement]:
@@ -228,12 +259,14 @@ def _factors(grid: Grid) -> Iterator[Statement]:
             continue
         if cell.lorc == "plain-int8":
             claim = f"INT8 factors of LoRC stay within {100 * FACTOR_BOUND:g} % of FP16 factors"
-            yield from _alike(claim, "table 8", FACTOR_BOUND, grid.near(cell, lorc="plain-fp16"), result)
+            source = "table 8" if (base(cell), cell.weight_format.bits, cell.activation) == ("GPTQ", 4, "a16") else OURS
+            yield from _alike(claim, source, FACTOR_BOUND, grid.near(cell, lorc="plain-fp16"), result)
         zero = grid.near(cell, rank=0, lorc="none")
         eight = grid.near(cell, rank=_scaled_rank(8, result))
         if cell.rank == _scaled_rank(32, result) and zero is not None and eight is not None:
             claim = f"At {cell.weight_format.bits} bits, rank 8 gives most of what rank 32 gives"
-            yield Statement(claim, "table 9", ((-1.0, zero), (-1.0, result), (2.0, eight)))
+            source = "table 9" if (base(cell), cell.weight_format.bits, cell.activation) == ("GPTQ", 4, "a16") else OURS
+            yield Statement(claim, source, ((-1.0, zero), (-1.0, result), (2.0, eight)))
 
 
 def _classes(grid: Grid) -> Iterator[Statement]:

@@ -15,7 +15,7 @@ from matplotlib import rc_context
 
 from lorcbench.report.comparison import Change
 from lorcbench.report.derived import best_of_rates
-from lorcbench.report.figures import activation, bits, errors, pareto, ranks, rates, sensitivity, size
+from lorcbench.report.figures import activation, bits, equal_bits, errors, pareto, ranks, rates, sensitivity, size
 from lorcbench.report.figures.style import STYLE, Figure
 from lorcbench.report.results import CellResult
 from lorcbench.report.scorecard import Row
@@ -46,6 +46,7 @@ def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path, r
     with rc_context(STYLE):
         drawn = [
             pareto.draw(tuned, folder),
+            equal_bits.draw(tuned, folder),
             bits.draw(tuned, tuned_changes, folder),
             sensitivity.draw(tuned, tuned_changes, folder),
             ranks.draw(tuned, tuned_changes, folder),

@@ -19,12 +19,13 @@ def what_to_use(findings: Findings) -> str:
     tables = [_advice(part) for part in findings.advice if part.recommendations]
     if not tables:
         return ""
-    rows = [escape(sentence) for sentence in headline.rank_sentences(findings.rank_costs)]
+    sentences = " ".join([headline.rank_sentence(findings.rank_costs), findings.equal_bits]).strip()
+    lorc = f"<p>{escape(sentences)}</p>" if sentences else ""
     note = (
         "Of all recipes that fit a budget on every model, the one of least mean rise of the mean PPL over full precision. "
         "Bits per weight count all that is stored: codes, scales, zero points and factors."
     )
-    return "".join(tables) + f'<p class="note">{" ".join([note, *rows])}</p>'
+    return f'{"".join(tables)}<p class="note">{note}</p>{lorc}'
 
 
 def _advice(advice: Advice) -> str:

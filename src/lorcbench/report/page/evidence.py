@@ -3,39 +3,70 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from html import escape
 
+from lorcbench.report import tally
 from lorcbench.report.agreement import Agreement, Ordering, agreements
-from lorcbench.report.claims import VERDICTS, Verdict
+from lorcbench.report.claims import Verdict
 from lorcbench.report.conventions import Candidate
 from lorcbench.report.page.parts import MISSING, chip, method_cell, sortable, table, value
 from lorcbench.report.scorecard import Row
 from lorcbench.report.seeds import Spread
 from lorcbench.report.spelling import number, percent
+from lorcbench.report.tally import Claim
 
 
 def claims(verdicts: list[Verdict]) -> str:
-    """Claims with the count of their verdicts; the evidence unfolds."""
-    blocks = []
-    for claim in dict.fromkeys(verdict.claim for verdict in verdicts):
-        members = [verdict for verdict in verdicts if verdict.claim == claim]
-        counts = Counter(member.verdict for member in members if not member.planted)
-        chips = " ".join(chip(name, f"{counts[name]} {name}") for name in VERDICTS if counts[name])
-        rows = "".join(
-            f"<tr><td><code>{escape(member.scope)}</code></td><td>{chip(member.verdict)}</td>"
-            f"<td>{escape(member.evidence)}</td></tr>"
-            for member in members
-        )
-        source = f' <small class="soft">{escape(members[0].source)}</small>' if members[0].source else ""
-        blocks.append(
-            f"<details><summary><span>{escape(claim)}{source}</span>{chips}</summary>"
-            f"<table><tbody>{rows}</tbody></table></details>"
-        )
-    note = "Each claim of the paper is tested wherever the study has the cells for it. Unfold one for its evidence."
+    """Claims with the count of their tests; the evidence unfolds."""
+    found = tally.claims(verdicts)
+    if not found:
+        return ""
+    blocks = "".join(map(_claim, found))
+    return f'<p class="note">{escape(_claims_note(verdicts))}</p><div class="scroll">{blocks}</div>'
+
+
+def _claims_note(verdicts: list[Verdict]) -> str:
+    """What is tested, on what, and which tests count."""
+    note = (
+        "Each claim is tested wherever the study has the cells for it; unfold one for its evidence. A claim that no table of "
+        "the paper makes is marked as our extrapolation. Cached statistics, further seeds and pools of models are shown, but "
+        f"are no evidence of their own. The others are {tally.control(verdicts)}; a verdict that this leaves open is marked."
+    )
+    if any(verdict.in_print for verdict in verdicts):
+        note += " “As printed” says that the paper's numbers of the same model come out the same way, for or against the claim."
     if any(verdict.standin for verdict in verdicts):
         note += " On stand-ins a verdict says what holds for them; the paper speaks of models a thousand times larger."
-    return f'<p class="note">{note}</p><div class="scroll">{"".join(blocks)}</div>' if blocks else ""
+    return note
+
+
+def _claim(claim: Claim) -> str:
+    """One claim with its tests."""
+    chips = " ".join(chip(name, f"{count} {name}") for name, count in claim.tally().items())
+    rows = "".join(map(_verdict, claim.verdicts))
+    ours = f" {chip('derived', 'our extrapolation')}" if claim.is_ours else ""
+    source = f' <small class="soft">{escape(claim.source)}</small>' if claim.source and not claim.is_ours else ""
+    return (
+        f"<details><summary><span>{escape(claim.text)}{source}{ours}</span>{chips}</summary>"
+        f"<table><tbody>{rows}</tbody></table></details>"
+    )
+
+
+def _verdict(verdict: Verdict) -> str:
+    """The row of one test: where, how it came out, and the numbers, those in print too."""
+    chips = chip(verdict.verdict)
+    if verdict.agreement:
+        chips += f" {chip('ok' if verdict.agreement == 'as printed' else 'failed', verdict.agreement)}"
+    remarks = []
+    if not verdict.counted:
+        remarks.append("no evidence of its own")
+    elif verdict.familywise != verdict.verdict:
+        remarks.append("open among all tests")
+    remark = f"<small>{'; '.join(remarks)}</small>" if remarks else ""
+    in_print = f"<small>in print: {escape(verdict.in_print)}</small>" if verdict.in_print else ""
+    return (
+        f"<tr><td><code>{escape(verdict.scope)}</code></td><td>{chips}{remark}</td>"
+        f"<td>{escape(verdict.evidence)}{in_print}</td></tr>"
+    )
 
 
 def spreads(found: list[Spread]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from string import Template
 
 from lorcbench.common import paths
+from lorcbench.report import tally
 from lorcbench.report.comparison import Change
 from lorcbench.report.figures import Figure
 from lorcbench.report.findings import Findings
@@ -111,10 +112,14 @@ def _facts(results: list[CellResult]) -> str:
 def _headline(findings: Findings) -> str:
     """How many claims and published numbers hold."""
     facts = []
-    if verdicts := findings.verdicts:
-        counted = [verdict for verdict in verdicts if not verdict.planted]
-        supported = sum(verdict.verdict == "supported" for verdict in counted)
-        facts.append((f"{supported} of {len(counted)}", "tests of claims supported"))
+    found = tally.claims(findings.verdicts)
+    for ours, text in ((False, "claims of the paper supported"), (True, "claims of ours supported")):
+        supported, count = tally.counted(found, ours)
+        if count:
+            facts.append((f"{supported} of {count}", text))
+    agree, comparable = tally.as_printed(findings.verdicts)
+    if comparable:
+        facts.append((f"{agree} of {comparable}", "tests of claims as printed"))
     if rows := findings.scorecard:
         facts.append((f"{sum(row.within for row in rows)} of {len(rows)}", "published numbers met"))
     return "".join(f"<li><b>{escape(figure)}</b><span>{escape(text)}</span></li>" for figure, text in facts)

@@ -1,0 +1,97 @@
+"""Claims counted: what all tests of a claim say together. A headline counts claims, not tests of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from lorcbench.report.claims import FAMILYWISE, VERDICTS, Verdict
+
+IN_PART = "in part"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim with its verdicts.
+
+    Attributes:
+        text: the claim, in one sentence.
+        source: the tables that print what it compares, or `lorcbench.report.statements.OURS`.
+        is_ours: whether it goes beyond these tables.
+        verdicts: all of them; those that are counted decide.
+        status: ``supported`` if every counted test supports it with the family-wise error controlled, ``contradicted`` if none
+            does and one contradicts it, ``in part`` if some support it, else ``undecided``. "" if no test counts.
+    """
+
+    text: str
+    source: str
+    is_ours: bool
+    verdicts: tuple[Verdict, ...]
+    status: str
+
+    def tally(self) -> dict[str, int]:
+        """How many counted tests came out each way, each test by itself."""
+        kinds = Counter(verdict.verdict for verdict in self.verdicts if verdict.counted)
+        return {kind: kinds[kind] for kind in VERDICTS if kinds[kind]}
+
+
+def claims(verdicts: list[Verdict]) -> list[Claim]:
+    """One record per claim, in the order of the verdicts; a claim of the paper's and its extrapolation are two."""
+    members: dict[tuple[str, bool], list[Verdict]] = {}
+    for verdict in verdicts:
+        members.setdefault((verdict.claim, verdict.is_ours), []).append(verdict)
+    return [
+        Claim(text, same[0].source, is_ours, tuple(same), _status([one.familywise for one in same if one.counted]))
+        for (text, is_ours), same in members.items()
+    ]
+
+
+def _status(familywise: list[str]) -> str:
+    """What the tests of a claim say together."""
+    supported = familywise.count("supported")
+    if familywise and supported == len(familywise):
+        return "supported"
+    if supported:
+        return IN_PART
+    if "contradicted" in familywise:
+        return "contradicted"
+    return "undecided" if familywise else ""
+
+
+def counted(found: list[Claim], ours: bool) -> tuple[int, int]:
+    """How many of the paper's claims, or of ours, are supported in every test, and how many were tested."""
+    kind = [claim for claim in found if claim.is_ours == ours and claim.status]
+    return sum(claim.status == "supported" for claim in kind), len(kind)
+
+
+def as_printed(verdicts: list[Verdict]) -> tuple[int, int]:
+    """How many counted tests came out as print says of the same model, and how many can be held against it."""
+    told = [verdict.agreement for verdict in verdicts if verdict.counted and verdict.agreement]
+    return told.count("as printed"), len(told)
+
+
+def control(verdicts: list[Verdict]) -> str:
+    """How many tests there are, and what keeps them from supporting a claim by chance."""
+    count = sum(verdict.counted for verdict in verdicts)
+    return f"{count} tests, family-wise error at most {100 * FAMILYWISE:g} % by Holm's procedure"
+
+
+def lines(verdicts: list[Verdict]) -> list[str]:
+    """For the terminal: claims counted, then the tests of each claim; none if no test counts."""
+    found = claims(verdicts)
+    tested = [claim for claim in found if claim.status]
+    if not tested:
+        return []
+    models = sorted({verdict.models for verdict in verdicts if verdict.counted})
+    told = [f"  claims, tested on {' and '.join(models)}"]
+    for ours, name in ((False, "of the paper"), (True, "of ours, which no table makes")):
+        supported, count = counted(found, ours)
+        if count:
+            told.append(f"    {name}: {supported} of {count} supported in every test ({control(verdicts)})")
+    agree, comparable = as_printed(verdicts)
+    if comparable:
+        told.append(f"    as printed of the same model: {agree} of {comparable} tests")
+    for claim in tested:
+        tally = ", ".join(f"{count} {kind}" for kind, count in claim.tally().items())
+        told.append(f"    {claim.text}{' (ours)' if claim.is_ours else ''}: {tally}")
+    return told
