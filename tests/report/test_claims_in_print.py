@@ -12,6 +12,7 @@ from lorcbench.report.inprint import printed
 from lorcbench.report.intervals import holm, mean_perplexity_difference
 from lorcbench.report.page import evidence
 from lorcbench.report.statements import OURS, statements
+from lorcbench.study import published
 from lorcbench.study.expansion import load_study
 
 STUDIES = ("sensitivity", "methods", "groups", "groups-w4a8", "lorc", "rank", "factor-precision", "size-quality")
@@ -36,10 +37,20 @@ def judged(papers) -> list[claims.Verdict]:
     return [verdict for verdict in judge(papers) if not verdict.scope.startswith("all")]
 
 
-def test_the_papers_own_numbers_come_out_as_printed(judged):
+def test_the_papers_own_numbers_come_out_as_printed(judged, papers):
     told = [verdict for verdict in judged if verdict.verdict != "undecided"]
     assert len(told) > 700 and all(verdict.in_print for verdict in told)
-    assert {verdict.agreement for verdict in told} == {"as printed"}
+    # Print has several numbers of some cells. Here they are those of other tables than the statement's.
+    others = {
+        (one.claim, one.subject.cell.key)
+        for one in statements(papers)
+        if (paper := printed(one)) and paper.levels != pytest.approx([term.mean_ppl for _, term in one.terms])
+    }
+    told_otherwise = [verdict for verdict in told if verdict.agreement != "as printed"]
+    assert 0 < len(told_otherwise) <= 12
+    for verdict in told_otherwise:
+        model, *recipe = verdict.scope.replace(":", "").split()
+        assert any(claim == verdict.claim and key.startswith(f"{model}/{recipe[0]}/") for claim, key in others), verdict
 
 
 def test_what_no_table_has_is_ours_and_only_that(judged):
@@ -47,10 +58,16 @@ def test_what_no_table_has_is_ours_and_only_that(judged):
 
 
 def test_each_number_in_print_is_of_the_very_cell(papers):
+    anywhere: dict[tuple, set[float]] = {}
+    for row in published.load():
+        if row.corpus == "mean" and row.source == "zeroquant-v2":
+            anywhere.setdefault((row.model, row.method, row.weight, row.activation, row.rank), set()).add(row.ppl)
     for statement in statements(papers):
         if (told := printed(statement)) is not None:
             for level, (_, one) in zip(told.levels, statement.terms, strict=True):
-                assert level == pytest.approx(one.mean_ppl, rel=0.05), (statement.claim, one.cell.key, told)
+                cell = one.cell
+                places = [(cell.model, name, cell.weight, cell.activation, cell.rank) for name in (cell.method, "best")]
+                assert any(level in anywhere.get(place, ()) for place in places), (statement.claim, cell.key, told)
 
 
 def test_a_faithful_run_on_opt_125m_agrees_where_the_paper_contradicts_its_own_claim(papers):

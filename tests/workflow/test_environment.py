@@ -20,6 +20,7 @@ from lorcbench.jobs.job import Job
 from lorcbench.pipeline import lifecycle, warm
 from lorcbench.pipeline.lifecycle import Lifecycle
 from lorcbench.pipeline.rules import Pipeline
+from lorcbench.study.expansion import study_from_arguments
 
 ODD = ("o'brien", 'the "best" one', "sp é日", "$HOME", "a`b`", "back\\slash", "semi;colon", "#1", "null", "1e3", "-rf", "{a}")
 
@@ -50,8 +51,8 @@ def test_a_model_path_reaches_the_stages_as_it_is(tmp_path, name):
     (model,) = pipeline.study.models
     by_stage = Job("prepare", shlex.split(pipeline.model_arguments(Wildcards(model=model))))
     assert (by_stage.model.path, by_stage.names.model) == (str(folder), model)
-    of_study = Job("report", shlex.split(pipeline.study_arguments()))
-    assert of_study.study.folders == {model: str(folder)}
+    of_study = study_from_arguments(shlex.split(pipeline.study_arguments()))
+    assert of_study.folders == {model: str(folder)}
 
 
 @pytest.mark.parametrize("name", [name for name in ODD if "{" not in name])

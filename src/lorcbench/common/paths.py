@@ -55,8 +55,8 @@ class Wildcards:
 
     @classmethod
     def of(cls, names: Any) -> Wildcards:
-        """From Snakemake's wildcards, or another mapping of such names."""
-        return cls(**dict(names.items()))
+        """From Snakemake's wildcards, a mapping of such names, or another object of this class."""
+        return names if isinstance(names, cls) else cls(**dict(names.items()))
 
     def fill(self, pattern: str) -> str:
         """`pattern` with every ``{name}`` replaced."""

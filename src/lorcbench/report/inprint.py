@@ -33,7 +33,7 @@ def printed(statement: Statement) -> Printed | None:
     """The published counterpart of a statement; None if print lacks one of its cells.
 
     All numbers are of one table if there is one that has them. Some tables print the best of the optimizing methods only, which
-    then stands for each of them.
+    then stands for each of them; `Printed.tables` says so.
     """
     cells = [result.cell for _, result in statement.terms]
     exact = [_means().get(_place(cell), {}) for cell in cells]
@@ -65,7 +65,7 @@ def _best(cell: Cell) -> dict[str, float]:
     """What print has of the best of the optimizing methods, if the cell is of one of them."""
     if not settings_of(cell.method).optimizes:
         return {}
-    return _means().get(_place(cell, "best"), {})
+    return {f"{table}, the best method": mean for table, mean in _means().get(_place(cell, "best"), {}).items()}
 
 
 def _place(cell: Cell, method: str = "") -> tuple:
