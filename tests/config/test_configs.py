@@ -4,6 +4,7 @@ import itertools
 import shlex
 
 import pytest
+from omegaconf import OmegaConf
 from synthetic import Wildcards
 
 from lorcbench.config import compose, folders
@@ -252,3 +253,17 @@ def test_the_stages_that_see_the_whole_study_expand_the_workflows_own(tmp_path, 
     name = folders.model_name(folder)
     assert {cell.model for cell in seen.cells} == {name} and name.startswith("my-opt-")
     assert seen.folders == {name: str(folder)}
+
+
+@pytest.mark.parametrize(("group", "name"), [("method", "gptq+damp=0.05"), ("eval", "stdlib"), ("model", "opt-standin-s")])
+def test_an_entry_by_itself_is_what_it_is_among_all(group, name):
+    named = ["model.name=opt-standin-s"] if group == "model" else []
+    assert compose.load(group, name) == OmegaConf.to_object(compose.compose([f"{group}={name}", *named])[group])
+
+
+def test_a_conf_file_of_ones_own_has_a_name_of_its_own(tmp_path, monkeypatch):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study/smoke.yaml").write_text((compose.conf_dir() / "study/smoke.yaml").read_text())
+    monkeypatch.setenv(compose.EXTRA_CONF, str(tmp_path))
+    with pytest.raises(ConfigError, match=r"study/smoke.yaml: conf/ has a study of that name; expected another name"):
+        compose.compose(["study=smoke"])

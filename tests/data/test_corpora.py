@@ -133,6 +133,7 @@ def test_missing_file_is_named(tmp_path):
         read_documents(tmp_path / "gone.jsonl")
 
 
+@pytest.mark.slow
 def test_stream_is_that_of_the_joined_text(tokenizer):
     texts = ["def f(x):", "return x + 1"]
     stream = token_stream(tokenizer, texts)

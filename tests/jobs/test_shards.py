@@ -173,6 +173,7 @@ def prepared(tmp_path, monkeypatch):
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_that_starts_again_makes_the_lost_block_alone_and_ends_with_the_same_bytes(prepared, name):
     folder = run(name)

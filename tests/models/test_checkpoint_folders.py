@@ -26,6 +26,8 @@ from lorcbench.models.checkpoint import Checkpoint, CheckpointError
 from lorcbench.stages import prepare
 from lorcbench.study.stages import PREPARE
 
+pytestmark = pytest.mark.slow
+
 TOKENS = tiny.windows(3, 12)
 BLOCK = {kind: f"{tiny.BLOCKS[kind]}.1." for kind in tiny.KINDS}
 

@@ -202,6 +202,7 @@ NOT_BORNE_OUT = {
 }
 
 
+@pytest.mark.slow
 def test_the_papers_own_numbers_bear_out_its_claims_but_for_these():
     names = ("sensitivity", "methods", "groups", "groups-w4a8", "lorc", "rank", "factor-precision", "size-quality")
     found = {one.cell: one for name in names for one in printed_means(load_study(name, ["study.max_params=null"]))}

@@ -15,6 +15,8 @@ from lorcbench.report.statements import OURS, statements
 from lorcbench.study import published
 from lorcbench.study.expansion import load_study
 
+pytestmark = pytest.mark.slow
+
 STUDIES = ("sensitivity", "methods", "groups", "groups-w4a8", "lorc", "rank", "factor-precision", "size-quality")
 
 

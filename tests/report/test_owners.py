@@ -19,6 +19,8 @@ from lorcbench.report.tracking.place import OWNER, artifact_root, mend, owner_of
 from lorcbench.report.tracking.records import LATEST
 from lorcbench.report.tracking.view import TAG, local_folder
 
+pytestmark = pytest.mark.slow
+
 
 def snapshot(uri: str, run_ids: list[str]) -> dict[str, dict]:
     return {run_id: MlflowClient(uri).get_run(run_id).to_dictionary() for run_id in run_ids}

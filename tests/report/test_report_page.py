@@ -25,6 +25,8 @@ from lorcbench.report.page.cells import degraded
 from lorcbench.report.scorecard import Row
 from lorcbench.report.wording import recipe
 
+pytestmark = pytest.mark.slow
+
 STAGES = [{"stage": "quantize", "jobs": 12, "seconds": 1234.5, "peak_rss_mib": 812.4}]
 
 

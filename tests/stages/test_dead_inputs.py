@@ -18,7 +18,7 @@ from lorcbench.stages import lorc as lorc_stage
 from lorcbench.stages import quantize as stage
 from lorcbench.study.stages import CALIBRATE, LORC, QUANTIZE
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 DEAD = [3, 4, 17, 30, 31, 39]  # of the 40 inputs of fc2
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from recorded import identity
 from tiny_stages import NAMES, WINDOWS, run
 
 from lorcbench.common.artifacts import read_json, write_json, write_shard
@@ -20,7 +21,7 @@ from lorcbench.stages import lorc as lorc_stage
 from lorcbench.stages import quantize as stage
 from lorcbench.study.stages import EVALUATE, LORC, TOKENS
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 MATRICES = {
     "zeros": lambda weight: weight * 0,
@@ -56,6 +57,7 @@ def measured(method: str, weight: str) -> dict:
     tokens = TOKENS.folder(Wildcards(model="tiny", protocol="stdlib"))
     digest = write_shard(tokens / "tokens.safetensors", {"stdlib": WINDOWS[:4].int()}, "tokens")
     about = {"shards": [{"file": "tokens.safetensors", "sha256": digest}], "corpora": {}, "added": []}
+    about["identity"] = identity(TOKENS, Wildcards(model="tiny", protocol="stdlib"))
     write_json(tokens / "result.json", "tokens", about)
     evaluate.main(Job("evaluate", [*model, *recipe, "eval=stdlib", MEASURED]))
     return read_json(EVALUATE.folder(names) / "result.json", EVALUATE.kind)["variants"]

@@ -22,6 +22,8 @@ from lorcbench.stages import lorc as lorc_stage
 from lorcbench.stages import quantize as stage
 from lorcbench.study.stages import LORC
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_distilled_blocks_are_closer_to_their_teacher_than_rounded_ones(tiny_checkpoint, kind):
@@ -158,7 +160,6 @@ def test_a_divergent_rate_fails_the_cell(tiny_checkpoint):
         run(stage.main, "zq_global+iterations=8+lr=1e30")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "activation"), [("opt", "a16"), ("bloom", "a4-asym-token")])
 @pytest.mark.parametrize("bits", ["int8", "fp16"])
 def test_distilled_factors_bring_blocks_closer_to_their_teacher_than_plain_ones(tiny_checkpoint, kind, activation, bits):

@@ -15,6 +15,8 @@ from lorcbench.stages import lorc as lorc_stage
 from lorcbench.stages import quantize as stage
 from lorcbench.study.stages import LORC, QUANTIZE
 
+pytestmark = pytest.mark.slow
+
 
 def digests(names: Wildcards) -> dict[str, str]:
     folder = QUANTIZE.folder(names)

@@ -19,6 +19,8 @@ from lorcbench.config.checks import ConfigError
 from lorcbench.pipeline.rules import Pipeline
 from lorcbench.study.expansion import load_study
 
+pytestmark = pytest.mark.slow
+
 OPT = {"model_type": "opt", "num_hidden_layers": 2, "hidden_size": 48, "ffn_dim": 96, "num_attention_heads": 2}
 OPT |= {"vocab_size": 1024, "max_position_embeddings": 128}
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer.model", "merges.txt", "pytorch_model-00001.bin")
@@ -235,7 +237,6 @@ def test_weights_replaced_in_their_folder_give_new_numbers_in_every_row(copy):
     assert all(not before[method] & after[method] and len(after[method]) == 4 for method in before)
 
 
-@pytest.mark.slow
 def test_the_first_line_says_which_study_it_is_when_a_second_config_replaces_the_first(tmp_path):
     planned = snakemake(tmp_path, "--dry-run", "--config", "study=smoke", "--config", "overrides=study.ranks=[0]")
     (line,) = [line for line in planned.stdout.splitlines() if line.startswith("study ")]

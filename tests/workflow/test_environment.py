@@ -22,6 +22,8 @@ from lorcbench.pipeline.lifecycle import Lifecycle
 from lorcbench.pipeline.rules import Pipeline
 from lorcbench.study.expansion import study_from_arguments
 
+pytestmark = pytest.mark.slow
+
 ODD = ("o'brien", 'the "best" one', "sp é日", "$HOME", "a`b`", "back\\slash", "semi;colon", "#1", "null", "1e3", "-rf", "{a}")
 
 
@@ -92,7 +94,6 @@ def test_the_smaller_of_both_memory_limits_counts(limit, total):
     assert resources.total_memory(limit) == total
 
 
-@pytest.mark.slow
 def test_snakemakes_own_memory_limit_is_respected(tmp_path):
     done = snakemake(tmp_path, "-n", "--config", "study=smoke", "--resources", "mem_mb=10")
     assert done.returncode != 0
@@ -104,7 +105,6 @@ def test_snakemakes_own_memory_limit_is_respected(tmp_path):
 # Modules
 
 
-@pytest.mark.slow
 def test_a_file_of_the_working_folder_shadows_no_module(tmp_path):
     for name in ("random", "tokenize", "datasets", "torch", "lorcbench"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('mine')\n")
@@ -144,7 +144,6 @@ def handlers(process: subprocess.Popen) -> dict[str, bool]:
     return {name: bool(int(status[name], 16) >> (signal.SIGINT - 1) & 1) for name in ("SigCgt", "SigIgn")}
 
 
-@pytest.mark.slow
 def test_a_stage_ends_at_ctrl_c_without_a_traceback_while_it_imports(tmp_path):
     line = [sys.executable, "-m", "lorcbench.stages", "evaluate", "model=folder", "model.path=gone"]
     process = subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
@@ -155,7 +154,6 @@ def test_a_stage_ends_at_ctrl_c_without_a_traceback_while_it_imports(tmp_path):
     assert process.returncode == -signal.SIGINT
 
 
-@pytest.mark.slow
 def test_a_stage_ends_at_ctrl_c_without_a_traceback_while_it_works(tmp_path):
     line = [sys.executable, "-m", "lorcbench.stages", "text", "text=stdlib"]
     process = subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
@@ -166,7 +164,6 @@ def test_a_stage_ends_at_ctrl_c_without_a_traceback_while_it_works(tmp_path):
     assert not (tmp_path / "results/cache/text/stdlib/result.json").exists()
 
 
-@pytest.mark.slow
 def test_the_warm_process_leaves_ctrl_c_to_the_commands_that_wait(monkeypatch):
     monkeypatch.setenv("LORCBENCH_JOB", str(os.getpid()))
     one = warm.WarmProcess(1)

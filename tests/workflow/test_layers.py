@@ -125,6 +125,7 @@ def test_nothing_imports_in_a_circle():
     assert set(order) == set(TREES)
 
 
+@pytest.mark.slow
 def test_reporting_needs_no_torch():
     reporting = [name for name in TREES if room(name) == "report"]
     assert len(reporting) > 20
@@ -167,6 +168,7 @@ def test_what_the_workflow_parses_loads_nothing_heavy():
     assert loaded("import " + ", ".join(f"lorcbench.{name}" for name in modules), HEAVY) == set()
 
 
+@pytest.mark.slow
 def test_quantizing_by_rounding_loads_torch_and_not_transformers():
     assert loaded("import lorcbench.stages.quantize", HEAVY | {"numba"}) == {"torch"}
 

@@ -28,7 +28,7 @@ from lorcbench.config.checks import ConfigError
 from lorcbench.config.recipes import cap
 from lorcbench.config.schema import SCHEMAS, JobConfig
 
-EXTRA_CONF = "LORCBENCH_CONF"  # environment variable: a folder of the user's own conf files, searched first
+EXTRA_CONF = "LORCBENCH_CONF"  # environment variable: a folder of the user's own conf files
 RUNTIME_VARIABLE = "LORCBENCH_RUNTIME"  # environment variable: runtime overrides from the workflow to its stages
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 VARIANT = rf"{NAME}(?:\+[a-z_]+=[A-Za-z0-9._-]+)*"
@@ -49,17 +49,42 @@ def compose(overrides: list[str]) -> DictConfig:
     Raises:
         ConfigError: a name or key is unknown, or a value has the wrong type.
     """
+    return _compose("config", [part for override in overrides for part in _expand_variant(override)])
+
+
+def _compose(config: str, overrides: list[str]) -> DictConfig:
+    """A file of conf/ with overrides in Hydra's grammar; one of a group gives that group alone, in half the time of all.
+
+    Raises:
+        ConfigError: as `compose`.
+    """
     if wrong := next((override for override in overrides if "${" in override), None):
         raise ConfigError(f"{wrong}: expected a plain value; names are never made from other values or the environment")
-    if extra := os.environ.get(EXTRA_CONF):
-        overrides = [*overrides, f"hydra.searchpath=[file://{Path(extra).resolve()}]"]
-    expanded = [part for override in overrides for part in _expand_variant(override)]
+    folders = _folders()
+    # Hydra looks for the file itself in one folder only, and for what it names in others too.
+    first = next((folder for folder in folders if (folder / f"{config}.yaml").is_file()), folders[0])
+    searched = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"]
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return hydra_compose("config", expanded)
+        with initialize_config_dir(str(first), version_base="1.3"):
+            return hydra_compose(config, [*overrides, *searched])
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise ConfigError(_one_line(error, expanded)) from None
+        raise ConfigError(_one_line(error, overrides)) from None
+
+
+def _folders() -> list[Path]:
+    """The folders of conf files: the repository's, and the user's own if there is one.
+
+    Raises:
+        ConfigError: both have a file of one name; its results would lie in one folder.
+    """
+    if not (extra := os.environ.get(EXTRA_CONF)):
+        return [conf_dir()]
+    own = Path(extra).resolve()
+    for file in own.glob("*/*.yaml"):
+        if (conf_dir() / file.relative_to(own)).is_file():
+            raise ConfigError(f"{file}: conf/ has a {file.parent.name} of that name; expected another name")
+    return [conf_dir(), own]
 
 
 def _expand_variant(override: str) -> list[str]:
@@ -126,15 +151,12 @@ def keys(group: str, name: str | None = None) -> list[str]:
 
 def names(group: str) -> list[str]:
     """The stems of the conf files of `group`, the user's own among them."""
-    extra = os.environ.get(EXTRA_CONF)
-    folders = [conf_dir(), Path(extra)] if extra else [conf_dir()]
-    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+    return sorted(path.stem for folder in _folders() for path in (folder / group).glob("*.yaml"))
 
 
 def headline(group: str, name: str) -> str:
     """What the conf file `name` of `group` says of itself in its first line."""
-    folders = [*([Path(extra)] if (extra := os.environ.get(EXTRA_CONF)) else []), conf_dir()]
-    file = next(path for folder in folders if (path := folder / group / f"{name}.yaml").is_file())
+    file = next(path for folder in _folders() if (path := folder / group / f"{name}.yaml").is_file())
     first = file.read_text(encoding="utf-8").partition("\n")[0]
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
@@ -165,8 +187,10 @@ def load(group: str, name: str) -> Any:
         ConfigError: the name is unknown or misspelt, a key is unknown, or a value makes no sense.
     """
     check_name(group, name)
-    changes = [f"model.name={name.partition('+')[0]}"] if group == "model" else []
-    node = compose([f"{group}={name}", *changes])[group]
+    stem, *changes = name.split("+")
+    if group == "model":
+        changes.append(f"name={stem}")
+    node = _compose(f"{group}/{stem}", [f"{group}.{change}" for change in changes])[group]
     try:
         return OmegaConf.to_object(node)
     except OmegaConfBaseException as error:
