@@ -24,7 +24,8 @@ def runs_in(folder: Path) -> dict[str, str]:
     with closing(sqlite3.connect(folder / "results/mlflow.db")) as connection:
         return dict(
             connection.execute(
-                "SELECT run_uuid, name FROM runs JOIN experiments USING (experiment_id) WHERE runs.lifecycle_stage = 'active'"
+                "SELECT run_uuid, experiments.name FROM runs JOIN experiments USING (experiment_id) "
+                "WHERE runs.lifecycle_stage = 'active'"
             )
         )
 
@@ -56,7 +57,6 @@ def test_after_a_changed_study_the_first_is_as_it_was(copy):
 def test_numbers_of_ones_own_that_changed_make_the_page_again(copy):
     file = copy / "results/cache/evaluate/bloom-standin-xs/rtn/none/w2-asym-row/a16/a16/stdlib/result.json"
     shutil.rmtree(file.parent)
-    assert planned(snakemake(copy, "--dry-run", *SMOKE).stdout) == {"evaluate": 1, "track": 1, "report": 1}
     axes = "study.models=[bloom-standin-xs] study.methods=[rtn] study.weights=[w2-asym-row] study.ranks=[0]"
     other = snakemake(copy, *SMOKE, f"overrides={axes}")  # measures a part of what is missing
     assert other.returncode == 0, other.stdout
