@@ -10,6 +10,8 @@ import pytest
 import lorcbench
 from lorcbench.common import versions
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(lorcbench.__file__).parent
 STAGES = sorted(path.stem for path in (PACKAGE / "stages").glob("[a-z]*.py"))
 

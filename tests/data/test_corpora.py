@@ -182,6 +182,7 @@ def test_a_module_is_on_one_side_in_every_corpus(tmp_path, monkeypatch):
     assert 'return "<paged> body"' in source
 
 
+@pytest.mark.slow
 def test_no_docstring_is_left_in_the_real_source(found):
     parsed = 0
     for text in (text for split in SPLITS for text in found["source"][split]):

@@ -231,6 +231,7 @@ def test_a_file_on_this_machine_is_marked_if_it_is_not_the_published_text(tmp_pa
     assert "not the 45576 published ones" in Path(TEXT.pattern.format(text="c4-validation") + "/log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_text_of_ones_own_is_a_conf_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     conf = tmp_path / "conf"

@@ -27,6 +27,8 @@ from lorcbench.report.tracking.records import Record
 from lorcbench.report.tracking.store import SETTINGS, attach
 from lorcbench.report.tracking.view import NAME, TAG, addresses, local_folder
 
+pytestmark = pytest.mark.slow
+
 
 def records(name: str, parent: str, results: list[CellResult]) -> dict[str, Record]:
     """What is logged of results by themselves."""

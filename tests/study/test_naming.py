@@ -23,6 +23,7 @@ def _environment(monkeypatch):
         monkeypatch.setenv(name, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("study", "overrides", "name"),
     [
