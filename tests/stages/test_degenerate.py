@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -53,14 +55,14 @@ def measured(method: str, weight: str) -> dict:
     recipe = [f"method={method}", "calibration=stdlib", f"weight={weight}"]
     model = ["model=folder", "model.name=tiny", "model.path=unused"]
     for lorc in ("plain-fp16", "plain-int8"):
-        lorc_stage.main(Job("lorc", [*model, *recipe, f"lorc={lorc}", "cap=4"]))
+        lorc_stage.main(Job("lorc", [*model, *recipe, f"lorc={lorc}", "cap=32"]))
     tokens = TOKENS.folder(Wildcards(model="tiny", protocol="stdlib"))
     digest = write_shard(tokens / "tokens.safetensors", {"stdlib": WINDOWS[:4].int()}, "tokens")
     about = {"shards": [{"file": "tokens.safetensors", "sha256": digest}], "corpora": {}, "added": []}
     about["identity"] = identity(TOKENS, Wildcards(model="tiny", protocol="stdlib"))
     write_json(tokens / "result.json", "tokens", about)
     evaluate.main(Job("evaluate", [*model, *recipe, "eval=stdlib", MEASURED]))
-    return read_json(EVALUATE.folder(names) / "result.json", EVALUATE.kind)["variants"]
+    return read_json(EVALUATE.folder(dataclasses.replace(names, protocol="stdlib")) / "result.json", EVALUATE.kind)["variants"]
 
 
 @pytest.mark.parametrize("matrix", MATRICES)
@@ -71,7 +73,7 @@ def test_degenerate_matrices_give_finite_numbers(tiny_checkpoint, matrix, method
     assert len(variants) == 3
     for variant in variants.values():
         assert all(math.isfinite(loss) for loss in variant["nll"]["stdlib"])
-    names = Wildcards(**NAMES | {"method": method, "weight": "w3-asym-g8", "cap": "4"})
+    names = Wildcards(**NAMES | {"method": method, "weight": "w3-asym-g8", "cap": "32"})
     notes = read_json(LORC.folder(names) / "result.json", LORC.kind)["relative_error"]
     assert all(0 <= value <= 1.5 for block in notes for value in block.values())
     if matrix == "zeros":
@@ -104,5 +106,5 @@ def test_a_loss_that_is_no_number_is_said_in_one_line(tiny_checkpoint):
     tiny.edit(tiny_checkpoint("opt"), blow_up)
     with pytest.raises(VariantsFailed) as failure:
         measured("rtn", "w4-asym-row")
-    assert "corpus stdlib: the loss of 4 windows is no number" in str(failure.value)
+    assert re.search(r"corpus stdlib: the loss of \d windows is no number", str(failure.value))
     assert "\n" not in str(failure.value)
