@@ -113,13 +113,16 @@ def environment(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
+EVERY = 4  # CI tries one case in so many; `make test-all` tries all
+
+
 def test_there_are_more_than_two_hundred_of_them():
     assert len({str(case) for case in BAD}) > 400
 
 
-@pytest.mark.parametrize("start", range(0, len(BAD), 40))
+@pytest.mark.parametrize("start", [0, *(pytest.param(start, marks=pytest.mark.long) for start in range(1, EVERY))])
 def test_every_generated_configuration_is_refused_in_one_line(start, tmp_path, monkeypatch):
-    for case in BAD[start : start + 40]:
+    for case in BAD[start::EVERY]:
         monkeypatch.setenv("PATH", "/usr/bin")
         try:
             Pipeline(case)

@@ -66,7 +66,7 @@ def measured(method: str, weight: str) -> dict:
 
 
 @pytest.mark.parametrize("matrix", MATRICES)
-@pytest.mark.parametrize("method", ["rtn", "gptq", "gptq+act_order=true+static_groups=true"])
+@pytest.mark.parametrize("method", ["rtn", pytest.param("gptq", marks=pytest.mark.long), "gptq-best"])
 def test_degenerate_matrices_give_finite_numbers(tiny_checkpoint, matrix, method):
     changed(tiny_checkpoint("opt"), MATRICES[matrix])
     variants = measured(method, "w3-asym-g8")

@@ -67,6 +67,7 @@ def test_numbers_of_ones_own_that_changed_make_the_page_again(copy):
     assert "Nothing to be done" in snakemake(copy, *SMOKE).stdout
 
 
+@pytest.mark.long
 def test_ranks_of_another_study_are_measured_again_when_their_factors_changed(copy):
     six = (*SMOKE, "overrides=study.models=[bloom-standin-xs] study.ranks=[0,6]", "name=six")
     changed = snakemake(copy, *six)
@@ -93,7 +94,7 @@ def test_ranks_of_another_study_are_measured_again_when_their_factors_changed(co
     }
 
 
-@pytest.mark.parametrize("how", ["moved", "copied"])
+@pytest.mark.parametrize("how", ["moved", pytest.param("copied", marks=pytest.mark.long)])
 def test_a_project_that_was_moved_or_copied_writes_into_itself(copy, tmp_path, how):
     elsewhere = tmp_path / "else where/after"
     elsewhere.parent.mkdir()
