@@ -1,0 +1,157 @@
+"""Every causal language model of the pinned transformers, shrunk: what discovery says of it, and whether the walk is exact.
+
+`python tests/support/decoders.py` writes the table of docs/families.md.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CLASSES
+from transformers.pytorch_utils import Conv1D
+
+from lorcbench.models import discovery
+from lorcbench.models.architecture import Architecture
+from lorcbench.models.blocks import BlockWalk
+from lorcbench.models.checkpoint import CheckpointError
+from lorcbench.models.network import logits
+
+VOCABULARY, LENGTH, SLIDING = 96, 20, 6
+# Of all configurations, where they have them; a name that a configuration has not is left out.
+SIZES = {
+    **{"vocab_size": VOCABULARY, "num_hidden_layers": 4, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4},
+    **{"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64, "sliding_window": SLIDING, "ffn_dim": 48},
+    **{"decoder_ffn_dim": 48, "decoder_layers": 4, "decoder_attention_heads": 4, "n_inner": 48, "rotary_dim": 4},
+    **{"word_embed_proj_dim": 32, "dropout": 0.0, "n_ctx": 64, "attention_window_size": SLIDING, "window_size": SLIDING},
+    **{"query_pre_attn_scalar": 8, "rope_parameters": None, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 2},
+    **{"vocab_size_per_layer_input": VOCABULARY, "num_local_experts": 4, "num_experts": 4, "n_routed_experts": 4},
+    **{"moe_intermediate_size": 16, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4},
+    **{"v_head_dim": 8, "d_ff": 48, "ffn_hidden_size": 48, "expand_ratio": 2, "max_seq_len": 64, "n_positions": 64},
+    **{"embedding_size": 32, "dim_model": 32, "dim_head": 8, "dim_ff": 48, "local_attention": SLIDING},
+}
+# What transformers' own classes need beside: they refuse, or make no sense, without it.
+OWN: dict[str, dict] = {
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": SLIDING},
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one model type.
+
+    Attributes:
+        state: ``works``, ``refused``, ``inexact``, or ``not shrunk``: no small model of it could be made here.
+        note: the line of the refusal, or why there is no small model.
+    """
+
+    model_type: str
+    model_class: str
+    state: str
+    note: str = ""
+    record: Architecture | None = None
+
+
+def shrunk(model_type: str) -> PretrainedConfig:
+    """The configuration of a small text model; of several models in one, of the text model."""
+    whole = transformers.CONFIG_MAPPING[model_type]()
+    default = whole.get_text_config(decoder=True)
+    aliases = default.attribute_map or {}
+    known = set(default.to_dict()) | set(aliases)
+    sizes = {aliases.get(name, name): value for name, value in SIZES.items() if name in known}
+    if "layer_types" in known and getattr(default, "layer_types", None):
+        kinds = list(dict.fromkeys(default.layer_types))
+        sizes["layer_types"] = [kinds[index % len(kinds)] for index in range(4)]
+    tokens = {name: 1 for name, value in default.to_dict().items() if name.endswith("_token_id") and value is not None}
+    sizes = {name: value for name, value in sizes.items() if value is not None or name in OWN.get(default.model_type, {})}
+    return type(default)(**sizes | tokens | OWN.get(default.model_type, {}))
+
+
+def network(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
+    """A float32 model with random weights, no matrix, bias or norm of which is trivial."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        for weight in made.parameters():
+            spread = weight.shape[-1] ** -0.5 if weight.ndim > 1 else 0.2
+            weight.data = (weight.data if weight.ndim < 2 else 0.0) + spread * torch.randn_like(weight)
+    return made.eval()
+
+
+@torch.no_grad()
+def walked(walk: BlockWalk, tokens: torch.Tensor, change=lambda index, block: None) -> torch.Tensor:
+    """Logits (n, length, vocabulary) by the block walk; `change` may alter each block before it runs."""
+    hidden = walk.embed(tokens)
+    for index in range(walk.depth):
+        with walk.block(index) as block:
+            change(index, block)
+            walk.advance(block, hidden)
+    with walk.stand_ins(hidden):
+        last = walk.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+    return torch.stack([logits(walk.model, states) for states in last])
+
+
+def linears_of(made: nn.Module, record: Architecture) -> dict[str, nn.Module]:
+    """The linears in the blocks of a model, by full name."""
+    blocks = made.get_submodule(record.blocks)
+    return {name: module for name, module in blocks.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+
+
+def windows(count: int = 2, length: int = LENGTH) -> torch.Tensor:
+    """Random token windows (count, length)."""
+    return torch.randint(2, VOCABULARY, (count, length), generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def difference(folder: Path) -> tuple[float, Architecture]:
+    """The largest difference between the walk's logits and transformers', in shares of the largest logit; and the record.
+
+    Raises:
+        CheckpointError: discovery refuses the checkpoint.
+    """
+    checkpoint, tokens = discovery.opened(folder), windows()
+    walk = BlockWalk(checkpoint, torch.float32)
+    whole = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=walk.attention).eval()
+    expected = whole(input_ids=tokens, use_cache=False).logits
+    assert expected.isfinite().all() and expected.std() > 1e-3
+    covered = {f"{index}.{name}" for index in range(walk.depth) for name in checkpoint.architecture.linear_names}
+    assert covered == set(linears_of(whole, checkpoint.architecture)), "not every linear is covered"
+    return float((walked(walk, tokens) - expected).abs().max() / expected.abs().max()), checkpoint.architecture
+
+
+def outcome(model_type: str) -> Outcome:
+    """What becomes of a small model of this type."""
+    model_class = CLASSES[model_type]
+    try:
+        config = shrunk(model_type)
+        made = network(config)
+        made(input_ids=windows(), use_cache=False)
+    except Exception as error:  # whatever a class says to sizes that it was not made for
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return Outcome(model_type, model_class, "not shrunk", f"{type(error).__name__}: {said}"[:160])
+    with tempfile.TemporaryDirectory() as folder:
+        made.save_pretrained(folder)
+        try:
+            off, record = difference(Path(folder))
+        except CheckpointError as refusal:
+            return Outcome(model_type, model_class, "refused", str(refusal).removeprefix(f"{folder}: "))
+    state = "works" if off <= 1e-5 else "inexact"
+    return Outcome(model_type, model_class, state, "" if state == "works" else f"{off:.1e}", record)
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or CLASSES:
+        try:
+            found = outcome(name)
+        except Exception as error:
+            found = Outcome(name, CLASSES[name], "ERROR", f"{type(error).__name__}: {str(error).splitlines()[:1]}")
+        print(found.model_type, found.state, found.note, sep=" | ", flush=True)
