@@ -15,10 +15,12 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import torch
 import transformers
+from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CLASSES
 from transformers.pytorch_utils import Conv1D
+from transformers.utils.logging import disable_progress_bar
 
 from lorcbench.models import discovery
 from lorcbench.models.architecture import Architecture
@@ -26,7 +28,9 @@ from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.checkpoint import CheckpointError
 from lorcbench.models.network import logits
 
+disable_progress_bar()
 VOCABULARY, LENGTH, SLIDING = 96, 20, 6
+_MOST = 3_000_000
 # Of all configurations, where they have them; a name that a configuration has not is left out.
 SIZES = {
     **{"vocab_size": VOCABULARY, "num_hidden_layers": 4, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4},
@@ -78,6 +82,10 @@ def shrunk(model_type: str) -> PretrainedConfig:
 
 def network(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
     """A float32 model with random weights, no matrix, bias or norm of which is trivial."""
+    with init_empty_weights():
+        count = sum(weight.numel() for weight in AutoModelForCausalLM.from_config(config).parameters())
+    if count > _MOST:
+        raise ValueError(f"{count / 1e6:.0f} million weights are left of it")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         made = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -96,8 +104,8 @@ def walked(walk: BlockWalk, tokens: torch.Tensor, change=lambda index, block: No
             change(index, block)
             walk.advance(block, hidden)
     with walk.stand_ins(hidden):
-        last = walk.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-    return torch.stack([logits(walk.model, states) for states in last])
+        output = walk.model.base_model(input_ids=tokens, use_cache=False)
+    return torch.stack([logits(walk.model, output, states) for states in output.last_hidden_state])
 
 
 def linears_of(made: nn.Module, record: Architecture) -> dict[str, nn.Module]:

@@ -11,6 +11,8 @@ import torch
 
 from lorcbench.common.artifacts import check_digest, file_digest, read_json, read_shard, verified
 from lorcbench.common.paths import TOKENIZER, Wildcards
+from lorcbench.models.architecture import Architecture
+from lorcbench.models.checkpoint import Checkpoint
 from lorcbench.study.stages import PREPARE
 
 
@@ -22,6 +24,17 @@ def checkpoint_folder(names: Wildcards, *files: str) -> Path:
     """
     folder = PREPARE.folder(names)
     return folder / verified(folder, "checkpoint", *files)["folder"]
+
+
+def checkpoint(names: Wildcards) -> Checkpoint:
+    """A prepared checkpoint, with the record of its architecture that was found when it was prepared.
+
+    Raises:
+        ArtifactError: as `verified`.
+    """
+    folder = PREPARE.folder(names)
+    prepared = verified(folder, PREPARE.kind)
+    return Checkpoint(folder / prepared["folder"], Architecture(**prepared["architecture"]))
 
 
 def tokenizer_file(names: Wildcards) -> Path:

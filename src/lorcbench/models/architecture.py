@@ -6,10 +6,19 @@ found is `lorcbench.models.discovery`.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
+
+
+_NUMBER = r"(?<![^.])\d+(?![^.])"  # between dots
+
+
+def numberless(name: str) -> str:
+    """The name of a tensor with # in the place of its numbers."""
+    return re.sub(_NUMBER, "#", name)
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,8 @@ class Architecture:
         fused: linear → the matrices that its rows hold: ``groups``, and the ``shares`` of a group's rows by matrix, in their
             order. BLOOM has one group per head, with as many rows for each of q, k and v.
         full_precision: the parameters of a block that no method quantizes: biases, norms and the like.
-        tower: prefix of the text model's tensors in a checkpoint that holds other models beside it; "" if it holds none.
+        names: a tensor's name in the files → its name in the class, where it is another; # stands for a number, such as that of
+            the block.
     """
 
     model_type: str
@@ -41,7 +51,15 @@ class Architecture:
     transposed: list[str] = field(default_factory=list)
     fused: dict[str, dict] = field(default_factory=dict)
     full_precision: list[str] = field(default_factory=list)
-    tower: str = ""
+    names: dict[str, str] = field(default_factory=dict)
+
+    def full_name(self, stored: str) -> str:
+        """The name that the whole text model gives a tensor of the files; a checkpoint of the base model leaves out its root."""
+        pattern = numberless(stored)
+        if pattern in self.names:
+            numbers = iter(re.findall(_NUMBER, stored))
+            return re.sub("#", lambda place: next(numbers), self.names[pattern])
+        return stored if stored.startswith((self.root, "lm_head.")) else self.root + stored
 
     @property
     def linear_names(self) -> tuple[str, ...]:

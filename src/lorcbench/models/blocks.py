@@ -277,13 +277,13 @@ class BlockWalk:
         for batch, states in self.fetched(hidden):
             with self.stand_ins(states):
                 ids = tokens[batch].to(self.device)
-                last = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+                output = self.model.base_model(input_ids=ids, use_cache=False)
             # Each position predicts the next token: (windows, length - 1, hidden) → (tokens, hidden).
-            head_inputs = last[:, :-1].flatten(0, 1)
+            head_inputs = output.last_hidden_state[:, :-1].flatten(0, 1)
             labels = ids[:, 1:].flatten()
             with NumPyLinears():
                 token_losses = [
-                    nn.functional.cross_entropy(logits(self.model, part).float(), label, reduction="none")
+                    nn.functional.cross_entropy(logits(self.model, output, part).float(), label, reduction="none")
                     for part, label in zip(head_inputs.split(_SCORED_AT_ONCE), labels.split(_SCORED_AT_ONCE), strict=True)
                 ]
             losses[batch] = torch.cat(token_losses).view(len(ids), -1).mean(1).cpu()  # (tokens,) → (windows, length - 1)

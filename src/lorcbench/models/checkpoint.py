@@ -16,7 +16,6 @@ from lorcbench.models.architecture import Architecture
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
-OTHER_TOWER = "another model: "  # before the names of tensors that are not the text model's
 _COMPUTED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Buffers that older versions of transformers saved with every block. Newer ones compute them and pass over what is saved.
 _OLD_BUFFERS = re.compile(r"(^|\.)(rotary_emb\.(inv_freq|cos_cached|sin_cached)|masked_bias|causal_mask)$")
@@ -73,7 +72,7 @@ class Checkpoint:
             CheckpointError: a shard is missing or damaged, or the files hold other blocks than config.json says.
         """
         places = {
-            self._full_name(name): place for name, place in self.stored.items() if not _OLD_BUFFERS.search(name)
+            self.architecture.full_name(name): place for name, place in self.stored.items() if not _OLD_BUFFERS.search(name)
         }
         self._check_blocks(places)
         return places
@@ -135,14 +134,6 @@ class Checkpoint:
     def shards(self) -> list[Path]:
         """The safetensors files that tensors are read from."""
         return sorted({shard for shard, _ in self.files.values()})
-
-    def _full_name(self, name: str) -> str:
-        """The name that the whole text model gives a tensor; checkpoints of the base model leave out its root."""
-        root, tower = self.architecture.root, self.architecture.tower
-        if tower and not name.startswith((tower, "lm_head.")):
-            return f"{OTHER_TOWER}{name}"
-        name = name.removeprefix(tower)
-        return name if name.startswith((root, "lm_head.")) else root + name
 
     @property
     def depth(self) -> int:

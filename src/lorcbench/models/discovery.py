@@ -7,6 +7,7 @@ would stay unquantized though it is a matrix, is refused in one line that names 
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
+from transformers.pytorch_utils import Conv1D
 
-from lorcbench.models.architecture import Architecture
+from lorcbench.models.architecture import Architecture, numberless
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.checkpoint import Checkpoint, CheckpointError, read_config
 from lorcbench.models.fused import fused_parts
@@ -43,7 +47,7 @@ def found(folder: Path) -> Architecture:
     config = read_config(folder)
     network = empty_network(folder, config, torch.bfloat16)
     draft = _structure(folder, network)
-    draft = replace(draft, tower=_tower(folder, config, draft))
+    draft = replace(draft, names=_names(folder, network, config, draft))
     return _watched(Checkpoint(folder, draft))
 
 
@@ -66,11 +70,13 @@ def _structure(folder: Path, network: nn.Module) -> Architecture:
     if not path.startswith(f"{base}."):
         raise _refused(folder, f"{name} keeps its blocks at {path}, expected them in its base model {base!r}")
     transposed = [plain_linears(block) for block in blocks][0]
-    names = _checked_block(folder, f"{name}: {path}.0", blocks[0])
     for index, block in enumerate(blocks):
-        if differing := sorted(set(dict(block.named_parameters())) ^ set(dict(blocks[0].named_parameters()))):
-            raise _refused(folder, f"{name}: blocks {path}.0 and {path}.{index} are not built alike: {differing[0]}")
+        _check_matrices(folder, f"{name}: {path}.{index}", block)
+        if differing := sorted(set(_matrices(block)) ^ set(_matrices(blocks[0]))):
+            raise _refused(folder, f"{name}: {path}.0 and {path}.{index} have different linears, such as {differing[0]}")
+    names = _matrices(blocks[0])
     weights = {f"{linear}.weight" for linear in names}
+    others = (parameter for block in blocks for parameter, _ in block.named_parameters())
     return Architecture(
         model_type=config.model_type,
         model_class=name,
@@ -81,36 +87,53 @@ def _structure(folder: Path, network: nn.Module) -> Architecture:
         block_returns_tuple=False,
         transposed=transposed,
         fused=fused_parts(config, {linear: len(blocks[0].get_submodule(linear).weight) for linear in names}),
-        full_precision=[parameter for parameter, _ in blocks[0].named_parameters() if parameter not in weights],
+        full_precision=[name for name in dict.fromkeys(others) if name not in weights],
     )
 
 
 def _matrices(module: nn.Module) -> list[str]:
     """The names of the linears in a module, Conv1D among them."""
-    from transformers.pytorch_utils import Conv1D
-
     return [name for name, part in module.named_modules() if isinstance(part, nn.Linear | Conv1D)]
 
 
-def _checked_block(folder: Path, place: str, block: nn.Module) -> list[str]:
-    """The names of a block's linears, in the order of their definition, once it has no other matrices."""
-    for name, module in block.named_modules():
-        for parameter, value in module.named_parameters(recurse=False):
-            if value.ndim > 1 and not isinstance(module, nn.Linear | nn.Embedding):
-                what = f"{place}.{name}.{parameter}".replace("..", ".")
-                kind = type(module).__name__
-                raise _refused(folder, f"{what} is {tuple(value.shape)} in a {kind}, no linear: it cannot be quantized")
-    return _matrices(block)
+def _check_matrices(folder: Path, place: str, block: nn.Module) -> None:
+    """Refuse a block with matrices that are no linears: they would stay unquantized. The largest is named."""
+    others = [
+        (value.numel(), f"{name}.{parameter}".lstrip("."), tuple(value.shape), type(module).__name__)
+        for name, module in block.named_modules()
+        for parameter, value in module.named_parameters(recurse=False)
+        if value.ndim > 1 and not isinstance(module, nn.Linear | nn.Embedding)
+    ]
+    if others:
+        _, name, shape, kind = max(others)
+        raise _refused(folder, f"{place}.{name} is {shape} in a {kind}, no linear: it cannot be quantized")
 
 
-def _tower(folder: Path, config: dict, draft: Architecture) -> str:
-    """The prefix of the text model's tensors, if `config` describes other models beside it."""
-    if config.get("model_type") == draft.model_type:
-        return ""
+def _names(folder: Path, network: nn.Module, config: dict, draft: Architecture) -> dict[str, str]:
+    """Names in the files → names in the class, as transformers renames tensors when it reads a checkpoint."""
+    stored, known = Checkpoint(folder, draft).stored, network.state_dict()
+    tower = _tower(folder, list(stored), draft) if config.get("model_type") != draft.model_type else ""
+    conversions = get_model_conversion_mapping(network)
+    renamings = [one for one in conversions if isinstance(one, WeightRenaming)]
+    others = [one for one in conversions if not isinstance(one, WeightRenaming)]
+    names = {}
+    for name in stored:
+        if not name.startswith(tower):
+            continue
+        own = name.removeprefix(tower)
+        full, converted = rename_source_key(own, renamings, others, network.base_model_prefix, known)
+        if converted and full in known:
+            raise _refused(folder, f"{name} is changed by {draft.model_class} when it is read: it is not stored as it is used")
+        if full in known and full != draft.full_name(name):
+            names[numberless(name)] = numberless(full)
+    return names
+
+
+def _tower(folder: Path, stored: list[str], draft: Architecture) -> str:
+    """The prefix of the text model's tensors in a checkpoint that holds other models beside it."""
     first = f"{draft.blocks.removeprefix(draft.root)}.0.{draft.linears[0][0]}.weight"
-    names = [name for _, name in Checkpoint(folder, draft).stored.values() if name.endswith(first)]
-    towers = {name.removesuffix(first).removesuffix(draft.root) for name in names}
-    text = {tower for tower in towers if "vision" not in tower and "audio" not in tower}
+    towers = {name.removesuffix(first).removesuffix(draft.root) for name in stored if name.endswith(first)}
+    text = {tower for tower in towers if not re.search("vision|audio", tower)}
     if len(text) != 1:
         raise _refused(folder, f"{len(text)} models in it have a tensor {first}, expected one text model")
     return text.pop()
@@ -131,7 +154,7 @@ def _watched(checkpoint: Checkpoint) -> Architecture:
     groups: dict[tuple, list[str]] = {}
     for name, x, version in calls:
         groups.setdefault(_same(x, version), []).append(name)
-    architecture = replace(draft, linears=list(groups.values()), block_returns_tuple=isinstance(output, tuple))
+    architecture = replace(draft, linears=list(groups.values()), block_returns_tuple=isinstance(output, tuple | list))
     if architecture.linear_names[-1] != calls[-1][0]:
         raise _refused(folder, f"{place}.{calls[-1][0]} runs last, but has the input of {architecture.input_of(calls[-1][0])}")
     walk.architecture = architecture
@@ -174,7 +197,7 @@ def _check_output(folder: Path, place: str, block: nn.Module, first: StandIn, ou
     changed = first.hidden.clone()
     changed[:, -1] += 1
     _, other = _run(block, changed, first.arguments)
-    before, after = (one[0] if isinstance(one, tuple) else one for one in (output, other))
+    before, after = (one[0] if isinstance(one, tuple | list) else one for one in (output, other))
     if not isinstance(before, torch.Tensor) or before.shape != first.hidden.shape:
         raise _refused(folder, f"{place} returns a {type(before).__name__}, expected hidden states")
     if not torch.equal(before[:, :-1], after[:, :-1]):

@@ -12,8 +12,8 @@ import torch
 import transformers
 from accelerate import init_empty_weights
 from torch import nn
-from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import ModelOutput
 
 from lorcbench.models.checkpoint import CheckpointError
 
@@ -90,12 +90,12 @@ class StandIn(nn.Module):
 
 
 class _Base(nn.Module):
-    """Stands in for the base model, and for every part of it that a model may call: returns final hidden states."""
+    """Stands in for the base model, and for every part of it that a model may call: returns an output that is there already."""
 
-    def __init__(self, base: nn.Module, hidden: torch.Tensor) -> None:
+    def __init__(self, base: nn.Module, output: ModelOutput) -> None:
         super().__init__()
         self.base = (base,)
-        self.hidden = hidden
+        self.output = output
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -104,8 +104,8 @@ class _Base(nn.Module):
             value = getattr(self.__dict__["base"][0], name)
             return self if isinstance(value, nn.Module) else value
 
-    def forward(self, *positional, **named) -> BaseModelOutputWithPast:
-        return BaseModelOutputWithPast(last_hidden_state=self.hidden)
+    def forward(self, *positional, **named) -> ModelOutput:
+        return self.output
 
 
 @contextmanager
@@ -120,11 +120,15 @@ def replaced(network: nn.Module, name: str, stand_in: nn.Module) -> Iterator[Non
         setattr(owner, attribute, original)
 
 
-def logits(network: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+def logits(network: nn.Module, output: ModelOutput, hidden: torch.Tensor) -> torch.Tensor:
     """What a model makes of final hidden states (n, hidden): its head, and what it does with the head's output, (n, vocabulary).
 
     Some scale the logits, or bound them.
+
+    Args:
+        output: of the base model; its hidden states are not looked at.
     """
     ids = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
-    with replaced(network, network.base_model_prefix, _Base(network.base_model, hidden[None])):
+    base = _Base(network.base_model, type(output)(last_hidden_state=hidden[None]))
+    with replaced(network, network.base_model_prefix, base):
         return network(input_ids=ids, use_cache=False).logits[0]
