@@ -15,6 +15,7 @@ from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.jobs import inputs
 from lorcbench.jobs.job import Job
 from lorcbench.jobs.quantized import QuantizedModel
+from lorcbench.models import discovery
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.checkpoint import Checkpoint
 from lorcbench.models.surgery import install_weights, round_inputs
@@ -74,7 +75,7 @@ def outputs(
     rank: int = 0,
 ) -> list[torch.Tensor]:
     """What each block makes of the hidden states given for it, with the cell's weights or the checkpoint's."""
-    walk = BlockWalk(Checkpoint(folder), torch.float32)
+    walk = BlockWalk(discovery.opened(folder), torch.float32)
     walk.embed(WINDOWS)
     states = []
     weights = cell_weights(names or Wildcards(), walk.checkpoint, lorc, rank)
@@ -90,7 +91,7 @@ def outputs(
 
 def teacher(folder: Path) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Hidden states that enter each block of the unquantized model, and that leave it."""
-    walk = BlockWalk(Checkpoint(folder), torch.float32)
+    walk = BlockWalk(discovery.opened(folder), torch.float32)
     states, hidden = [], walk.embed(WINDOWS)
     for index in range(walk.depth):
         states.append(hidden.clone())

@@ -104,7 +104,7 @@ def shape(folder: str) -> Shape | None:
     """The shape that the tensors of a checkpoint folder have; None if its safetensors files are missing or damaged."""
     shapes = _headers(Path(folder))
     place, blocks = _blocks(shapes)
-    outside = [shape for name, shape in shapes.items() if len(shape) == 2 and not name.startswith(f"{place}." if place else "0123456789")]
+    outside = [shape for name, shape in shapes.items() if len(shape) == 2 and not name.startswith(f"{place}.")]
     if not blocks or not outside:
         return None
     largest = max(blocks.values(), key=_weights)

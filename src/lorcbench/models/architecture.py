@@ -12,7 +12,6 @@ from itertools import accumulate
 
 import torch
 
-
 _NUMBER = r"(?<![^.])\d+(?![^.])"  # between dots
 
 
@@ -54,7 +53,7 @@ class Architecture:
     names: dict[str, str] = field(default_factory=dict)
 
     def full_name(self, stored: str) -> str:
-        """The name that the whole text model gives a tensor of the files; a checkpoint of the base model leaves out its root."""
+        """The name that the whole text model gives a tensor of the files; a base model's files leave out the root."""
         pattern = numberless(stored)
         if pattern in self.names:
             numbers = iter(re.findall(_NUMBER, stored))

@@ -8,8 +8,9 @@
     nll = walk.score(hidden, tokens)
 
 The blocks, the embeddings and the head are Hugging Face's own modules, called with the arguments that the model itself passes
-(mask, ALiBi, positions), to each block its own. To embed tokens, the model runs with stand-ins for its blocks, which keep what is
-passed to them; to score, with stand-ins that return the final hidden states. Memory holds the embeddings, one block and the hidden states, whatever the depth.
+(mask, ALiBi, positions), to each block its own. To embed tokens, the model runs with stand-ins for its blocks, which keep what
+is passed to them; to score, with stand-ins that return the final hidden states. Memory holds the embeddings, one block and the
+hidden states, whatever the depth.
 """
 
 from __future__ import annotations
@@ -195,7 +196,8 @@ class BlockWalk:
         parameters, stored = {name for name, _ in block.named_parameters()}, self.checkpoint.names(index)
         ignored = re.compile("|".join(self.model._keys_to_ignore_on_load_unexpected or ["$."]))  # `$.` matches nothing
         unknown = [
-            name for name in set(stored) - block.state_dict().keys()
+            name
+            for name in set(stored) - block.state_dict().keys()
             if not ignored.search(f"{self.architecture.blocks}.{index}.{name}")
         ]
         if wrong := sorted({*unknown, *(parameters - set(stored))}):

@@ -61,15 +61,17 @@ def _structure(folder: Path, network: nn.Module) -> Architecture:
     lists = {
         path: module
         for path, module in network.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == depth and _matrices(module[0])
+        if isinstance(module, nn.ModuleList) and len(module) == depth and _matrices(module)
     }
     if len(lists) != 1:
-        raise _refused(folder, f"{name} has {len(lists)} lists of {depth} modules with linears, expected one, its decoder blocks")
+        raise _refused(
+            folder, f"{name} has {len(lists)} lists of {depth} modules with linears, expected one, its decoder blocks"
+        )
     ((path, blocks),) = lists.items()
     base = network.base_model_prefix
     if not path.startswith(f"{base}."):
         raise _refused(folder, f"{name} keeps its blocks at {path}, expected them in its base model {base!r}")
-    transposed = [plain_linears(block) for block in blocks][0]
+    transposed = [plain_linears(block) for block in blocks]
     for index, block in enumerate(blocks):
         _check_matrices(folder, f"{name}: {path}.{index}", block)
         if differing := sorted(set(_matrices(block)) ^ set(_matrices(blocks[0]))):
@@ -85,7 +87,7 @@ def _structure(folder: Path, network: nn.Module) -> Architecture:
         layers=depth,
         linears=[[linear] for linear in names],
         block_returns_tuple=False,
-        transposed=transposed,
+        transposed=transposed[0],
         fused=fused_parts(config, {linear: len(blocks[0].get_submodule(linear).weight) for linear in names}),
         full_precision=[name for name in dict.fromkeys(others) if name not in weights],
     )

@@ -42,10 +42,8 @@ def _gate_up(config: Any) -> dict:
 def _falcon(config: Any) -> dict:
     """The queries that share a key, that key, and its value; the first architecture has one key in all, or one per head."""
     heads = config.num_attention_heads
-    if config.new_decoder_architecture:
-        key_heads = config.num_kv_heads
-    else:
-        key_heads = 1 if config.multi_query else heads
+    first = 1 if config.multi_query else heads
+    key_heads = config.num_kv_heads if config.new_decoder_architecture else first
     return {"groups": key_heads, "shares": {"q": heads // key_heads, "k": 1, "v": 1}}
 
 

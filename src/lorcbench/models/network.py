@@ -37,6 +37,7 @@ def empty_network(folder: Path, config: dict, dtype: torch.dtype) -> nn.Module:
     """
     try:
         hf_config = transformers.AutoConfig.for_model(**config).get_text_config(decoder=True)
+        _check_sizes(hf_config)
         with init_empty_weights(include_buffers=False):
             model = transformers.AutoModelForCausalLM.from_config(hf_config, dtype=dtype)
     except Exception as error:  # the config classes of transformers raise whatever they like about a wrong file
@@ -45,6 +46,14 @@ def empty_network(folder: Path, config: dict, dtype: torch.dtype) -> nn.Module:
         reason = f"model_type {hf_config.model_type!r} is no causal language model of transformers" if unknown else lines[-1]
         raise CheckpointError(f"{folder}/config.json: {reason}") from error
     return model.eval().requires_grad_(False)
+
+
+def _check_sizes(config: transformers.PretrainedConfig) -> None:
+    """Refuse sizes that are no sizes; what else makes no sense the classes themselves refuse."""
+    for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size"):
+        size = getattr(config, name, 1)
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{(config.attribute_map or {}).get(name, name)} is {size}, expected a positive whole number")
 
 
 def plain_linears(block: nn.Module) -> list[str]:
@@ -121,9 +130,7 @@ def replaced(network: nn.Module, name: str, stand_in: nn.Module) -> Iterator[Non
 
 
 def logits(network: nn.Module, output: ModelOutput, hidden: torch.Tensor) -> torch.Tensor:
-    """What a model makes of final hidden states (n, hidden): its head, and what it does with the head's output, (n, vocabulary).
-
-    Some scale the logits, or bound them.
+    """The logits (n, vocabulary) that a model makes of final hidden states (n, hidden); some scale what the head gives.
 
     Args:
         output: of the base model; its hidden states are not looked at.

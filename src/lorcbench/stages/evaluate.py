@@ -24,7 +24,7 @@ def _open_model(job: Job) -> Callable[[str], dict]:
 
     from lorcbench.jobs import inputs, sources
     from lorcbench.jobs.walks import block_walk
-        from lorcbench.models.perplexity import window_losses
+    from lorcbench.models.perplexity import window_losses
 
     torch.set_num_threads(job.threads)
     windows = sources.read_windows(job.folder_of(TOKENS))
