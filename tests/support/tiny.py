@@ -94,9 +94,8 @@ def edit(folder: Path, change) -> Path:
 def header(folder: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
     """Write a safetensors file that is nothing but a header, for what reads no tensor; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(
-        {name: {"dtype": "F16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
-    ).encode()
+    tensors = {name: {"dtype": "F16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    text = json.dumps(tensors).encode()
     (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
     return folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import tiny
@@ -32,6 +33,7 @@ def prepare(folder: Path, kind: str) -> Path:
     names = Wildcards(**NAMES)
     model = ModelConfig(name="tiny", source="folder", path=str(folder.resolve() / "unused"))
     source = {"folder": str(checkpoint), "files": {}, "identity": identity(PREPARE, names, model)}
+    source["architecture"] = asdict(discovery.found(checkpoint))
     write_json(folder / PREPARE.folder(names) / "result.json", "checkpoint", source)
     tokens = folder / CALIBRATION_TOKENS.folder(names)
     digest = write_shard(tokens / "tokens.safetensors", {"calibration": WINDOWS.int()}, "tokens")

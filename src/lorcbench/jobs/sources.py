@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from lorcbench.common.artifacts import check_digest, file_digest, read_json, read_shard, verified
+from lorcbench.common.artifacts import ArtifactError, check_digest, file_digest, read_json, read_shard, verified
 from lorcbench.common.paths import TOKENIZER, Wildcards
 from lorcbench.models.architecture import Architecture
 from lorcbench.models.checkpoint import Checkpoint
@@ -30,10 +30,12 @@ def checkpoint(names: Wildcards) -> Checkpoint:
     """A prepared checkpoint, with the record of its architecture that was found when it was prepared.
 
     Raises:
-        ArtifactError: as `verified`.
+        ArtifactError: as `verified`, or the record is missing.
     """
     folder = PREPARE.folder(names)
     prepared = verified(folder, PREPARE.kind)
+    if "architecture" not in prepared:
+        raise ArtifactError(f"{folder}/result.json: no record of the architecture; delete the folder {folder} and run again")
     return Checkpoint(folder / prepared["folder"], Architecture(**prepared["architecture"]))
 
 
