@@ -30,18 +30,21 @@ from lorcbench.models.network import logits
 
 disable_progress_bar()
 VOCABULARY, LENGTH, SLIDING = 96, 20, 6
-_MOST = 3_000_000
+_MOST = 20_000_000
+_OF_THE_CLASS = ("no linear", "different linears", "lists of")  # refusals for which nothing has to run
 # Of all configurations, where they have them; a name that a configuration has not is left out.
 SIZES = {
     **{"vocab_size": VOCABULARY, "num_hidden_layers": 4, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4},
     **{"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64, "sliding_window": SLIDING, "ffn_dim": 48},
     **{"decoder_ffn_dim": 48, "decoder_layers": 4, "decoder_attention_heads": 4, "n_inner": 48, "rotary_dim": 4},
+    **{"encoder_ffn_dim": 48, "encoder_layers": 4, "encoder_attention_heads": 4, "d_model": 32, "ffn_hidden_size": 48},
     **{"word_embed_proj_dim": 32, "dropout": 0.0, "n_ctx": 64, "attention_window_size": SLIDING, "window_size": SLIDING},
-    **{"query_pre_attn_scalar": 8, "rope_parameters": None, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 2},
+    **{"query_pre_attn_scalar": 8, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 2, "embedding_size": 32},
     **{"vocab_size_per_layer_input": VOCABULARY, "num_local_experts": 4, "num_experts": 4, "n_routed_experts": 4},
-    **{"moe_intermediate_size": 16, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4},
-    **{"v_head_dim": 8, "d_ff": 48, "ffn_hidden_size": 48, "expand_ratio": 2, "max_seq_len": 64, "n_positions": 64},
-    **{"embedding_size": 32, "dim_model": 32, "dim_head": 8, "dim_ff": 48, "local_attention": SLIDING},
+    **{"num_experts_per_tok": 2, "moe_topk": 2, "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1},
+    **{"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8},
+    **{"d_ff": 48, "expand_ratio": 2, "max_seq_len": 64, "n_positions": 64, "max_target_positions": 64},
+    **{"dim_model": 32, "dim_head": 8, "dim_ff": 48, "local_attention": SLIDING},
 }
 # What transformers' own classes need beside: they refuse, or make no sense, without it.
 OWN: dict[str, dict] = {
@@ -65,19 +68,22 @@ class Outcome:
     record: Architecture | None = None
 
 
-def shrunk(model_type: str) -> PretrainedConfig:
+def shrunk(model_type: str, **changes) -> PretrainedConfig:
     """The configuration of a small text model; of several models in one, of the text model."""
     whole = transformers.CONFIG_MAPPING[model_type]()
     default = whole.get_text_config(decoder=True)
     aliases = default.attribute_map or {}
-    known = set(default.to_dict()) | set(aliases)
+    known = {name for name in set(default.to_dict()) | set(aliases) if not _is_computed(default, aliases.get(name, name))}
     sizes = {aliases.get(name, name): value for name, value in SIZES.items() if name in known}
     if "layer_types" in known and getattr(default, "layer_types", None):
         kinds = list(dict.fromkeys(default.layer_types))
         sizes["layer_types"] = [kinds[index % len(kinds)] for index in range(4)]
     tokens = {name: 1 for name, value in default.to_dict().items() if name.endswith("_token_id") and value is not None}
-    sizes = {name: value for name, value in sizes.items() if value is not None or name in OWN.get(default.model_type, {})}
-    return type(default)(**sizes | tokens | OWN.get(default.model_type, {}))
+    return type(default)(**sizes | tokens | OWN.get(default.model_type, {}) | changes)
+
+
+def _is_computed(config: PretrainedConfig, name: str) -> bool:
+    return isinstance(getattr(type(config), name, None), property)
 
 
 def network(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
@@ -140,20 +146,30 @@ def outcome(model_type: str) -> Outcome:
     """What becomes of a small model of this type."""
     model_class = CLASSES[model_type]
     try:
-        config = shrunk(model_type)
-        made = network(config)
-        made(input_ids=windows(), use_cache=False)
+        made = network(shrunk(model_type))
     except Exception as error:  # whatever a class says to sizes that it was not made for
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return Outcome(model_type, model_class, "not shrunk", f"{type(error).__name__}: {said}"[:160])
+        return Outcome(model_type, model_class, "not shrunk", _first_line(error))
     with tempfile.TemporaryDirectory() as folder:
         made.save_pretrained(folder)
         try:
             off, record = difference(Path(folder))
         except CheckpointError as refusal:
-            return Outcome(model_type, model_class, "refused", str(refusal).removeprefix(f"{folder}: "))
+            line = str(refusal).removeprefix(f"{folder}").lstrip("/: ")
+            if not any(reason in line for reason in _OF_THE_CLASS):
+                try:  # a model of sizes that do not fit together is none
+                    made(input_ids=windows(), use_cache=False)
+                except Exception as error:
+                    return Outcome(model_type, model_class, "not shrunk", _first_line(error))
+            return Outcome(model_type, model_class, "refused", line)
+        except Exception as error:
+            return Outcome(model_type, model_class, "not shrunk", _first_line(error))
     state = "works" if off <= 1e-5 else "inexact"
     return Outcome(model_type, model_class, state, "" if state == "works" else f"{off:.1e}", record)
+
+
+def _first_line(error: Exception) -> str:
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{type(error).__name__}: {line}"[:160]
 
 
 if __name__ == "__main__":

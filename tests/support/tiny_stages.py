@@ -29,7 +29,11 @@ QUICK = "+held_out=0.25+iterations=24+lr=0.01"
 
 def prepare(folder: Path, kind: str) -> Path:
     """Make in `folder` what `run` reads: a tiny checkpoint in float16, and calibration tokens. Returns the checkpoint."""
-    checkpoint = tiny.checkpoint(folder / kind, kind, dtype=torch.float16)
+    return prepare_folder(folder, tiny.checkpoint(folder / kind, kind, dtype=torch.float16))
+
+
+def prepare_folder(folder: Path, checkpoint: Path) -> Path:
+    """The same of a checkpoint that is there."""
     names = Wildcards(**NAMES)
     model = ModelConfig(name="tiny", source="folder", path=str(folder.resolve() / "unused"))
     source = {"folder": str(checkpoint), "files": {}, "identity": identity(PREPARE, names, model)}

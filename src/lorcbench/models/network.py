@@ -36,8 +36,11 @@ def empty_network(folder: Path, config: dict, dtype: torch.dtype) -> nn.Module:
         CheckpointError: config.json makes no causal language model of transformers.
     """
     try:
-        hf_config = transformers.AutoConfig.for_model(**config).get_text_config(decoder=True)
-        _check_sizes(hf_config)
+        hf_config = transformers.AutoConfig.for_model(**config)
+        text = hf_config.get_text_config(decoder=True)
+        _check_sizes(text)
+        # Of some models in one, only the whole configuration has a causal language model, which then is that of the text.
+        hf_config = text if type(text) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING else hf_config
         with init_empty_weights(include_buffers=False):
             model = transformers.AutoModelForCausalLM.from_config(hf_config, dtype=dtype)
     except Exception as error:  # the config classes of transformers raise whatever they like about a wrong file

@@ -79,8 +79,8 @@ def last_linear_skipped(block: nn.Module, architecture: Architecture) -> Iterato
     or BLOOM block. Its own input is still observed.
     """
     last = block.get_submodule(architecture.linear_names[-1])
-    # One zero, shown in the shape of the output: no memory. An attribute of the instance hides the method of the class.
-    last.forward = lambda x: x.new_zeros(()).expand(*x.shape[:-1], last.out_features)
+    # An attribute of the instance hides the method of the class. Some blocks add to the output in place.
+    last.forward = lambda x: x.new_zeros(*x.shape[:-1], last.out_features)
     try:
         yield
     finally:
