@@ -170,7 +170,7 @@ def test_the_machinery_does_not(package):
 def test_where_the_rows_of_a_fused_linear_are_is_hashed(package):
     reading, others = ("prepare", "quantize", "evaluate", "lorc"), ("text", "report")
     before = {stage: package.version(stage) for stage in (*reading, *others)}
-    package.edit("models/architecture.py", "(ends[name] - share) * unit", "ends[name] * unit")
+    package.edit("models/architecture.py", "view(groups, -1)", "view(-1, groups)")
     after = {stage: package.version(stage) for stage in (*reading, *others)}
     assert {stage for stage in before if after[stage] != before[stage]} == set(reading)
 

@@ -81,10 +81,10 @@ def test_a_folders_shape_follows_its_tensors(tmp_path):
 
 
 def test_rows_of_a_fused_linear_run_group_by_group():
-    layouts = {"per head": (2, {"q": 1, "k": 1, "v": 1}), "stacked": (1, {"q": 4, "k": 1, "v": 1})}
+    layouts = {"per head": (2, [["q", 1], ["k", 1], ["v", 1]]), "stacked": (1, [["q", 4], ["k", 1], ["v", 1]])}
     rows = {}
-    for name, (groups, shares) in layouts.items():
-        record = replace(records.BLOOM, fused={"qkv": {"groups": groups, "shares": shares}})
+    for name, (groups, parts) in layouts.items():
+        record = replace(records.BLOOM, fused={"qkv": {"groups": groups, "parts": parts}})
         rows[name] = {part: indices.tolist() for part, indices in record.part_rows("qkv", 24).items()}
         assert record.part_rows("dense", 24) is None
     ranges = {"q": (0, 12), "k": (4, 16), "v": (8, 20)}

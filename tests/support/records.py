@@ -47,7 +47,7 @@ BLOOM = Architecture(
         ["mlp.dense_4h_to_h"],
     ],
     block_returns_tuple=True,
-    fused={"self_attention.query_key_value": {"groups": tiny.HEADS, "shares": {"q": 1, "k": 1, "v": 1}}},
+    fused={"self_attention.query_key_value": {"groups": tiny.HEADS, "parts": [["q", 1], ["k", 1], ["v", 1]]}},
     full_precision=_left(_BLOOM),
 )
 

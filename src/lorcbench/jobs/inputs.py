@@ -56,7 +56,7 @@ def by_linear(products: dict[str, torch.Tensor], architecture: Architecture) -> 
         if linear in products:
             corrections[linear] = products[linear]
             continue
-        parts = {name: products[f"{linear}.{name}"] for name in architecture.fused[linear]["shares"]}
+        parts = {name: products[f"{linear}.{name}"] for name, _ in architecture.fused[linear]["parts"]}
         count = sum(map(len, parts.values()))
         whole = next(iter(parts.values())).new_empty(count, next(iter(parts.values())).shape[1])
         for name, indices in architecture.part_rows(linear, count).items():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from itertools import accumulate
 
 import torch
 
@@ -33,8 +32,8 @@ class Architecture:
         linears: the linears of a block in forward order; those that share one input form one inner list.
         block_returns_tuple: whether a block returns (hidden states, …) or the hidden states alone.
         transposed: linears whose weights are stored (in, out), as those of transformers' Conv1D are.
-        fused: linear → the matrices that its rows hold: ``groups``, and the ``shares`` of a group's rows by matrix, in their
-            order. BLOOM has one group per head, with as many rows for each of q, k and v.
+        fused: linear → the matrices that its rows hold: ``groups``, and as ``parts`` the name of each matrix and its share of
+            a group's rows, in their order. BLOOM has one group per head, with as many rows for each of q, k and v.
         full_precision: the parameters of a block that no method quantizes: biases, norms and the like.
         names: a tensor's name in the files → its name in the class, where it is another; # stands for a number, such as that of
             the block.
@@ -77,9 +76,9 @@ class Architecture:
         """
         if linear not in self.fused:
             return None
-        groups, shares = self.fused[linear]["groups"], self.fused[linear]["shares"]
+        groups, parts = self.fused[linear]["groups"], self.fused[linear]["parts"]
         # (rows,) → (groups, rows of a group); a part is a range of columns of that, read group by group.
-        indices = torch.arange(rows).view(groups, -1)
-        unit = indices.shape[1] // sum(shares.values())
-        ends = dict(zip(shares, accumulate(shares.values()), strict=True))
-        return {name: indices[:, (ends[name] - share) * unit : ends[name] * unit].flatten() for name, share in shares.items()}
+        by_group = torch.arange(rows).view(groups, -1)
+        unit = by_group.shape[1] // sum(share for _, share in parts)
+        pieces = by_group.split([share * unit for _, share in parts], dim=1)
+        return {name: piece.flatten() for (name, _), piece in zip(parts, pieces, strict=True)}

@@ -18,25 +18,25 @@ def fused_parts(config: Any, rows: dict[str, int]) -> dict[str, dict]:
     """
     parts = {linear: make(config) for linear, make in _FUSED.get(config.model_type, {}).items() if linear in rows}
     for linear, part in parts.items():
-        if rows[linear] % (part["groups"] * sum(part["shares"].values())):
+        if rows[linear] % (part["groups"] * sum(share for _, share in part["parts"])):
             raise AssertionError(f"{config.model_type}: {linear} has {rows[linear]} rows, which are not {part}")
     return parts
 
 
 def _per_head(config: Any) -> dict:
     """Query, key and value of a head, then those of the next."""
-    return {"groups": config.num_attention_heads, "shares": {"q": 1, "k": 1, "v": 1}}
+    return {"groups": config.num_attention_heads, "parts": [["q", 1], ["k", 1], ["v", 1]]}
 
 
 def _stacked(config: Any) -> dict:
     """All queries, then all keys, then all values; of the latter two there may be fewer heads."""
     heads, key_heads = config.num_attention_heads, getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return {"groups": 1, "shares": {"q": heads, "k": key_heads, "v": key_heads}}
+    return {"groups": 1, "parts": [["q", heads], ["k", key_heads], ["v", key_heads]]}
 
 
 def _gate_up(config: Any) -> dict:
     """The gate's rows, then the others."""
-    return {"groups": 1, "shares": {"gate": 1, "up": 1}}
+    return {"groups": 1, "parts": [["gate", 1], ["up", 1]]}
 
 
 def _falcon(config: Any) -> dict:
@@ -44,18 +44,18 @@ def _falcon(config: Any) -> dict:
     heads = config.num_attention_heads
     first = 1 if config.multi_query else heads
     key_heads = config.num_kv_heads if config.new_decoder_architecture else first
-    return {"groups": key_heads, "shares": {"q": heads // key_heads, "k": 1, "v": 1}}
+    return {"groups": key_heads, "parts": [["q", heads // key_heads], ["k", 1], ["v", 1]]}
 
 
 def _one_key(config: Any) -> dict:
     """GPT-BigCode: all queries, then one key and one value; or as BLOOM, if every head has its own."""
-    shares = {"q": config.num_attention_heads, "k": 1, "v": 1}
-    return {"groups": 1, "shares": shares} if config.multi_query else _per_head(config)
+    parts = [["q", config.num_attention_heads], ["k", 1], ["v", 1]]
+    return {"groups": 1, "parts": parts} if config.multi_query else _per_head(config)
 
 
 def _codegen(config: Any) -> dict:
     """Four groups, as the model was trained on four machines; in each query, value and key."""
-    return {"groups": 4, "shares": {"q": 1, "v": 1, "k": 1}}
+    return {"groups": 4, "parts": [["q", 1], ["v", 1], ["k", 1]]}
 
 
 # model_type → linear → its layout.
