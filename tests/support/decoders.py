@@ -29,6 +29,8 @@ from lorcbench.models.checkpoint import CheckpointError
 from lorcbench.models.network import logits
 
 disable_progress_bar()
+DOC = Path(__file__).resolve().parents[2] / "docs/families.md"
+MARK = "<!-- What follows is written by `python tests/support/decoders.py`. -->\n\n"
 VOCABULARY, LENGTH, SLIDING = 96, 20, 6
 _MOST = 20_000_000
 _OF_THE_CLASS = ("no linear", "different linears", "lists of")  # refusals for which nothing has to run
@@ -49,6 +51,13 @@ SIZES = {
 # What transformers' own classes need beside: they refuse, or make no sense, without it.
 OWN: dict[str, dict] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": SLIDING},
+    "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
+    "minicpm3": {"num_key_value_heads": 4},
+    "youtu": {"num_key_value_heads": 4},
+    "zaya": {"num_experts_per_tok": 1},
+    "dots1": {"n_shared_experts": 1},
+    "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+    "reformer": {"is_decoder": True},
 }
 
 
@@ -73,7 +82,8 @@ def shrunk(model_type: str, **changes) -> PretrainedConfig:
     whole = transformers.CONFIG_MAPPING[model_type]()
     default = whole.get_text_config(decoder=True)
     aliases = default.attribute_map or {}
-    known = {name for name in set(default.to_dict()) | set(aliases) if not _is_computed(default, aliases.get(name, name))}
+    names = {*type(default)().to_dict(), *aliases}
+    known = {name for name in names if not _is_computed(default, aliases.get(name, name))}
     sizes = {aliases.get(name, name): value for name, value in SIZES.items() if name in known}
     if "layer_types" in known and getattr(default, "layer_types", None):
         kinds = list(dict.fromkeys(default.layer_types))
@@ -172,10 +182,35 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {line}"[:160]
 
 
+def table(outcomes: list[Outcome]) -> str:
+    """The tables of docs/families.md."""
+    working = [one for one in outcomes if one.state == "works"]
+    classes = {one.record.model_class for one in working}
+    lines = [f"**{len(working)} model types of {len(classes)} classes work.**", ""]
+    lines += ["| model type | class | linears of a block, by shared input | matrices in one |", "| --- | --- | --- | --- |"]
+    for one in working:
+        groups = "; ".join(" ".join(name.rpartition(".")[2] for name in group) for group in one.record.linears)
+        fused = {name.rpartition(".")[2]: made["parts"] for name, made in one.record.fused.items()}
+        parts = "; ".join(f"{name}: {' '.join(part for part, _ in made)}" for name, made in fused.items())
+        lines.append(f"| {one.model_type} | {one.record.model_class} | {groups} | {parts} |")
+    for state, title in (("refused", "Refused"), ("not shrunk", "Left out"), ("inexact", "Wrong")):
+        chosen = [one for one in outcomes if one.state == state]
+        if chosen:
+            lines += ["", f"**{title}: {len(chosen)} model types.**", "", "| model type | class | why |", "| --- | --- | --- |"]
+            lines += [f"| {one.model_type} | {one.model_class} | {one.note.replace('|', '/')} |" for one in chosen]
+    return "\n".join(lines) + "\n"
+
+
+def main(model_types: list[str]) -> None:
+    """Write the tables, or show what becomes of the model types that are named."""
+    outcomes = []
+    for name in model_types or CLASSES:
+        outcomes.append(outcome(name))
+        print(name, outcomes[-1].state, outcomes[-1].note, sep=" | ", flush=True)
+    if not model_types:
+        text = DOC.read_text(encoding="utf-8")
+        DOC.write_text(text[: text.index(MARK) + len(MARK)] + table(outcomes), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:] or CLASSES:
-        try:
-            found = outcome(name)
-        except Exception as error:
-            found = Outcome(name, CLASSES[name], "ERROR", f"{type(error).__name__}: {str(error).splitlines()[:1]}")
-        print(found.model_type, found.state, found.note, sep=" | ", flush=True)
+    main(sys.argv[1:])
