@@ -34,7 +34,7 @@ from lorcbench.core.moments import from_triangle
 from lorcbench.jobs import sources
 from lorcbench.jobs.quantized import QuantizedModel, stored_matrix
 from lorcbench.jobs.shards import Shards
-from lorcbench.models.checkpoint import Checkpoint
+from lorcbench.models import discovery
 from lorcbench.study.stages import CALIBRATE, PREPARE
 
 MODEL, NAMED = "opt-standin-m", ["model=opt-standin-m"]
@@ -123,7 +123,7 @@ def _levels(parts: dict[str, torch.Tensor]) -> torch.Tensor:
 def proxy_loss(work: Path, found: Matrices) -> float:
     """tr((W - Ŵ) H (W - Ŵ)ᵀ) / tr(W H Wᵀ), both summed over all linears."""
     with chdir(work):
-        checkpoint = Checkpoint(sources.checkpoint_folder(Wildcards(model=MODEL)))
+        checkpoint = discovery.opened(sources.checkpoint_folder(Wildcards(model=MODEL)))
         statistics = Shards(CALIBRATE.folder(Wildcards(model=MODEL, calibration="stdlib")) / "result.json", "statistics")
         lost = whole = 0.0
         for index in range(checkpoint.depth):

@@ -16,6 +16,7 @@ from lorcbench.core import gptq
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.quantizer import dequantize
 from lorcbench.jobs.sources import read_windows
+from lorcbench.models import discovery
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.checkpoint import Checkpoint
 from lorcbench.models.observe import last_linear_skipped, observed
@@ -39,8 +40,8 @@ def run(record: Record, settings: Settings, base: Path) -> None:
     for name, (folder, tokens) in checkpoints.items():
         for text in FORMATS[: 1 if settings.tiny else None]:
             fmt = WeightFormat.parse(text)
-            _fed_the_same(record, settings.device, f"{name}, {text}", Checkpoint(folder), tokens, fmt)
-            _whole(record, settings.device, f"{name}, {text}", Checkpoint(folder), tokens, fmt)
+            _fed_the_same(record, settings.device, f"{name}, {text}", discovery.opened(folder), tokens, fmt)
+            _whole(record, settings.device, f"{name}, {text}", discovery.opened(folder), tokens, fmt)
 
 
 def _random_llama(folder: Path) -> Path:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from gpu.record import Clock, Record, Settings, peak_memory, rate
 from safetensors.torch import save_file
 
-from lorcbench.config.families import FAMILIES
 from lorcbench.core import gptq, lorc
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.core.quantizer import dequantize, quantize
+from lorcbench.models import discovery
+from lorcbench.models.architecture import Architecture
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.checkpoint import Checkpoint
 from lorcbench.models.observe import last_linear_skipped, observed
@@ -21,6 +23,16 @@ from lorcbench.models.surgery import install_weights
 
 HIDDEN, FFN, HEADS, VOCABULARY, LENGTH = 4096, 16384, 32, 50272, 2048
 FORMAT, RANK = WeightFormat.parse("w4-asym-g128"), 32
+NORMS = ("self_attn_layer_norm", "final_layer_norm")
+OPT = Architecture(
+    model_type="opt",
+    model_class="OPTForCausalLM",
+    root="model.",
+    blocks="model.decoder.layers",
+    layers=0,  # as many as a run is told
+    linears=[["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], ["self_attn.out_proj"], ["fc1"], ["fc2"]],
+    block_returns_tuple=False,
+)
 MADE = "making the weights"  # in place of reading them; not counted
 
 
@@ -31,7 +43,7 @@ class RandomModel(Checkpoint):
         self.hidden, ffn, heads = (128, 512, 2) if tiny else (HIDDEN, FFN, HEADS)
         self.length, self.vocabulary = (64, 512) if tiny else (LENGTH, VOCABULARY)
         self.folder, self.device, self.ffn = Path("random"), device, ffn
-        self.architecture = FAMILIES["opt"]
+        self.architecture = replace(OPT, layers=layers)
         self.config = {
             **{"model_type": "opt", "architectures": ["OPTForCausalLM"], "hidden_size": self.hidden, "ffn_dim": ffn},
             **{"num_hidden_layers": layers, "num_attention_heads": heads, "vocab_size": self.vocabulary, "dropout": 0.0},
@@ -48,9 +60,14 @@ class RandomModel(Checkpoint):
     def _norm(self, name: str) -> dict[str, torch.Tensor]:
         return {f"{name}.weight": self._constants(1, self.hidden), f"{name}.bias": self._constants(0, self.hidden)}
 
-    def block(self, index: int) -> dict[str, torch.Tensor]:
+    def names(self, index: int) -> list[str]:
+        """The names of all tensors of decoder block `index`."""
+        modules = (*NORMS, *self.architecture.linear_names)
+        return [f"{name}.{part}" for name in modules for part in ("weight", "bias")]
+
+    def block(self, index: int, names: list[str] | None = None) -> dict[str, torch.Tensor]:
         """All tensors of decoder block `index`."""
-        tensors = {**self._norm("self_attn_layer_norm"), **self._norm("final_layer_norm")}
+        tensors = {key: tensor for name in NORMS for key, tensor in self._norm(name).items()}
         for name, weight in self.linears(index).items():
             tensors |= {f"{name}.weight": weight, f"{name}.bias": self._constants(0, len(weight))}
         return tensors
@@ -64,7 +81,7 @@ class RandomModel(Checkpoint):
             for place, name in enumerate(names)
         }
 
-    def outside(self) -> dict[str, torch.Tensor]:
+    def outside(self, names: set[str] | None = None) -> dict[str, torch.Tensor]:
         """All tensors outside the decoder blocks."""
         embeddings = {"embed_tokens": self.vocabulary, "embed_positions": self.length + 2}
         made = self._norm("model.decoder.final_layer_norm")
@@ -104,7 +121,7 @@ def _loading(record: Record, settings: Settings) -> None:
     tensors = model.outside() | {f"model.decoder.layers.0.{name}": tensor for name, tensor in model.block(0).items()}
     save_file({name: tensor.cpu() for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(model.config))
-    walk, seconds = BlockWalk(Checkpoint(folder), torch.float16, settings.device), []
+    walk, seconds = BlockWalk(discovery.opened(folder), torch.float16, settings.device), []
     for _ in range(3):
         clock = Clock(settings.device)
         with clock("load"), walk.block(0):

@@ -169,12 +169,18 @@ def test_the_machinery_does_not(package):
     assert {stage: package.version(stage) for stage in STAGES} == before
 
 
-def test_where_the_linears_of_a_family_are_is_hashed_though_it_lies_in_config(package):
+def test_where_the_rows_of_a_fused_linear_are_is_hashed(package):
     reading, others = ("prepare", "quantize", "evaluate", "lorc"), ("text", "report")
     before = {stage: package.version(stage) for stage in (*reading, *others)}
-    package.edit("config/families.py", '["self_attn.out_proj"],', '["self_attn.out_proj", "fc1"],')
+    package.edit("models/architecture.py", "view(groups, -1)", "view(-1, groups)")
     after = {stage: package.version(stage) for stage in (*reading, *others)}
     assert {stage for stage in before if after[stage] != before[stage]} == set(reading)
+
+
+def test_how_stand_ins_are_built_is_hashed_though_it_lies_in_config(package):
+    before = {stage: package.version(stage) for stage in STAGES}
+    package.edit("config/families.py", '"dropout": 0.0', '"dropout": 0.1')
+    assert {stage for stage in STAGES if package.version(stage) != before[stage]} == {"prepare"}
 
 
 def test_words_said_to_people_do_not(package):

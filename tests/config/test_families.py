@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ast
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import records
+import tiny
 
 import lorcbench
 from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
-from lorcbench.config.families import BLOOM, FAMILIES, OPT, Family
+from lorcbench.config.families import FAMILIES, Family
 from lorcbench.config.schema import ModelConfig, StandinConfig
 from lorcbench.pipeline.estimate import shape_of
 from lorcbench.study import rehearsal
@@ -25,7 +27,6 @@ SIZES = {"layers": 2, "hidden": 64, "heads": 4, "ffn": 256}
 def test_a_record_survives_json(family):
     again = Family(**json.loads(json.dumps(asdict(family))))
     assert again == family
-    assert again.linear_names == family.linear_names
     assert again.standin_config(SIZES, 100, 32) == family.standin_config(SIZES, 100, 32)
 
 
@@ -65,29 +66,30 @@ def test_weights_of_a_gated_feed_forward_part_are_three_matrices():
     assert shape_of(llama).widest == 2 * 64 * 160  # gate and up are swept as one stack
 
 
-def test_a_folders_shape_is_read_by_the_names_of_its_family(tmp_path):
-    def of(**config) -> tuple | None:
-        (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 99, **config}))
-        shape = shape_of(ModelConfig(name="mine", source="folder", path=str(tmp_path)))
-        return shape and (shape.layers, shape.hidden, shape.ffn, shape.vocabulary, shape.mlp_matrices)
+def test_a_folders_shape_follows_its_tensors(tmp_path):
+    """Narrow keys and values, heads that are wider together than the hidden states, a gated feed-forward part."""
+    attention = {"self_attn.q_proj": (96, 64), "self_attn.k_proj": (48, 64), "self_attn.v_proj": (48, 64)}
+    linears = attention | {"self_attn.o_proj": (64, 96), "mlp.gate_proj": (160, 64), "mlp.up_proj": (160, 64)}
+    linears |= {"mlp.down_proj": (64, 160)}
+    shapes = {f"model.layers.{index}.{name}.weight": shape for index in range(3) for name, shape in linears.items()}
+    folder = tiny.header(tmp_path, shapes | {"model.embed_tokens.weight": (99, 64), "model.norm.weight": (64,)})
+    shape = shape_of(ModelConfig(name="mine", source="folder", path=str(folder)))
+    assert (shape.layers, shape.hidden, shape.vocabulary) == (3, 64, 99)
+    assert sorted(shape.inputs) == [(64, (48, 96, 48)), (64, (160, 160)), (96, (64,)), (160, (64,))]
+    assert shape.block == sum(rows * width for rows, width in linears.values())
+    assert shape.sides == sum(rows + width for rows, width in linears.values())
 
-    plain = {"num_hidden_layers": 3, "hidden_size": 64}
-    assert of(model_type="llama", **plain, intermediate_size=160) == (3, 64, 160, 99, 3)
-    assert of(model_type="bloom", n_layer=3, hidden_size=64) == (3, 64, 256, 99, 2)
-    assert of(model_type="bloom", num_hidden_layers=3, n_embed=64) == (3, 64, 256, 99, 2)
-    assert of(model_type="opt", **plain) is None  # ffn_dim is missing
-    assert of(model_type="another", **plain, intermediate_size=160) is None
 
-
-def test_rows_of_a_fused_linear_run_head_by_head():
-    config = {"n_layer": 1, "hidden_size": 8, "n_head": 2}
-    (fused,) = BLOOM.fused
-    assert BLOOM.fused_rows(fused, config) == {
-        "q": [range(0, 4), range(12, 16)],
-        "k": [range(4, 8), range(16, 20)],
-        "v": [range(8, 12), range(20, 24)],
-    }
-    assert OPT.fused_rows("fc1", config) is None
+def test_rows_of_a_fused_linear_run_group_by_group():
+    layouts = {"per head": (2, [["q", 1], ["k", 1], ["v", 1]]), "stacked": (1, [["q", 4], ["k", 1], ["v", 1]])}
+    rows = {}
+    for name, (groups, parts) in layouts.items():
+        record = replace(records.BLOOM, fused={"qkv": {"groups": groups, "parts": parts}})
+        rows[name] = {part: indices.tolist() for part, indices in record.part_rows("qkv", 24).items()}
+        assert record.part_rows("dense", 24) is None
+    ranges = {"q": (0, 12), "k": (4, 16), "v": (8, 20)}
+    assert rows["per head"] == {part: [*range(a, a + 4), *range(b, b + 4)] for part, (a, b) in ranges.items()}
+    assert rows["stacked"] == {"q": [*range(16)], "k": [*range(16, 20)], "v": [*range(20, 24)]}
 
 
 def test_a_stand_in_needs_a_known_family():

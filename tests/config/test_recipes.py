@@ -12,7 +12,7 @@ from lorcbench.config.recipes import METHODS, DistilledLorc, GptqMethod, ZeroQua
 from lorcbench.config.shape import Shape
 from lorcbench.core.settings import DistillSettings, GptqSettings, TrainingSettings
 
-SHAPE = Shape(layers=3, hidden=64, ffn=256, vocabulary=1024)
+SHAPE = Shape.plain(layers=3, hidden=64, ffn=256, vocabulary=1024)
 
 
 @pytest.mark.parametrize(

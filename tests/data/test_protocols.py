@@ -18,8 +18,8 @@ from lorcbench.common.artifacts import file_digest
 from lorcbench.config import compose
 from lorcbench.data import corpora, texts
 from lorcbench.data.corpora import CorpusError, Documents, LongDocuments, calibration_windows
+from lorcbench.models import discovery
 from lorcbench.models.blocks import BlockWalk
-from lorcbench.models.checkpoint import Checkpoint
 from lorcbench.report.intervals import perplexity
 
 WINDOW = 24
@@ -216,7 +216,7 @@ def test_perplexity_is_that_of_transformers_own_loss_on_the_windows(tmp_path, ki
     protocol = compose.load("eval", "gptq-old+window=16")
     tokens = corpora.protocol_windows(words, documents, protocol, "ptb").tokens
     made = tiny.model(kind)
-    walk = BlockWalk(Checkpoint(tiny.save(made, tmp_path)), torch.float32, batch_tokens=64)
+    walk = BlockWalk(discovery.opened(tiny.save(made, tmp_path)), torch.float32, batch_tokens=64)
     hidden = walk.embed(tokens)
     for index in range(walk.depth):
         with walk.block(index) as block:

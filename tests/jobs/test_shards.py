@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from lorcbench.core.quantizer import quantize
 from lorcbench.jobs.job import Job
 from lorcbench.jobs.quantized import QuantizedBlock, QuantizedBlocks
 from lorcbench.jobs.shards import Shards, ShardWriter, shard_file
+from lorcbench.models import discovery
 from lorcbench.stages import calibrate, factor
 from lorcbench.stages import quantize as quantize_stage
 from lorcbench.study.stages import CALIBRATE, CALIBRATION_TOKENS, FACTOR, PREPARE, QUANTIZE
@@ -115,7 +117,7 @@ def test_a_kept_quantized_block_is_the_written_one_and_counts_alike(tmp_path, na
     )
     payloads = []
     for _ in range(2):
-        blocks = QuantizedBlocks(ShardWriter(FakeJob(tmp_path), IDENTITY, 1), fmt, widths)
+        blocks = QuantizedBlocks(ShardWriter(FakeJob(tmp_path), IDENTITY, 1), fmt, [widths])
         kept = blocks.kept(0)
         if kept is None:
             blocks.write(0, written)
@@ -162,6 +164,7 @@ def prepared(tmp_path, monkeypatch):
     names = Wildcards(**NAMES)
     model = ModelConfig(name="tiny", source="folder", path=str(tmp_path.resolve() / "unused"))
     source = {"folder": str(folder), "files": {}, "identity": identity(PREPARE, names, model)}
+    source["architecture"] = asdict(discovery.found(folder))
     write_json(PREPARE.folder(names) / "result.json", "checkpoint", source)
     tokens = CALIBRATION_TOKENS.folder(names)
     digest = write_shard(tokens / "tokens.safetensors", {"calibration": tiny.windows(4, 16).int()}, "tokens")

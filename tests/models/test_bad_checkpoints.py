@@ -10,9 +10,9 @@ import pytest
 import tiny
 import torch
 
-from lorcbench.models import convert
+from lorcbench.models import convert, discovery
 from lorcbench.models.blocks import BlockWalk
-from lorcbench.models.checkpoint import Checkpoint, CheckpointError
+from lorcbench.models.checkpoint import CheckpointError
 
 LINEAR = {"opt": "self_attn.k_proj.weight", "bloom": "mlp.dense_h_to_4h.weight", "llama": "mlp.gate_proj.weight"}
 KINDS = tuple(LINEAR)
@@ -23,7 +23,7 @@ def opened(folder) -> None:
     if not list(folder.glob("*.safetensors*")):
         convert.to_safetensors(folder, folder / "converted")
         folder = folder / "converted"
-    walk = BlockWalk(Checkpoint(folder), torch.float32)
+    walk = BlockWalk(discovery.opened(folder), torch.float32)
     for index in range(walk.depth):
         with walk.block(index):
             pass

@@ -10,8 +10,9 @@ import tiny
 import torch
 from transformers import AutoModelForCausalLM
 
+from lorcbench.models import discovery
 from lorcbench.models.blocks import BlockWalk
-from lorcbench.models.checkpoint import Checkpoint, CheckpointError
+from lorcbench.models.checkpoint import CheckpointError
 from lorcbench.models.observe import last_linear_skipped, observed
 
 LENGTH = 12
@@ -26,7 +27,8 @@ def walk_through(walk: BlockWalk, tokens: torch.Tensor) -> tuple[torch.Tensor, t
         with walk.block(index) as block:
             walk.advance(block, hidden)
     logits = []
-    hook = walk.model.get_output_embeddings().register_forward_hook(lambda module, args, output: logits.append(output))
+    head = walk.model.get_output_embeddings()
+    hook = head.register_forward_hook(lambda module, args, output: logits.append(output.flatten(0, -2)))
     losses = walk.score(hidden, tokens)
     hook.remove()
     return losses, torch.cat(logits)
@@ -42,7 +44,7 @@ def reference(folder, tokens: torch.Tensor, attention: str) -> tuple[torch.Tenso
 
 
 def walk_of(folder, **settings) -> BlockWalk:
-    return BlockWalk(Checkpoint(folder), torch.float32, **{"batch_tokens": BATCH, **settings})
+    return BlockWalk(discovery.opened(folder), torch.float32, **{"batch_tokens": BATCH, **settings})
 
 
 def materialized(walk: BlockWalk) -> set[str]:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 import tiny
 import torch
+from records import WRITTEN
 from torch import nn
 
-from lorcbench.config.families import FAMILIES
+from lorcbench.models import discovery
+from lorcbench.models.architecture import Architecture
 from lorcbench.models.blocks import BlockWalk
-from lorcbench.models.checkpoint import Checkpoint, CheckpointError
-from lorcbench.models.fused import part_rows
+from lorcbench.models.checkpoint import CheckpointError
 
 
 def everything(folder) -> dict[str, torch.Tensor]:
-    checkpoint = Checkpoint(folder)
+    checkpoint = discovery.opened(folder)
     return checkpoint.tensors(list(checkpoint.files))
 
 
@@ -43,7 +45,7 @@ def refusal(work) -> str:
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_every_linear_of_the_blocks_is_covered_once(tmp_path, kind):
     made = tiny.model(kind)
-    checkpoint = Checkpoint(tiny.save(made, tmp_path))
+    checkpoint = discovery.opened(tiny.save(made, tmp_path))
     blocks = made.get_submodule(checkpoint.architecture.blocks)
     assert checkpoint.depth == len(blocks) == tiny.LAYERS
     for index, block in enumerate(blocks):
@@ -55,9 +57,16 @@ def test_every_linear_of_the_blocks_is_covered_once(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
+def test_the_record_that_is_found_is_the_one_that_one_would_write(tmp_path, kind):
+    found = discovery.opened(tiny.checkpoint(tmp_path, kind)).architecture
+    assert found == WRITTEN[kind]
+    assert Architecture(**json.loads(json.dumps(asdict(found), sort_keys=True))) == found
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
 def test_linears_stand_in_forward_order_and_share_inputs_as_recorded(kind):
     made = tiny.model(kind)
-    record = FAMILIES[made.config.model_type]
+    record = WRITTEN[kind]
     block, seen = made.get_submodule(record.blocks)[1], {}
     for name in record.linear_names:
         block.get_submodule(name).register_forward_pre_hook(lambda module, args, name=name: seen.update({name: args[0]}))
@@ -84,32 +93,32 @@ def test_sharded_equals_whole(tmp_path, kind, dtype):
 def test_names_of_the_base_model_alone_are_resolved(tmp_path, kind):
     made = tiny.model(kind)
     whole, base = tiny.save(made, tmp_path / "whole"), tiny.save(made, tmp_path / "base", base=True)
-    stored = {name for _, name in Checkpoint(base).files.values()}
-    assert stored.isdisjoint({name for _, name in Checkpoint(whole).files.values()})
+    stored = {name for _, name in discovery.opened(base).files.values()}
+    assert stored.isdisjoint({name for _, name in discovery.opened(whole).files.values()})
     assert_same_tensors(everything(whole), everything(base))
 
 
 def test_blocks_and_outside_are_all_tensors_and_do_not_overlap(tmp_path):
-    checkpoint = Checkpoint(tiny.checkpoint(tmp_path, "bloom"))
+    checkpoint = discovery.opened(tiny.checkpoint(tmp_path, "bloom"))
     names = [f"transformer.h.{index}.{name}" for index in range(checkpoint.depth) for name in checkpoint.block(index)]
     assert sorted([*names, *checkpoint.outside()]) == sorted(checkpoint.files)
 
 
 def test_config_of_the_hubs_bloom_checkpoints_means_the_same(tmp_path):
     folder = tiny.checkpoint(tmp_path, "bloom", base=True)
-    before = Checkpoint(folder)
+    before = discovery.opened(folder)
     (fused,) = before.architecture.fused
-    rows = part_rows(before.architecture, fused, before.config)
+    rows = before.architecture.part_rows(fused, 3 * tiny.HIDDEN)
     losses = losses_of(folder)
     other = {"n_embed": tiny.HIDDEN, "num_attention_heads": tiny.HEADS, "hidden_size": None, "n_head": None}
-    after = Checkpoint(change_config(folder, **other, n_inner=None, offset_alibi=100, seq_length=2048))
-    again = part_rows(after.architecture, fused, after.config)
+    after = discovery.opened(change_config(folder, **other, n_inner=None, offset_alibi=100, seq_length=2048))
+    again = after.architecture.part_rows(fused, 3 * tiny.HIDDEN)
     assert all(torch.equal(rows[part], again[part]) for part in ("q", "k", "v"))
     assert torch.equal(losses, losses_of(folder))
 
 
 def losses_of(folder) -> torch.Tensor:
-    walk, tokens = BlockWalk(Checkpoint(folder), torch.float32), tiny.windows(2, 8)
+    walk, tokens = BlockWalk(discovery.opened(folder), torch.float32), tiny.windows(2, 8)
     hidden = walk.embed(tokens)
     for index in range(walk.depth):
         with walk.block(index) as block:
@@ -123,14 +132,14 @@ def test_one_file_is_preferred_to_shards_left_beside_it_as_transformers_does(tmp
     whole = tiny.save(made, tmp_path / "whole")
     for path in sharded.glob("model*"):
         path.rename(whole / path.name)
-    assert torch.equal(Checkpoint(whole).linears(0)["fc1"], made.model.decoder.layers[0].fc1.weight)
+    assert torch.equal(discovery.opened(whole).linears(0)["fc1"], made.model.decoder.layers[0].fc1.weight)
 
 
 def test_missing_folder_and_missing_weights(tmp_path):
-    assert str(tmp_path / "none" / "config.json") in refusal(lambda: Checkpoint(tmp_path / "none"))
+    assert str(tmp_path / "none" / "config.json") in refusal(lambda: discovery.opened(tmp_path / "none"))
     folder = tiny.checkpoint(tmp_path / "opt", "opt")
     (folder / "model.safetensors").unlink()
-    message = refusal(lambda: Checkpoint(folder).files)
+    message = refusal(lambda: discovery.opened(folder).files)
     assert str(folder) in message
     assert "model.safetensors" in message
 
@@ -139,7 +148,7 @@ def test_missing_shard_is_named(tmp_path):
     folder = tiny.checkpoint(tmp_path, "opt", shard_size="10KB")
     lost = sorted(folder.glob("*.safetensors"))[1]
     lost.unlink()
-    message = refusal(lambda: Checkpoint(folder).linears(0))
+    message = refusal(lambda: discovery.opened(folder).linears(0))
     assert str(folder) in message
     assert lost.name in message
 
@@ -150,7 +159,7 @@ def test_truncated_file_is_named(tmp_path, kept):
     path = folder / "model.safetensors"
     data = path.read_bytes()
     path.write_bytes(data[: int(kept * len(data))])
-    assert str(path) in refusal(lambda: Checkpoint(folder).linears(0))
+    assert str(path) in refusal(lambda: discovery.opened(folder).linears(0))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"metadata": {}}'])
@@ -158,25 +167,25 @@ def test_damaged_index_is_named(tmp_path, text):
     folder = tiny.checkpoint(tmp_path, "opt", shard_size="10KB")
     index = folder / "model.safetensors.index.json"
     index.write_text(text)
-    assert str(index) in refusal(lambda: Checkpoint(folder).files)
+    assert str(index) in refusal(lambda: discovery.opened(folder).files)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"model_type": "gpt2"}', '{"model_type": "opt", "num_hidden_layers": "3"}'])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"model_type": "vit"}', '{"model_type": "opt", "num_hidden_layers": "3"}'])
 def test_config_that_is_none_of_ours_is_named(tmp_path, text):
     folder = tiny.checkpoint(tmp_path, "opt")
     (folder / "config.json").write_text(text)
-    message = refusal(lambda: Checkpoint(folder))
+    message = refusal(lambda: discovery.opened(folder))
     assert str(folder / "config.json") in message
-    if "gpt2" in text:
-        assert all(family in message for family in ("gpt2", "opt", "bloom"))
+    if "vit" in text:
+        assert "model_type 'vit' is no causal language model of transformers" in message
 
 
 @pytest.mark.parametrize("says", [1, 2, 4, 20])
 @pytest.mark.parametrize("kind", ["opt", "bloom"])
 def test_config_that_lies_about_depth_is_refused(tmp_path, kind, says):
     key = "n_layer" if kind == "bloom" else "num_hidden_layers"
-    checkpoint = Checkpoint(change_config(tiny.checkpoint(tmp_path, kind), **{key: says}))
-    message = refusal(lambda: checkpoint.linears(0))
+    folder = change_config(tiny.checkpoint(tmp_path, kind), **{key: says})
+    message = refusal(lambda: discovery.opened(folder))
     assert f"says {says} blocks" in message
     assert f"block {min(says, tiny.LAYERS)} " in message
 
@@ -208,8 +217,8 @@ def test_nan_and_infinity_are_named(tmp_path, name, value):
     assert str(folder) in message
     assert name in message
     if "fc2" in name:
-        assert name in refusal(lambda: Checkpoint(folder).linears(1))
-        assert Checkpoint(folder).linears(0).keys() == Checkpoint(folder).linears(2).keys()
+        assert name in refusal(lambda: discovery.opened(folder).linears(1))
+        assert discovery.opened(folder).linears(0).keys() == discovery.opened(folder).linears(2).keys()
 
 
 @pytest.mark.parametrize("name", ["model.decoder.layers.1.fc2.weight", "model.decoder.final_layer_norm.bias"])

@@ -21,8 +21,9 @@ from lorcbench.common.paths import TOKENIZER
 from lorcbench.data import corpora
 from lorcbench.data.corpora import CorpusError
 from lorcbench.jobs.job import Job
+from lorcbench.models import discovery
 from lorcbench.models.blocks import BlockWalk
-from lorcbench.models.checkpoint import Checkpoint, CheckpointError
+from lorcbench.models.checkpoint import CheckpointError
 from lorcbench.stages import prepare
 from lorcbench.study.stages import PREPARE
 
@@ -68,7 +69,7 @@ def refusal(checkpoint: Path, error=CheckpointError) -> str:
 
 def losses(checkpoint: Path) -> torch.Tensor:
     """By our walk, from the files that `prepare` left for later stages."""
-    walk = BlockWalk(Checkpoint(prepared(checkpoint)), torch.float32)
+    walk = BlockWalk(discovery.opened(prepared(checkpoint)), torch.float32)
     hidden = walk.embed(TOKENS)
     for index in range(walk.depth):
         with walk.block(index) as block:

@@ -6,7 +6,8 @@ import pytest
 import tiny
 import torch
 
-from lorcbench.models.checkpoint import Checkpoint, CheckpointError
+from lorcbench.models import discovery
+from lorcbench.models.checkpoint import CheckpointError
 from lorcbench.models.convert import to_safetensors
 
 
@@ -19,7 +20,7 @@ class Runs:
 
 def pickled(folder, source, shards):
     """The checkpoint in `source` as the hub's old format, in so many files."""
-    checkpoint = Checkpoint(source)
+    checkpoint = discovery.opened(source)
     names = sorted(checkpoint.files)
     folder.mkdir()
     (folder / "config.json").write_text((source / "config.json").read_text())
@@ -34,7 +35,7 @@ def pickled(folder, source, shards):
 def test_a_converted_checkpoint_has_the_same_tensors(tmp_path, kind, shards):
     original = pickled(tmp_path / "bin", tiny.checkpoint(tmp_path / "source", kind), shards)
     to_safetensors(tmp_path / "bin", tmp_path / "converted")
-    converted = Checkpoint(tmp_path / "converted")
+    converted = discovery.opened(tmp_path / "converted")
     assert sorted(converted.files) == sorted(original.files)
     for name, tensor in original.tensors(list(original.files)).items():
         assert torch.equal(tensor, converted.tensors([name])[name])

@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
+from records import BLOOM, OPT
 from torch import nn
 
 from lorcbench.common import artifacts
 from lorcbench.common.paths import Wildcards
-from lorcbench.config.families import BLOOM, FAMILIES, OPT
 from lorcbench.core import lorc
 from lorcbench.core.formats import ActivationFormat
 from lorcbench.jobs.inputs import Factors
+from lorcbench.models import discovery
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.checkpoint import Checkpoint
-from lorcbench.models.fused import part_rows
 from lorcbench.models.observe import observed
 from lorcbench.models.perplexity import window_losses
 from lorcbench.models.surgery import install_weights, round_inputs, rounded_inputs
@@ -38,7 +38,7 @@ def none(index: int) -> dict[str, torch.Tensor]:
 
 def losses(folder, weights, activation: str = "a16") -> dict[str, list[float]]:
     return window_losses(
-        BlockWalk(Checkpoint(folder), torch.float32, batch_tokens=24), TOKENS, weights, ActivationFormat.parse(activation)
+        BlockWalk(discovery.opened(folder), torch.float32, batch_tokens=24), TOKENS, weights, ActivationFormat.parse(activation)
     )
 
 
@@ -57,14 +57,14 @@ def by_hand(x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_original_weights_put_back_leave_losses_bit_identical(tmp_path, kind, dtype):
     folder = tiny.checkpoint(tmp_path, kind, dtype=dtype)
-    full, checkpoint = losses(folder, none), Checkpoint(folder)
+    full, checkpoint = losses(folder, none), discovery.opened(folder)
     assert losses(folder, changed(checkpoint)) == full
     moved = losses(folder, changed(checkpoint, lambda weight: weight + 0.02))
     assert all(abs(a - b) > 1e-5 for name in full for a, b in zip(full[name], moved[name], strict=True))
 
 
 def test_a_cell_leaves_nothing_behind_for_the_next(tmp_path):
-    walk = BlockWalk(Checkpoint(tiny.checkpoint(tmp_path, "opt")), torch.float32, batch_tokens=24)
+    walk = BlockWalk(discovery.opened(tiny.checkpoint(tmp_path, "opt")), torch.float32, batch_tokens=24)
     full = window_losses(walk, TOKENS, none, ActivationFormat(16))
     rounded = window_losses(walk, TOKENS, changed(walk.checkpoint, lambda weight: weight + 0.02), A8)
     assert rounded != full
@@ -74,8 +74,8 @@ def test_a_cell_leaves_nothing_behind_for_the_next(tmp_path):
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_every_linear_matters(tmp_path, kind):
     folder = tiny.checkpoint(tmp_path, kind)
-    full, checkpoint = losses(folder, none)["one"], Checkpoint(folder)
-    names = FAMILIES[checkpoint.architecture.model_type].linear_names
+    full, checkpoint = losses(folder, none)["one"], discovery.opened(folder)
+    names = checkpoint.architecture.linear_names
     for name in names:
         assert losses(folder, lambda index, name=name: {name: 1.1 * checkpoint.linears(index)[name]})["one"] != full
 
@@ -134,7 +134,7 @@ def test_activation_format_rounds_the_inputs_of_all_linears_of_a_cell(tmp_path, 
     """A checkpoint walked in a8 is the whole model of transformers with each linear's input rounded by hand."""
     made = tiny.model(kind)
     folder = tiny.save(made, tmp_path)
-    record = Checkpoint(folder).architecture
+    record = discovery.opened(folder).architecture
     for block in made.get_submodule(record.blocks):
         for name in record.linear_names:
             block.get_submodule(name).register_forward_pre_hook(lambda module, args: (by_hand(args[0]),))
@@ -147,7 +147,7 @@ def test_activation_format_rounds_the_inputs_of_all_linears_of_a_cell(tmp_path, 
 
 @pytest.mark.parametrize("kind", ["opt", "opt-350m", "bloom"])
 def test_second_moments_are_those_of_the_captured_inputs(tmp_path, kind):
-    walk = BlockWalk(Checkpoint(tiny.checkpoint(tmp_path, kind)), torch.float32, batch_tokens=24)
+    walk = BlockWalk(discovery.opened(tiny.checkpoint(tmp_path, kind)), torch.float32, batch_tokens=24)
     hidden, captured = walk.embed(TOKENS["one"]), {}
     with walk.block(0) as block:
         for name in walk.architecture.linear_names:
@@ -177,20 +177,19 @@ def test_every_linear_knows_whose_input_it_shares():
 
 
 def test_parts_of_the_fused_rows_are_a_permutation():
-    rows = part_rows(BLOOM, FUSED, tiny.model("bloom").config.to_dict())
+    rows = BLOOM.part_rows(FUSED, 3 * tiny.HIDDEN)
     assert list(rows) == ["q", "k", "v"]
     assert torch.equal(torch.cat(list(rows.values())).sort().values, torch.arange(3 * tiny.HIDDEN))
     assert not torch.equal(torch.cat(list(rows.values())), torch.arange(3 * tiny.HIDDEN))  # interleaved by head
-    config = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2, "ffn_dim": 8}
-    assert all(part_rows(OPT, name, config) is None for name in OPT.linear_names)
-    assert all(part_rows(BLOOM, name, {}) is None for name in BLOOM.linear_names if name != FUSED)
+    assert all(OPT.part_rows(name, 8) is None for name in OPT.linear_names)
+    assert all(BLOOM.part_rows(name, 8) is None for name in BLOOM.linear_names if name != FUSED)
 
 
 @pytest.mark.parametrize("part", ["q", "k", "v"])
 def test_parts_are_what_bloom_reads_as_query_key_and_value(part):
     made = tiny.model("bloom")
     attention = made.transformer.h[0].self_attention
-    rows = part_rows(BLOOM, FUSED, made.config.to_dict())[part]
+    rows = BLOOM.part_rows(FUSED, 3 * tiny.HIDDEN)[part]
     fused, x = attention.query_key_value, torch.randn(2, 5, tiny.HIDDEN, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = dict(zip("qkv", attention._reshape(fused(x)), strict=True))
@@ -206,7 +205,7 @@ def test_parts_are_what_bloom_reads_as_query_key_and_value(part):
 def test_without_its_query_rows_bloom_attends_by_position_alone():
     """Zero queries score every key alike, so that no key matters; with them the keys do."""
     made = tiny.model("bloom")
-    fused, rows = made.transformer.h[0].self_attention.query_key_value, part_rows(BLOOM, FUSED, made.config.to_dict())
+    fused, rows = made.transformer.h[0].self_attention.query_key_value, BLOOM.part_rows(FUSED, 3 * tiny.HIDDEN)
     tokens = tiny.windows(2, 9)
     with torch.no_grad():
         with_queries = made(tokens).logits
@@ -222,10 +221,10 @@ def test_without_its_query_rows_bloom_attends_by_position_alone():
 @pytest.mark.parametrize("split", [True, False])
 def test_corrections_return_to_the_rows_they_were_taken_from(tmp_path, monkeypatch, split):
     monkeypatch.chdir(tmp_path)
-    checkpoint = Checkpoint(tiny.checkpoint(tmp_path / "bloom", "bloom"))
+    checkpoint = discovery.opened(tiny.checkpoint(tmp_path / "bloom", "bloom"))
     errors, tensors = checkpoint.linears(0), {}
     for name, error in errors.items():
-        rows = part_rows(BLOOM, name, checkpoint.config) if split else None
+        rows = BLOOM.part_rows(name, len(error)) if split else None
         matrices = {f"{name}.{part}": error[index] for part, index in rows.items()} if rows else {name: error}
         for matrix, piece in matrices.items():
             tensors |= {f"{matrix}.{key}": value for key, value in lorc.store(*lorc.decompose(piece, 0), 16).items()}
@@ -233,7 +232,7 @@ def test_corrections_return_to_the_rows_they_were_taken_from(tmp_path, monkeypat
     folder = tmp_path / LORC.pattern.format(**names, cap=32)
     digest = artifacts.write_shard(folder / "block000.safetensors", tensors, "job")
     artifacts.write_json(folder / "result.json", "factors", {"shards": [{"file": "block000.safetensors", "sha256": digest}]})
-    corrections, bits = Factors(Wildcards(**names), "plain-fp16", tiny.HIDDEN).block(0, BLOOM, checkpoint.config)
+    corrections, bits = Factors(Wildcards(**names), "plain-fp16", tiny.HIDDEN).block(0, BLOOM)
     assert corrections.keys() == errors.keys()
     for name, error in errors.items():
         assert torch.allclose(corrections[name], error, atol=2e-3 * float(error.abs().max()))

@@ -22,8 +22,10 @@ from lorcbench.report.conventions import Candidate
 from lorcbench.report.findings import Findings
 from lorcbench.report.page import render as page_module
 from lorcbench.report.page.cells import degraded
+from lorcbench.report.results import CellResult
 from lorcbench.report.scorecard import Row
 from lorcbench.report.wording import recipe
+from lorcbench.study.cells import Cell
 
 pytestmark = pytest.mark.slow
 
@@ -359,3 +361,11 @@ def test_in_a_browser_both_schemes_are_readable(browser, tmp_path):
     assert brightness["light"][0] > 0.9 and brightness["light"][1] < 0.25
     assert brightness["dark"][0] < 0.2 and brightness["dark"][2] > 0.8
     assert brightness["light"][3] != brightness["dark"][3]
+
+
+def test_what_stays_in_full_precision_is_said():
+    parameters = ("input_layernorm.weight", "ln_1.weight", "attn.c_attn.bias", "self_attn.sinks")
+    full = CellResult(Cell.full_precision("some"), full_precision=parameters)
+    said = page_module._left([full])
+    assert said == "Left in full precision: embeddings, heads, norms and biases, and <code>self_attn.sinks</code>."
+    assert "sinks" not in page_module._left([dataclasses.replace(full, full_precision=parameters[:3])])

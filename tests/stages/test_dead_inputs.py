@@ -12,6 +12,7 @@ from lorcbench.common.artifacts import read_json
 from lorcbench.core.lorc import correction
 from lorcbench.jobs.job import Job
 from lorcbench.jobs.shards import Shards
+from lorcbench.models import discovery
 from lorcbench.models.checkpoint import Checkpoint
 from lorcbench.stages import calibrate, factor
 from lorcbench.stages import lorc as lorc_stage
@@ -33,7 +34,7 @@ def checkpoint(tiny_checkpoint) -> Checkpoint:
                 tensor[:] = 2.0  # so that no other is dead by chance
                 tensor[DEAD] = -1000.0
 
-    return Checkpoint(tiny.edit(tiny_checkpoint("opt"), lower))
+    return discovery.opened(tiny.edit(tiny_checkpoint("opt"), lower))
 
 
 def is_dead() -> torch.Tensor:

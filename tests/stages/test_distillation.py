@@ -14,8 +14,8 @@ from lorcbench.core.formats import ActivationFormat
 from lorcbench.core.quantizer import fake_quantize_activations
 from lorcbench.core.zeroquant import Diverged
 from lorcbench.jobs import sources
+from lorcbench.models import discovery
 from lorcbench.models.blocks import BlockWalk
-from lorcbench.models.checkpoint import Checkpoint
 from lorcbench.models.observe import recorded
 from lorcbench.models.perplexity import window_losses
 from lorcbench.stages import lorc as lorc_stage
@@ -39,7 +39,7 @@ def test_distilled_blocks_are_closer_to_their_teacher_than_rounded_ones(tiny_che
 def test_distilled_linears_are_closer_to_their_teacher_than_rounded_ones(tiny_checkpoint, kind, activation):
     folder = tiny_checkpoint(kind)
     names = run(stage.main, "zq_local+keep=best" + QUICK, activation)
-    walk, fmt = BlockWalk(Checkpoint(folder), torch.float32), ActivationFormat.parse(activation)
+    walk, fmt = BlockWalk(discovery.opened(folder), torch.float32), ActivationFormat.parse(activation)
     rtn, held = (quantized_model(given).block(0) for given in (run(stage.main, "rtn"), names))
     hidden = walk.embed(WINDOWS)
     for group in walk.architecture.linears:
@@ -106,7 +106,7 @@ def test_inputs_and_targets_are_those_that_the_setting_names(tiny_checkpoint, ch
 @pytest.mark.parametrize("method", ["zq_local", "zq_global"])
 def test_trained_biases_and_norms_reach_everything_downstream(tiny_checkpoint, kind, method):
     folder = tiny_checkpoint(kind)
-    checkpoint = Checkpoint(folder)
+    checkpoint = discovery.opened(folder)
     names = run(stage.main, method + QUICK)
     own = checkpoint.block(1)
     biases = {f"{name}.bias" for name in checkpoint.architecture.linear_names}
@@ -136,7 +136,7 @@ def test_only_weights_train_where_the_setting_says_so(tiny_checkpoint):
     tiny_checkpoint("opt")
     for method in ("zq_local", "zq_global"):
         names = run(stage.main, method + QUICK + "+trainable=weights")
-        checkpoint = Checkpoint(sources.checkpoint_folder(names))
+        checkpoint = discovery.opened(sources.checkpoint_folder(names))
         held = quantized_model(names).block(0)
         assert set(held) == set(checkpoint.architecture.linear_names)
         rtn = quantized_model(run(stage.main, "rtn")).block(0)
@@ -147,7 +147,7 @@ def test_lorc_corrects_towards_the_weights_of_the_checkpoint(tiny_checkpoint):
     folder = tiny_checkpoint("opt")
     names = run(stage.main, "zq_global" + QUICK)
     run(lorc_stage.main, "zq_global" + QUICK)
-    checkpoint = Checkpoint(folder)
+    checkpoint = discovery.opened(folder)
     corrected = cell_weights(names, checkpoint, "plain-fp16", tiny.HIDDEN * 100).block(0)  # cap 0: all components
     assert any(name.endswith("norm.weight") for name in corrected)
     for name, weight in checkpoint.linears(0).items():

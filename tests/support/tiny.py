@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -88,6 +89,26 @@ def edit(folder: Path, change) -> Path:
     change(tensors)
     save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
     return folder
+
+
+def header(folder: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
+    """Write a safetensors file that is nothing but a header, for what reads no tensor; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: {"dtype": "F16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    text = json.dumps(tensors).encode()
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    return folder
+
+
+def opt_shapes(layers: int, hidden: int, ffn: int, vocabulary: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights of an OPT checkpoint."""
+    shapes = {"model.decoder.embed_tokens.weight": (vocabulary, hidden), "model.decoder.embed_positions.weight": (40, hidden)}
+    for index in range(layers):
+        attention = {f"self_attn.{name}_proj": (hidden, hidden) for name in ("k", "v", "q", "out")}
+        linears = attention | {"fc1": (ffn, hidden), "fc2": (hidden, ffn)}
+        shapes |= {f"model.decoder.layers.{index}.{name}.weight": shape for name, shape in linears.items()}
+        shapes |= {f"model.decoder.layers.{index}.{name}.bias": shape[:1] for name, shape in linears.items()}
+    return shapes
 
 
 def windows(count: int, length: int, seed: int = 0) -> torch.Tensor:

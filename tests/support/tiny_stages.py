@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import tiny
@@ -15,6 +16,7 @@ from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.jobs import inputs
 from lorcbench.jobs.job import Job
 from lorcbench.jobs.quantized import QuantizedModel
+from lorcbench.models import discovery
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.checkpoint import Checkpoint
 from lorcbench.models.surgery import install_weights, round_inputs
@@ -27,10 +29,15 @@ QUICK = "+held_out=0.25+iterations=24+lr=0.01"
 
 def prepare(folder: Path, kind: str) -> Path:
     """Make in `folder` what `run` reads: a tiny checkpoint in float16, and calibration tokens. Returns the checkpoint."""
-    checkpoint = tiny.checkpoint(folder / kind, kind, dtype=torch.float16)
+    return prepare_folder(folder, tiny.checkpoint(folder / kind, kind, dtype=torch.float16))
+
+
+def prepare_folder(folder: Path, checkpoint: Path) -> Path:
+    """The same of a checkpoint that is there."""
     names = Wildcards(**NAMES)
     model = ModelConfig(name="tiny", source="folder", path=str(folder.resolve() / "unused"))
     source = {"folder": str(checkpoint), "files": {}, "identity": identity(PREPARE, names, model)}
+    source["architecture"] = asdict(discovery.found(checkpoint))
     write_json(folder / PREPARE.folder(names) / "result.json", "checkpoint", source)
     tokens = folder / CALIBRATION_TOKENS.folder(names)
     digest = write_shard(tokens / "tokens.safetensors", {"calibration": WINDOWS.int()}, "tokens")
@@ -74,7 +81,7 @@ def outputs(
     rank: int = 0,
 ) -> list[torch.Tensor]:
     """What each block makes of the hidden states given for it, with the cell's weights or the checkpoint's."""
-    walk = BlockWalk(Checkpoint(folder), torch.float32)
+    walk = BlockWalk(discovery.opened(folder), torch.float32)
     walk.embed(WINDOWS)
     states = []
     weights = cell_weights(names or Wildcards(), walk.checkpoint, lorc, rank)
@@ -90,7 +97,7 @@ def outputs(
 
 def teacher(folder: Path) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Hidden states that enter each block of the unquantized model, and that leave it."""
-    walk = BlockWalk(Checkpoint(folder), torch.float32)
+    walk = BlockWalk(discovery.opened(folder), torch.float32)
     states, hidden = [], walk.embed(WINDOWS)
     for index in range(walk.depth):
         states.append(hidden.clone())

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tiny
 from runs import snakemake
 from safetensors.torch import load_file, save_file
 from synthetic import Wildcards
@@ -41,7 +42,7 @@ def checkpoint(folder: Path, **changes) -> Path:
     for name in FILES:
         (folder / name).write_text("{}")
     (folder / "config.json").write_text(json.dumps(OPT | changes))
-    return folder
+    return tiny.header(folder, tiny.opt_shapes(2, 48, 96, 1024))
 
 
 def params(folder: Path) -> str:
@@ -182,13 +183,18 @@ def test_groups_that_do_not_divide_a_folders_widths_are_refused_or_listed(tmp_pa
         Pipeline({"study": "smoke", "model_path": folder, "overrides": activations})
 
 
-def test_widths_are_those_of_the_family(tmp_path):
-    llama = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 4, "head_dim": 24}
-    assert folders.widths(str(checkpoint(tmp_path / "llama", **llama))) == (64, 160, 96)
-    folder = checkpoint(tmp_path / "bloom")
-    (folder / "config.json").write_text(json.dumps({"model_type": "bloom", "n_embed": 64, "n_head": 2}))
+def test_widths_are_those_of_the_tensors(tmp_path):
+    attention = {f"self_attn.{name}_proj": (rows, 64) for name, rows in {"q": 96, "k": 48, "v": 48}.items()}
+    llama = attention | {"self_attn.o_proj": (64, 96), "mlp.gate_proj": (160, 64), "mlp.down_proj": (64, 160)}
+    shapes = {f"model.layers.0.{name}.weight": shape for name, shape in llama.items()}
+    wider = {"model.layers.1.mlp.down_proj.weight": (64, 192)}
+    images = {f"vision_tower.layers.{index}.fc1.weight": (20, 20) for index in range(9)}
+    assert folders.widths(str(tiny.header(tmp_path / "llama", shapes | wider | images))) == (64, 96, 160, 192)
+    gpt2 = {"h.0.attn.c_attn.weight": (64, 192), "h.0.attn.c_attn.bias": (192,), "h.0.mlp.c_proj.weight": (256, 64)}
+    folder = tiny.header(tmp_path / "gpt2", gpt2 | {"h.0.mlp.c_proj.bias": (64,), "wte.weight": (99, 64)})
     assert folders.widths(str(folder)) == (64, 256)
-    for unknown in ("{}", "[]", "no JSON", '{"model_type": "gpt7"}', '{"model_type": "opt"}'):
+    for unknown in ("{}", "[]", "no JSON", ""):
+        (folder / "model.safetensors").write_text(unknown)
         (folder / "config.json").write_text(unknown)
         assert folders.widths(str(folder)) == () and folders.positions(str(folder)) is None
 

@@ -1,4 +1,4 @@
-"""A method and a stage are three places, a family is one: each is added to a copy of the tree, which then runs with it."""
+"""A method and a stage are three places, a family is none: each is added to a copy of the tree, which then runs with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trees import change, run
 from lorcbench.config import folders
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.quantizer import quantize, to_stored
-from lorcbench.models.checkpoint import Checkpoint
+from lorcbench.models import discovery
 
 FMT = "w3-asym-row"
 
@@ -78,33 +78,6 @@ defaults: [/schema/method@_here_: clipped, _self_]
 """,
 }
 
-FAMILY = {
-    "src/lorcbench/config/families.py": [
-        (
-            "FAMILIES = {",
-            """STARCODER2 = Family(
-    model_type="starcoder2",
-    model_class="Starcoder2ForCausalLM",
-    root="model.",
-    blocks="model.layers",
-    linears=[
-        ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-        ["self_attn.o_proj"],
-        ["mlp.c_fc"],
-        ["mlp.c_proj"],
-    ],
-    block_returns_tuple=False,
-    shape={"layers": "num_hidden_layers", "hidden": "hidden_size", "heads": "num_attention_heads", "ffn": "intermediate_size"},
-    mlp_matrices=2,
-    vocabulary=49_152,
-)
-
-FAMILIES = {""",
-        ),
-        ("(OPT, BLOOM, LLAMA)", "(OPT, BLOOM, LLAMA, STARCODER2)"),
-    ],
-}
-
 STAGE = {
     "src/lorcbench/stages/count.py": '''"""How many weights the linears of a checkpoint's blocks have."""
 
@@ -118,7 +91,7 @@ def main(job: Job) -> None:
     """Count them."""
     job.at(COUNT)
     job.use(PREPARE)
-    checkpoint = Checkpoint(sources.checkpoint_folder(job.names))
+    checkpoint = sources.checkpoint(job.names)
     linears = [linear for index in range(checkpoint.depth) for linear in checkpoint.linears(index).values()]
     job.finish(job.identity({}), {"weights": sum(linear.numel() for linear in linears)})
 ''',
@@ -188,7 +161,7 @@ def test_a_method_is_a_dataclass_a_function_and_a_conf_file(tree, copy):
         f"evaluate/opt-standin-xs/clipped+clip=0.8/none/{FMT}/a16/a16/stdlib",
     }
     assert all(after[name] == digest for name, digest in before.items() if "checkpoint" in name)
-    checkpoint, fmt = Checkpoint(copy / "results/cache/checkpoint/opt-standin-xs"), WeightFormat.parse(FMT)
+    checkpoint, fmt = discovery.opened(copy / "results/cache/checkpoint/opt-standin-xs"), WeightFormat.parse(FMT)
     stored = load_file(copy / f"results/cache/quantize/opt-standin-xs/clipped+clip=0.8/none/{FMT}/a16/block001.safetensors")
     for name, weight in checkpoint.linears(1).items():
         rows = [row.clamp(-0.8 * row.abs().max(), 0.8 * row.abs().max()) for row in weight.float()]
@@ -197,7 +170,7 @@ def test_a_method_is_a_dataclass_a_function_and_a_conf_file(tree, copy):
 
 
 def starcoder(folder: Path, tokenizer: Path) -> Starcoder2ForCausalLM:
-    """Save an untrained model of the added family with the stand-ins' tokenizer."""
+    """Save an untrained model of a family that no file names, with the stand-ins' tokenizer."""
     shape = {"num_hidden_layers": 2, "num_attention_heads": tiny.HEADS, "num_key_value_heads": 2, "intermediate_size": 40}
     tokens = {"vocab_size": 1024, "bos_token_id": 0, "eos_token_id": 0, "max_position_embeddings": 128}
     with torch.random.fork_rng():
@@ -208,8 +181,7 @@ def starcoder(folder: Path, tokenizer: Path) -> Starcoder2ForCausalLM:
     return made
 
 
-def test_a_family_is_one_record(tree, copy):
-    change(tree, FAMILY)
+def test_a_family_needs_no_code(tree, copy):
     made = starcoder(copy / "starcoder", copy / "results/cache/text/stdlib/tokenizer.json")
     cells = [("none/none/w16/a16", "none"), (f"rtn/none/{FMT}/a16", "rtn")]
     name = folders.model_name(copy / "starcoder")
@@ -237,7 +209,7 @@ def test_a_stage_is_a_file_a_record_and_a_rule(tree, copy):
     target = "results/cache/count/opt-standin-xs/result.json"
     run(tree, copy, target, "--config", "study=smoke")
     result, checkpoint = (json.loads((copy / file).read_text()) for file in (target, target.replace("count", "checkpoint")))
-    model = Checkpoint(copy / "results/cache/checkpoint/opt-standin-xs")
+    model = discovery.opened(copy / "results/cache/checkpoint/opt-standin-xs")
     assert result["kind"] == "count" and result["of"] == "count/opt-standin-xs"
     assert result["weights"] == sum(linear.numel() for index in range(model.depth) for linear in model.linears(index).values())
     assert result["identity"]["inputs"] == {"checkpoint": checkpoint["digest"]}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import tiny
 from synthetic import Wildcards
 
 from lorcbench.common import paths
@@ -60,11 +60,12 @@ def test_weights_of_a_block_are_those_that_the_paper_counts():
         assert shape(name).block * shape(name).layers == compose.load("model", name).block_weights
 
 
-def test_the_shape_of_a_folder_is_in_its_config(tmp_path):
-    found = {"model_type": "opt", "num_hidden_layers": 12, "hidden_size": 768, "ffn_dim": 3072, "vocab_size": 50272}
-    (tmp_path / "config.json").write_text(json.dumps(found))
-    assert shape_of(ModelConfig(name="mine", source="folder", path=str(tmp_path))) == shape("opt-125m")
-    (tmp_path / "config.json").write_text("[]")
+def test_the_shape_of_a_folder_is_in_the_headers_of_its_tensors(tmp_path):
+    tiny.header(tmp_path, tiny.opt_shapes(12, 768, 3072, 50272))
+    found, published = shape_of(ModelConfig(name="mine", source="folder", path=str(tmp_path))), shape("opt-125m")
+    assert sorted(found.inputs) == sorted(published.inputs)
+    assert replace(found, inputs=published.inputs) == published
+    (tmp_path / "model.safetensors").write_text("[]")
     assert shape_of(ModelConfig(name="mine", source="folder", path=str(tmp_path))) is None
 
 

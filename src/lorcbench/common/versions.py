@@ -21,7 +21,7 @@ MACHINERY = (
     *("lorcbench", "lorcbench.common.*", "lorcbench.config.*", "lorcbench.pipeline.*"),
     *("lorcbench.study.stages", "lorcbench.jobs.job", "lorcbench.stages"),
 )
-# Not machinery, though it lies there: where the linears of a family are is no setting, so no identity has it.
+# Not machinery, though it lies there: how the stand-ins of a family are built is no setting, so no identity has it.
 _HASHED = {"lorcbench.config.families"}
 # What every stage runs under and none imports: the number of kernel threads changes the last bits of sums.
 _UNDER_EVERY_STAGE = "lorcbench.jobs.threads"

@@ -1,4 +1,4 @@
-"""A checkpoint folder of the user's own, as far as its ``config.json`` and its list of files tell; no tensor is read.
+"""A checkpoint folder of the user's own, as far as its ``config.json`` and the headers of its files tell; no tensor is read.
 
 The name of its model is the folder's own name and six digits of its full path, such as ``checkpoint-1000-4f1c9a``: two folders
 are two models, and the name does not depend on what else was measured. Another name is a setting, ``model.name=NAME``.
@@ -12,11 +12,14 @@ import re
 from pathlib import Path
 
 from lorcbench.config.checks import ConfigError
-from lorcbench.config.families import FAMILIES
-from lorcbench.config.shape import Shape
+from lorcbench.config.shape import Input, Shape
 
 # What a checkpoint is read from: configurations, tokenizers of every format, weights.
 _READ = ("*.json", "*.txt", "*.model", "*.safetensors", "pytorch_model*.bin")
+
+_LONGEST_HEADER = 100_000_000  # bytes, as in the safetensors library
+_IN_BLOCK = re.compile(r"(?:(.*?)\.)?(\d+)\.(.*)\.weight")  # list of blocks, block, linear
+_SHARED = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("gate_proj", "up_proj"))
 
 
 def resolved(path: str, key: str) -> Path:
@@ -56,44 +59,78 @@ def file_state(file: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _config(folder: str) -> dict:
-    """``config.json`` under the names of its family; empty if there is none, or of an unknown family: `prepare` says so."""
+def _headers(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor by its name in the safetensors files that transformers would read; empty if they are not whole.
+
+    A file begins with the length of its header in 8 bytes, little-endian; the header is JSON. No tensor is read.
+    """
+    shapes = {}
     try:
-        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-        return FAMILIES[config["model_type"]].named(config)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        whole = folder / "model.safetensors"
+        index = json.loads((folder / f"{whole.name}.index.json").read_text(encoding="utf-8")) if not whole.is_file() else {}
+        for name in sorted(set(index["weight_map"].values())) if index else [whole.name]:
+            with open(folder / name, "rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                header = json.loads(file.read(length)) if length < _LONGEST_HEADER else {}
+            shapes |= {tensor: tuple(about["shape"]) for tensor, about in header.items() if tensor != "__metadata__"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # `prepare` says what is wrong
         return {}
+    return shapes
+
+
+def _blocks(shapes: dict[str, tuple[int, ...]]) -> tuple[str, dict[int, dict[str, tuple[int, int]]]]:
+    """The name of the list of decoder blocks, and block → linear → (out, in).
+
+    Of all numbered lists of modules it is the one with most weights: beside a text model there may be one of images.
+    """
+    lists: dict[str, dict[int, dict[str, tuple[int, int]]]] = {}
+    for name, shape in shapes.items():
+        match = _IN_BLOCK.fullmatch(name)
+        if match and len(shape) == 2:
+            place, index, linear = match[1] or "", match[2], match[3]
+            # A bias is as long as there are outputs: a weight with another number of rows is stored (in, out), as GPT-2's are.
+            bias = shapes.get(name.removesuffix("weight") + "bias", (shape[0],))
+            out_in = shape if bias == shape[:1] else shape[::-1]
+            lists.setdefault(place, {}).setdefault(int(index), {})[linear] = out_in
+    most = max(lists, key=lambda place: sum(map(_weights, lists[place].values())), default="")
+    return most, lists.get(most, {})
+
+
+def _weights(block: dict[str, tuple[int, int]]) -> int:
+    return sum(rows * width for rows, width in block.values())
 
 
 def shape(folder: str) -> Shape | None:
-    """The shape that ``config.json`` states, or None."""
-    config = _config(folder)
-    try:
-        family = FAMILIES[config["model_type"]]
-        layers, hidden, ffn = (family.size(config, part) for part in ("layers", "hidden", "ffn"))
-        return Shape(layers, hidden, ffn, config["vocab_size"], family.mlp_matrices)
-    except (KeyError, TypeError):
+    """The shape that the tensors of a checkpoint folder have; None if its safetensors files are missing or damaged."""
+    shapes = _headers(Path(folder))
+    place, blocks = _blocks(shapes)
+    outside = [shape for name, shape in shapes.items() if len(shape) == 2 and not name.startswith(f"{place}.")]
+    if not blocks or not outside:
         return None
+    largest = max(blocks.values(), key=_weights)
+    inputs: dict[tuple, list[int]] = {}
+    for linear, (rows, width) in sorted(largest.items()):
+        parent, _, own = linear.rpartition(".")
+        # Which linears share an input is found by `prepare`; most models name those that do alike.
+        shared = next((names for names in _SHARED if own in names), own)
+        inputs.setdefault((width, parent, shared), []).append(rows)
+    embedding = max(outside, key=lambda shape: shape[0] * shape[1])
+    hidden = max(embedding[1], min(width for width, *_ in inputs))
+    return Shape(len(blocks), hidden, embedding[0], tuple(Input(key[0], tuple(rows)) for key, rows in inputs.items()))
 
 
 def widths(folder: str) -> tuple[int, ...]:
-    """Numbers of inputs that the linears of a block have, as far as ``config.json`` states them."""
-    config = _config(folder)
-    if not config:
-        return ()
-    family = FAMILIES[config["model_type"]]
-    sizes = []
-    for part in ("hidden", "ffn"):
-        try:
-            sizes.append(family.size(config, part))
-        except (KeyError, TypeError):
-            continue
-    heads, head = config.get(family.shape["heads"]), config.get("head_dim")
-    sizes += [heads * head] if isinstance(heads, int) and isinstance(head, int) else []
-    return tuple(dict.fromkeys(size for size in sizes if isinstance(size, int) and size > 0))
+    """Numbers of inputs that the linears of all blocks have, as far as the headers of the safetensors files tell."""
+    _, blocks = _blocks(_headers(Path(folder)))
+    return tuple(sorted({width for block in blocks.values() for _, width in block.values()}))
 
 
 def positions(folder: str) -> int | None:
     """How many positions the model has, beyond which no window may go; None if ``config.json`` does not say."""
-    limit = _config(folder).get("max_position_embeddings")
+    try:
+        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        text = {**config, **config.get("text_config", {})}
+    except (OSError, ValueError, TypeError, AttributeError):  # `prepare` says what is wrong
+        return None
+    limit = next((text[name] for name in ("max_position_embeddings", "n_positions") if name in text), None)
     return limit if isinstance(limit, int) else None

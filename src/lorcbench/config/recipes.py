@@ -124,10 +124,10 @@ class GptqMethod(Method, GptqSettings):
     def estimate(self, shape: Shape, calibration: CalibrationConfig | None, hidden_bytes: float) -> tuple[float, float]:
         """With cached Hessians the sweep alone; else all Hessians of a block too, and passes that observe and advance."""
         if self.data == "statistics":
-            memory = shape.workspace + shape.squares * 2 + 2 * shape.ffn**2 * 4
+            memory = shape.workspace + shape.squares * 2 + 2 * shape.widest_input**2 * 4
             return memory, 2 * shape.layers * shape.sweep
         tokens = calibration.n_samples * calibration.length
-        memory = shape.workspace + shape.squares * 4 + 3 * shape.ffn**2 * 4
+        memory = shape.workspace + shape.squares * 4 + 3 * shape.widest_input**2 * 4
         solve = shape.layers * (2 * shape.sweep + shape.cubes / 3)
         return memory, 5 / 3 * shape.forward(tokens) + shape.layers * shape.squares * tokens + solve
 
@@ -177,7 +177,7 @@ class ZeroQuantMethod(Method, DistillSettings):
 
         A step is a pass forward and two back; the held-out share is passed once per learning rate.
         """
-        trained, width = (shape.block, shape.hidden) if self.unit == "block" else (shape.widest, 2 * shape.ffn)
+        trained, width = (shape.block, shape.hidden) if self.unit == "block" else (shape.widest, 2 * shape.widest_input)
         tokens = calibration.n_samples * calibration.length
         states = min(tokens * width * 4, 2 * hidden_bytes)
         memory = 7 * 4 * trained + states + 40 * calibration.length * shape.hidden * 4

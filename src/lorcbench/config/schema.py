@@ -146,7 +146,7 @@ class ModelConfig:
         vocabulary = self.record.vocabulary if self.record else max(family.vocabulary for family in FAMILIES.values())
         if self.standin:
             vocabulary = self.standin.vocabulary
-        return Shape(self.layers, self.hidden, self.ffn, vocabulary, matrices)
+        return Shape.plain(self.layers, self.hidden, self.ffn, vocabulary, matrices)
 
     @property
     def block_weights(self) -> int | None:

@@ -3,49 +3,77 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Input(NamedTuple):
+    """One input of a block's linears: how wide it is, and the rows of each matrix that reads it."""
+
+    width: int
+    rows: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a model. Keys and values are counted as wide as queries; some models have narrower ones.
+    """Sizes of a model. One whose blocks differ counts as if all were as large as its largest.
 
     Attributes:
         layers: decoder blocks.
-        hidden, ffn: width of the hidden states, and of the feed-forward part.
+        hidden: width of the hidden states.
         vocabulary: tokens.
-        mlp_matrices: matrices of a block's feed-forward part.
+        inputs: of the linears of a block.
     """
 
     layers: int
     hidden: int
-    ffn: int
     vocabulary: int
-    mlp_matrices: int = 2
+    inputs: tuple[Input, ...]
+
+    @classmethod
+    def plain(cls, layers: int, hidden: int, ffn: int, vocabulary: int, mlp_matrices: int = 2) -> Shape:
+        """The shape that a conf file states. Keys and values count as wide as queries; some models have narrower ones.
+
+        Args:
+            ffn: width of the feed-forward part.
+            mlp_matrices: of a block's feed-forward part; all but one read the hidden states.
+        """
+        attention = Input(hidden, (hidden, hidden, hidden)), Input(hidden, (hidden,))
+        return cls(layers, hidden, vocabulary, (*attention, Input(hidden, (ffn,) * (mlp_matrices - 1)), Input(ffn, (hidden,))))
 
     @property
     def block(self) -> int:
         """Weights of a block's linears."""
-        return 4 * self.hidden**2 + self.mlp_matrices * self.hidden * self.ffn
+        return sum(width * sum(rows) for width, rows in self.inputs)
+
+    @property
+    def widest_input(self) -> int:
+        """Numbers in the widest input of a linear: usually the width of the feed-forward part."""
+        return max(width for width, _ in self.inputs)
 
     @property
     def squares(self) -> int:
-        """Entries of the Hessians of a block's inputs: three of the hidden width, one of the feed-forward's."""
-        return 3 * self.hidden**2 + self.ffn**2
+        """Entries of the Hessians of a block's inputs."""
+        return sum(width**2 for width, _ in self.inputs)
 
     @property
     def widest(self) -> int:
         """Weights of the largest matrix, or stack of matrices, that is swept or decomposed at once."""
-        return max(3 * self.hidden**2, (self.mlp_matrices - 1) * self.hidden * self.ffn)
+        return max(width * sum(rows) for width, rows in self.inputs)
+
+    @property
+    def sides(self) -> int:
+        """Rows and columns of a block's matrices together: a low-rank component stores one number for each."""
+        return sum(width + rows for width, of_input in self.inputs for rows in of_input)
 
     @property
     def sweep(self) -> int:
         """Multiplications and additions of GPTQ's sweep of a block: its weights times their inputs."""
-        return 4 * self.hidden**3 + (self.mlp_matrices - 1) * self.ffn * self.hidden**2 + self.hidden * self.ffn**2
+        return sum(width**2 * sum(rows) for width, rows in self.inputs)
 
     @property
     def cubes(self) -> int:
         """Three times the multiplications and additions of the Cholesky factorizations of a block's Hessians."""
-        return 3 * self.hidden**3 + self.ffn**3
+        return sum(width**3 for width, _ in self.inputs)
 
     @property
     def workspace(self) -> int:

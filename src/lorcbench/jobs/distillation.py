@@ -118,7 +118,7 @@ def distill_factors(
 
     def forward(values: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         products = {name: lorc.product_as_stored(values[f"{name}.B"], values[f"{name}.A"], settings.bits) for name in start}
-        corrections = by_linear(products, walk.architecture, walk.checkpoint.config)
+        corrections = by_linear(products, walk.architecture)
         return walk.forward(block, x, {f"{name}.weight": weight + corrections[name] for name, weight in quantized.items()})
 
     with rounded_inputs(block, walk.architecture.linear_names, activation):

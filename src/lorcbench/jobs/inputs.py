@@ -9,13 +9,12 @@ import torch
 from lorcbench.common.artifacts import ArtifactError, read_json
 from lorcbench.common.paths import Wildcards
 from lorcbench.config import compose
-from lorcbench.config.families import Family
 from lorcbench.core import lorc
 from lorcbench.core.formats import WeightFormat
 from lorcbench.jobs.quantized import QuantizedModel
 from lorcbench.jobs.shards import Shards
+from lorcbench.models.architecture import Architecture
 from lorcbench.models.checkpoint import Checkpoint
-from lorcbench.models.fused import part_rows
 from lorcbench.study.stages import LORC, PREPARE
 
 
@@ -35,7 +34,7 @@ class Factors:
         self.rank = rank
         self.digest = self.shards.result["digest"]
 
-    def block(self, index: int, architecture: Family, checkpoint_config: dict) -> tuple[dict[str, torch.Tensor], int]:
+    def block(self, index: int, architecture: Architecture) -> tuple[dict[str, torch.Tensor], int]:
         """B·A (out, in) float32 of every linear of block `index`, and the bits that their factors take at this rank."""
         # ``fc1.B`` and ``fc1.A`` of the shard → ``B`` and ``A`` of ``fc1``.
         stored: dict[str, dict[str, torch.Tensor]] = {}
@@ -44,10 +43,10 @@ class Factors:
             stored.setdefault(matrix, {})[part] = tensor.to(self.device)
         bits = sum(lorc.stored_bits(factors, self.rank) for factors in stored.values())
         products = {matrix: lorc.correction(factors, self.rank) for matrix, factors in stored.items()}
-        return by_linear(products, architecture, checkpoint_config), bits
+        return by_linear(products, architecture), bits
 
 
-def by_linear(products: dict[str, torch.Tensor], architecture: Family, checkpoint_config: dict) -> dict[str, torch.Tensor]:
+def by_linear(products: dict[str, torch.Tensor], architecture: Architecture) -> dict[str, torch.Tensor]:
     """Corrections (out, in) by linear, out of corrections by matrix.
 
     A fused linear may have been corrected in parts, as ``<linear>.q``, ``.k`` and ``.v``, whose rows it interleaves.
@@ -57,11 +56,11 @@ def by_linear(products: dict[str, torch.Tensor], architecture: Family, checkpoin
         if linear in products:
             corrections[linear] = products[linear]
             continue
-        rows = part_rows(architecture, linear, checkpoint_config)
-        parts = [products[f"{linear}.{name}"] for name in rows]
-        whole = parts[0].new_empty(sum(map(len, parts)), parts[0].shape[1])
-        for part, indices in zip(parts, rows.values(), strict=True):
-            whole[indices] = part
+        parts = {name: products[f"{linear}.{name}"] for name, _ in architecture.fused[linear]["parts"]}
+        count = sum(map(len, parts.values()))
+        whole = next(iter(parts.values())).new_empty(count, next(iter(parts.values())).shape[1])
+        for name, indices in architecture.part_rows(linear, count).items():
+            whole[indices] = parts[name]
         corrections[linear] = whole
     return corrections
 
@@ -98,7 +97,7 @@ class CellWeights:
         weights = self.quantized.block(index)
         if self.factors is None:
             return weights
-        corrections, bits = self.factors.block(index, self.checkpoint.architecture, self.checkpoint.config)
+        corrections, bits = self.factors.block(index, self.checkpoint.architecture)
         self._factor_bits += bits
         return weights | {name: weights[name] + correction for name, correction in corrections.items()}
 

@@ -81,10 +81,10 @@ class QuantizedBlocks:
     Args:
         shards: where they go.
         fmt: the format of all their linears.
-        widths: number of inputs of each linear.
+        widths: number of inputs of each linear, one entry per block.
     """
 
-    def __init__(self, shards: ShardWriter, fmt: WeightFormat, widths: dict[str, int]) -> None:
+    def __init__(self, shards: ShardWriter, fmt: WeightFormat, widths: list[dict[str, int]]) -> None:
         self._shards = shards
         self._format = fmt
         self._widths = widths
@@ -97,7 +97,7 @@ class QuantizedBlocks:
         if shard is None:
             return None
         tensors = shard.tensors()
-        matrices = {name: stored_matrix(tensors, name, self._format, width) for name, width in self._widths.items()}
+        matrices = {name: stored_matrix(tensors, name, self._format, width) for name, width in self._widths[index].items()}
         block = QuantizedBlock(matrices, stored_trained(tensors), stored_dead(tensors), shard.notes)
         self._count(block, tensors)
         return block
@@ -120,12 +120,17 @@ class QuantizedBlocks:
         damps = [note["damp"] for block in notes for note in block.values() if "damp" in note]
         return {
             **self._shards.payload(),
-            "widths": self._widths,
+            "widths": {name: _same_everywhere([widths[name] for widths in self._widths]) for name in self._widths[0]},
             "weights": self._weight_count,
             "bits_per_weight": self._stored_bits / self._weight_count,
             "notes": notes,
             "max_damp": max(damps, default=None),
         }
+
+
+def _same_everywhere(widths: list[int]) -> int | list[int]:
+    """The width of a linear in all blocks, or in each block, where blocks differ."""
+    return widths[0] if len(set(widths)) == 1 else widths
 
 
 class QuantizedModel:
@@ -142,7 +147,7 @@ class QuantizedModel:
         tensors = {name: tensor.to(self.device) for name, tensor in self.shards.block(index).items()}
         # One matrix after another: the unpacked codes of a whole block would be a quarter of its weights.
         weights = {
-            linear: dequantize(stored_matrix(tensors, linear, self.format, width))
+            linear: dequantize(stored_matrix(tensors, linear, self.format, width if isinstance(width, int) else width[index]))
             for linear, width in self.shards.result["widths"].items()
         }
         return weights | stored_trained(tensors)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import torch
 
-from lorcbench.common.artifacts import check_digest, file_digest, read_json, read_shard, verified
+from lorcbench.common.artifacts import ArtifactError, check_digest, file_digest, read_json, read_shard, verified
 from lorcbench.common.paths import TOKENIZER, Wildcards
+from lorcbench.models.architecture import Architecture
+from lorcbench.models.checkpoint import Checkpoint
 from lorcbench.study.stages import PREPARE
 
 
@@ -22,6 +24,19 @@ def checkpoint_folder(names: Wildcards, *files: str) -> Path:
     """
     folder = PREPARE.folder(names)
     return folder / verified(folder, "checkpoint", *files)["folder"]
+
+
+def checkpoint(names: Wildcards) -> Checkpoint:
+    """A prepared checkpoint, with the record of its architecture that was found when it was prepared.
+
+    Raises:
+        ArtifactError: as `verified`, or the record is missing.
+    """
+    folder = PREPARE.folder(names)
+    prepared = verified(folder, PREPARE.kind)
+    if "architecture" not in prepared:
+        raise ArtifactError(f"{folder}/result.json: no record of the architecture; delete the folder {folder} and run again")
+    return Checkpoint(folder / prepared["folder"], Architecture(**prepared["architecture"]))
 
 
 def tokenizer_file(names: Wildcards) -> Path:

@@ -8,14 +8,16 @@
     nll = walk.score(hidden, tokens)
 
 The blocks, the embeddings and the head are Hugging Face's own modules, called with the arguments that the model itself passes
-(mask, ALiBi, positions). To embed tokens, the model runs with a recorder in place of its blocks; to score, with a block that
-returns the final hidden states. Memory holds the embeddings, one block and the hidden states, whatever the depth.
+(mask, ALiBi, positions), to each block its own. To embed tokens, the model runs with stand-ins for its blocks, which keep what
+is passed to them; to score, with stand-ins that return the final hidden states. Memory holds the embeddings, one block and the
+hidden states, whatever the depth.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,43 +25,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
-from accelerate import init_empty_weights
 from torch import nn
 from torch.func import functional_call
 
 from lorcbench.common.process import give_back_memory
 from lorcbench.models.checkpoint import Checkpoint, CheckpointError
+from lorcbench.models.network import Arguments, StandIn, empty_network, logits, plain_linears, replaced
 from lorcbench.models.numpy_linears import NumPyLinears
 
 _SCORED_AT_ONCE = 512  # tokens whose logits exist together: with a vocabulary of 250,880 they take 0.5 GB
-
-
-class _Recorder(nn.Module):
-    """Stands in for all blocks; keeps the arguments of the first one and returns its input unchanged."""
-
-    def __init__(self, returns_tuple: bool) -> None:
-        super().__init__()
-        self.returns_tuple = returns_tuple
-        self.hidden: torch.Tensor | None = None
-        self.arguments: dict = {}
-
-    def forward(self, hidden: torch.Tensor, **arguments):
-        self.hidden = hidden
-        self.arguments = arguments
-        return (hidden, None) if self.returns_tuple else hidden
-
-
-class _Injector(nn.Module):
-    """Stands in for all blocks; returns hidden states that were computed elsewhere."""
-
-    def __init__(self, hidden: torch.Tensor, returns_tuple: bool) -> None:
-        super().__init__()
-        self.hidden = hidden
-        self.returns_tuple = returns_tuple
-
-    def forward(self, hidden: torch.Tensor, **arguments):
-        return (self.hidden, None) if self.returns_tuple else self.hidden
 
 
 class BlockWalk:
@@ -95,18 +69,14 @@ class BlockWalk:
         self.batch_tokens = batch_tokens
         self._hidden_bytes = hidden_bytes
         self._scratch = scratch
-        try:
-            hf_config = transformers.AutoConfig.for_model(**checkpoint.config)
-            with init_empty_weights(include_buffers=False):
-                self.model = transformers.AutoModelForCausalLM.from_config(hf_config, dtype=dtype)
-        except Exception as error:  # the config classes of transformers raise whatever they like about a wrong file
-            reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
-            raise CheckpointError(f"{checkpoint.folder}/config.json: {reason}") from error
-        self.model.eval().requires_grad_(False)
+        self.model = empty_network(checkpoint.folder, checkpoint.config, dtype)
         self.attention = self.model.config._attn_implementation
         self._empty_blocks = self.model.get_submodule(self.architecture.blocks)
+        for block in self._empty_blocks:
+            plain_linears(block)
         self._load_outside()
-        self._arguments: dict[torch.Size, dict] = {}  # what the model passes to a block, per shape of a batch of tokens
+        # What the model passes to each block, per shape of a batch of tokens. Blocks that get the same tensor share it here.
+        self._arguments: dict[torch.Size, dict[nn.Module, Arguments]] = {}
 
     @property
     def depth(self) -> int:
@@ -116,8 +86,8 @@ class BlockWalk:
     @property
     def linear_weights(self) -> int:
         """Number of weights in the linears of all blocks."""
-        block = self._empty_blocks[0]
-        return self.depth * sum(block.get_submodule(name).weight.numel() for name in self.architecture.linear_names)
+        names = self.architecture.linear_names
+        return sum(block.get_submodule(name).weight.numel() for block in self._empty_blocks for name in names)
 
     def _load_outside(self) -> None:
         """Load embeddings, final norm and head, and move the buffers to the device.
@@ -125,7 +95,8 @@ class BlockWalk:
         Raises:
             CheckpointError: a tensor is missing or has a wrong shape, or a tied head differs from its embedding.
         """
-        expected = {name for name, _ in self.model.named_parameters() if not name.startswith(self.architecture.blocks)}
+        inside = self.architecture.blocks + "."
+        expected = {name for name, _ in self.model.named_parameters() if not name.startswith(inside)}
         read = self.checkpoint.outside(expected | self.model.all_tied_weights_keys.keys())
         tensors = {name: self._converted(tensor) for name, tensor in read.items()}
         # Of a tied pair `save_pretrained` keeps the embedding and the hub's converter the head; some files hold both.
@@ -156,7 +127,7 @@ class BlockWalk:
         Raises:
             CheckpointError: a tensor has not the shape that config.json implies.
         """
-        shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
+        shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
         for name, tensor in tensors.items():
             if tensor.shape != shapes[name]:
                 actual = tuple(tensor.shape)
@@ -171,26 +142,30 @@ class BlockWalk:
         return (slice(start, min(start + size, len(tokens))) for start in range(0, len(tokens), size))
 
     @contextmanager
-    def _instead_of_blocks(self, stand_in: nn.Module):
-        """While open, the model has one block, `stand_in`, so that its own code before and behind the blocks can be run."""
-        parent, _, name = self.architecture.blocks.rpartition(".")
-        setattr(self.model.get_submodule(parent), name, nn.ModuleList([stand_in]))
-        try:
-            yield stand_in
-        finally:
-            setattr(self.model.get_submodule(parent), name, self._empty_blocks)
+    def stand_ins(self, output: torch.Tensor | None = None) -> Iterator[nn.ModuleList]:
+        """While open, stand-ins are the model's blocks, so that its own code before and behind the blocks can be run.
+
+        Args:
+            output: what each returns; None is its input.
+        """
+        returns_tuple = self.architecture.block_returns_tuple
+        blocks = nn.ModuleList(StandIn(block, returns_tuple, output) for block in self._empty_blocks)
+        with replaced(self.model, self.architecture.blocks, blocks):
+            yield blocks
 
     @torch.no_grad()
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Hidden states (n, length, hidden) that enter block 0, for token windows (n, length)."""
         hidden = None
         for batch in self.batches(tokens):
-            with self._instead_of_blocks(_Recorder(self.architecture.block_returns_tuple)) as recorder:
+            with self.stand_ins() as blocks:
                 self.model.base_model(input_ids=tokens[batch].to(self.device), use_cache=False)
+            states = blocks[0].hidden
             if hidden is None:
-                hidden = self.buffer(*tokens.shape, recorder.hidden.shape[-1])
-            hidden[batch] = recorder.hidden
-            self._arguments[tokens[batch].shape] = recorder.arguments
+                hidden = self.buffer(*tokens.shape, states.shape[-1])
+            hidden[batch] = states
+            arguments = {block.block[0]: block.arguments for block in blocks}
+            self._arguments[tokens[batch].shape] = arguments
         return hidden
 
     @contextmanager
@@ -200,7 +175,9 @@ class BlockWalk:
         try:
             yield block
         finally:
-            block.to("meta")
+            for module in block.modules():  # buffers stay: they are computed, not read
+                for name, parameter in module.named_parameters(recurse=False):
+                    setattr(module, name, nn.Parameter(parameter.to("meta"), requires_grad=False))
             give_back_memory()
 
     def whole(self) -> nn.Module:
@@ -216,10 +193,17 @@ class BlockWalk:
             CheckpointError: a tensor is missing, unknown to the class, or of another shape.
         """
         block = self._empty_blocks[index]
-        tensors = {name: self._converted(tensor) for name, tensor in self.checkpoint.block(index).items()}
-        expected = dict(block.named_parameters())
-        if wrong := sorted(set(expected) ^ set(tensors)):
+        parameters, stored = {name for name, _ in block.named_parameters()}, self.checkpoint.names(index)
+        ignored = re.compile("|".join(self.model._keys_to_ignore_on_load_unexpected or ["$."]))  # `$.` matches nothing
+        unknown = [
+            name
+            for name in set(stored) - block.state_dict().keys()
+            if not ignored.search(f"{self.architecture.blocks}.{index}.{name}")
+        ]
+        if wrong := sorted({*unknown, *(parameters - set(stored))}):
             raise CheckpointError(f"{self.checkpoint.folder}: block {index} and its class disagree about {wrong[0]}")
+        read = self.checkpoint.block(index, [name for name in stored if name in block.state_dict()])
+        tensors = {name: self._converted(tensor) for name, tensor in read.items()}
         self._assign(block, tensors)
         return block
 
@@ -232,7 +216,8 @@ class BlockWalk:
             parameters: used instead of the block's own of the same names; if they require gradients, so does the output.
         """
         with NumPyLinears():
-            output = functional_call(block, parameters or {}, (hidden,), self._arguments[hidden.shape[:2]])
+            positional, named = self._arguments[hidden.shape[:2]][block]
+            output = functional_call(block, parameters or {}, (hidden, *positional), named)
         return output[0] if self.architecture.block_returns_tuple else output
 
     @torch.no_grad()
@@ -290,18 +275,17 @@ class BlockWalk:
             hidden: the output of the last block, (n, length, hidden).
             tokens: the windows, (n, length).
         """
-        head = self.model.get_output_embeddings()
         losses = torch.empty(len(tokens), dtype=torch.float32)
         for batch, states in self.fetched(hidden):
-            with self._instead_of_blocks(_Injector(states, self.architecture.block_returns_tuple)):
+            with self.stand_ins(states):
                 ids = tokens[batch].to(self.device)
-                last = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+                output = self.model.base_model(input_ids=ids, use_cache=False)
             # Each position predicts the next token: (windows, length - 1, hidden) → (tokens, hidden).
-            head_inputs = last[:, :-1].flatten(0, 1)
+            head_inputs = output.last_hidden_state[:, :-1].flatten(0, 1)
             labels = ids[:, 1:].flatten()
             with NumPyLinears():
                 token_losses = [
-                    nn.functional.cross_entropy(head(part).float(), label, reduction="none")
+                    nn.functional.cross_entropy(logits(self.model, output, part).float(), label, reduction="none")
                     for part, label in zip(head_inputs.split(_SCORED_AT_ONCE), labels.split(_SCORED_AT_ONCE), strict=True)
                 ]
             losses[batch] = torch.cat(token_losses).view(len(ids), -1).mean(1).cpu()  # (tokens,) → (windows, length - 1)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from lorcbench.config.families import FAMILIES, Family
+from lorcbench.models.architecture import Architecture
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -50,24 +51,18 @@ def refuse_adapter(folder: Path) -> None:
 class Checkpoint:
     """``config.json`` and safetensors shards of one folder.
 
+    Args:
+        folder: where they are.
+        architecture: the record that `prepare` found.
+
     Raises:
-        CheckpointError: a file is missing or damaged, or the family is unknown.
+        CheckpointError: a file is missing or damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, architecture: Architecture) -> None:
         self.folder = Path(folder)
-        refuse_adapter(self.folder)
-        self.config = _json_object(self.folder / "config.json")
-        model_type = self.config.get("model_type")
-        if model_type not in FAMILIES:
-            known = ", ".join(FAMILIES)
-            raise CheckpointError(f"{self.folder}/config.json: model_type {model_type!r}; known families are {known}")
-        self.architecture: Family = FAMILIES[model_type]
-        self.config = self.architecture.named(self.config)
-        for name in self.architecture.shape.values():
-            size = self.config.get(name)
-            if not isinstance(size, int) or size < 1:
-                raise CheckpointError(f"{self.folder}/config.json: {name} is {size}, expected a positive whole number")
+        self.architecture = architecture
+        self.config = read_config(self.folder)
 
     @cached_property
     def files(self) -> dict[str, tuple[Path, str]]:
@@ -76,6 +71,19 @@ class Checkpoint:
         Raises:
             CheckpointError: a shard is missing or damaged, or the files hold other blocks than config.json says.
         """
+        places = {
+            self.architecture.full_name(name): place for name, place in self.stored.items() if not _OLD_BUFFERS.search(name)
+        }
+        self._check_blocks(places)
+        return places
+
+    @cached_property
+    def stored(self) -> dict[str, tuple[Path, str]]:
+        """Name of a tensor in its shard → (shard, that name).
+
+        Raises:
+            CheckpointError: a shard is missing or damaged.
+        """
         places = {}
         for shard in self._shards():
             try:
@@ -83,8 +91,7 @@ class Checkpoint:
                     names = list(file.keys())  # the open file is no dictionary, though it has keys
             except SafetensorError as error:
                 raise CheckpointError(f"{shard}: damaged ({error})") from None
-            places.update({self._full_name(name): (shard, name) for name in names if not _OLD_BUFFERS.search(name)})
-        self._check_blocks(places)
+            places.update({name: (shard, name) for name in names})
         return places
 
     def _check_blocks(self, places: dict[str, tuple[Path, str]]) -> None:
@@ -128,15 +135,10 @@ class Checkpoint:
         """The safetensors files that tensors are read from."""
         return sorted({shard for shard, _ in self.files.values()})
 
-    def _full_name(self, name: str) -> str:
-        """The name that the whole model gives a tensor; checkpoints of the base model leave out its root."""
-        root = self.architecture.root
-        return name if name.startswith((root, "lm_head.")) else root + name
-
     @property
     def depth(self) -> int:
         """Number of decoder blocks."""
-        return self.architecture.size(self.config, "layers")
+        return self.architecture.layers
 
     def tensors(self, names: list[str]) -> dict[str, torch.Tensor]:
         """The named tensors, in the checkpoint's own type; each shard is opened once.
@@ -173,11 +175,24 @@ class Checkpoint:
             )
         return tensor
 
-    def block(self, index: int) -> dict[str, torch.Tensor]:
-        """All tensors of decoder block `index`, named relative to the block."""
+    def names(self, index: int) -> list[str]:
+        """The names of all tensors of decoder block `index`, relative to the block."""
         prefix = f"{self.architecture.blocks}.{index}."
-        names = [name for name in self.files if name.startswith(prefix)]
-        return {name.removeprefix(prefix): tensor for name, tensor in self.tensors(names).items()}
+        return [name.removeprefix(prefix) for name in self.files if name.startswith(prefix)]
+
+    def block(self, index: int, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
+        """The tensors of decoder block `index`, named relative to the block; weights of linears are (out, in).
+
+        Args:
+            names: which; None is all.
+        """
+        prefix = f"{self.architecture.blocks}.{index}."
+        tensors = self.tensors([prefix + name for name in (self.names(index) if names is None else names)])
+        transposed = {f"{prefix}{name}.weight" for name in self.architecture.transposed}
+        return {
+            name.removeprefix(prefix): tensor.T.contiguous() if name in transposed else tensor
+            for name, tensor in tensors.items()
+        }
 
     def linears(self, index: int) -> dict[str, torch.Tensor]:
         """The weights (out, in) of the linears of block `index`, in forward order.
@@ -185,18 +200,37 @@ class Checkpoint:
         Raises:
             CheckpointError: the weight of a linear is missing, is no matrix, or holds NaN or infinity.
         """
-        prefix = f"{self.architecture.blocks}.{index}."
         names = self.architecture.linear_names
-        weights = self.tensors([f"{prefix}{name}.weight" for name in names])
+        weights = self.block(index, [f"{name}.weight" for name in names])
         for name, weight in weights.items():
             if weight.ndim != 2:
-                raise CheckpointError(f"{self.folder}: {name} is {tuple(weight.shape)}, expected a matrix")
-        return {name: weights[f"{prefix}{name}.weight"] for name in names}
+                full_name = f"{self.architecture.blocks}.{index}.{name}"
+                raise CheckpointError(f"{self.folder}: {full_name} is {tuple(weight.shape)}, expected a matrix")
+        return {name: weights[f"{name}.weight"] for name in names}
+
+    def widths(self, index: int) -> dict[str, int]:
+        """Number of inputs of each linear of block `index`; no tensor is read."""
+        widths = {}
+        for name in self.architecture.linear_names:
+            shard, stored = self.files[f"{self.architecture.blocks}.{index}.{name}.weight"]
+            with safe_open(shard, framework="pt") as file:
+                widths[name] = file.get_slice(stored).get_shape()[0 if name in self.architecture.transposed else 1]
+        return widths
 
     def outside(self, names: set[str] | None = None) -> dict[str, torch.Tensor]:
         """The tensors outside the decoder blocks, or those of them that are among `names`; others are not read."""
         outside = [name for name in self.files if not name.startswith(self.architecture.blocks + ".")]
         return self.tensors([name for name in outside if names is None or name in names])
+
+
+def read_config(folder: Path) -> dict:
+    """The content of a checkpoint's ``config.json``.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or the folder holds an adapter.
+    """
+    refuse_adapter(folder)
+    return _json_object(folder / "config.json")
 
 
 def read_index(index: Path) -> list[Path]:

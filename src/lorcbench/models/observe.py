@@ -10,14 +10,14 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import nn
 
-from lorcbench.config.families import Family
 from lorcbench.core.moments import SecondMoment
+from lorcbench.models.architecture import Architecture
 
 _WAITING = 2  # inputs that wait for the second thread; each keeps its tensor alive
 
 
 @contextmanager
-def observed(block: nn.Module, architecture: Family, second_thread: bool = False) -> Iterator[dict[str, SecondMoment]]:
+def observed(block: nn.Module, architecture: Architecture, second_thread: bool = False) -> Iterator[dict[str, SecondMoment]]:
     """While open, every forward of `block` adds to the second moments yielded: one per input, by its first linear.
 
     Linears that share an input (query, key and value) share its moment.
@@ -26,17 +26,18 @@ def observed(block: nn.Module, architecture: Family, second_thread: bool = False
         second_thread: add in a second thread while the forward goes on. Inputs are added in the same order, so the sums are
             the same to the bit. They are complete once the context is closed.
     """
-    moments, hooks = {}, []
+    moments, entered = {}, []  # the memory of the hidden states that entered the block
+    hooks = [block.register_forward_pre_hook(lambda module, args: entered.__setitem__(slice(None), [_memory(args[0])]))]
     try:
         with _adding_beside() if second_thread else nullcontext(SecondMoment.add) as add:
             for group in architecture.linears:
                 linear = block.get_submodule(group[0])
                 moment = moments[group[0]] = SecondMoment(linear.in_features, linear.weight.device)
-                # Without a norm before it the first linear sees the hidden states themselves. The block's output overwrites
-                # them, perhaps before the second thread has read them.
-                overwritten = second_thread and group is architecture.linears[0]
 
-                def watch(module: nn.Module, args: tuple, moment=moment, overwritten=overwritten) -> None:
+                def watch(module: nn.Module, args: tuple, moment=moment) -> None:
+                    # Without a norm before it a linear sees the hidden states themselves. The block's output overwrites
+                    # them, perhaps before the second thread has read them.
+                    overwritten = second_thread and _memory(args[0]) in entered
                     add(moment, args[0].clone() if overwritten else args[0])
 
                 hooks.append(linear.register_forward_pre_hook(watch))
@@ -44,6 +45,11 @@ def observed(block: nn.Module, architecture: Family, second_thread: bool = False
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    """Where the memory of a tensor begins, the same for all views of it."""
+    return tensor.untyped_storage().data_ptr()
 
 
 @contextmanager
@@ -66,15 +72,15 @@ def _adding_beside() -> Iterator[Callable[[SecondMoment, torch.Tensor], None]]:
 
 
 @contextmanager
-def last_linear_skipped(block: nn.Module, architecture: Family) -> Iterator[None]:
+def last_linear_skipped(block: nn.Module, architecture: Architecture) -> Iterator[None]:
     """While open, the last linear of `block` returns zeros, so the block's output is meaningless.
 
     For a forward that is only observed: nothing behind the last linear is, and it does a third of the multiplications of an OPT
     or BLOOM block. Its own input is still observed.
     """
     last = block.get_submodule(architecture.linear_names[-1])
-    # One zero, shown in the shape of the output: no memory. An attribute of the instance hides the method of the class.
-    last.forward = lambda x: x.new_zeros(()).expand(*x.shape[:-1], last.out_features)
+    # An attribute of the instance hides the method of the class. Some blocks add to the output in place.
+    last.forward = lambda x: x.new_zeros(*x.shape[:-1], last.out_features)
     try:
         yield
     finally:

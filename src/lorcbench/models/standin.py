@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
-from lorcbench.config.families import FAMILIES, Family
+from lorcbench.config.families import FAMILIES
 from lorcbench.config.schema import ModelConfig, StandinConfig
 
 END_OF_TEXT = "</s>"
@@ -30,6 +30,8 @@ _READERS = {  # of an OPT block: norm → the linears that read what it gives
     "self_attn_layer_norm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "final_layer_norm": ("fc1",),
 }
+
+_INPUTS = ("self_attn.q_proj", "self_attn.out_proj", "fc1", "fc2")  # of an OPT block: a linear for each input
 
 
 class GateError(Exception):
@@ -46,7 +48,7 @@ def build(model: ModelConfig) -> PreTrainedModel:
     torch.manual_seed(standin.seed)
     network = network_class(config)
     if standin.outlier_channels:
-        _plant_outliers(network, family, standin)
+        _plant_outliers(network, standin)
     return network
 
 
@@ -61,7 +63,7 @@ class _Divided(nn.Module):
         return weight / self.scale
 
 
-def _plant_outliers(network: PreTrainedModel, family: Family, settings: StandinConfig) -> None:
+def _plant_outliers(network: PreTrainedModel, settings: StandinConfig) -> None:
     """Scale channels up in the norms of every block, and down in the columns that read them; the same channels everywhere.
 
     What is trained of a scaled column is the column before it was divided: an optimizer whose steps have a fixed length would
@@ -71,7 +73,7 @@ def _plant_outliers(network: PreTrainedModel, family: Family, settings: StandinC
     channels = torch.randperm(network.config.hidden_size, generator=generator)[: settings.outlier_channels]
     scale = torch.ones(network.config.hidden_size)
     scale[channels] = settings.outlier_scale
-    for block in network.get_submodule(family.blocks):
+    for block in network.model.decoder.layers:
         for norm, readers in _READERS.items():
             for parameter in block.get_submodule(norm).parameters():
                 parameter.data *= scale
@@ -97,7 +99,7 @@ def _add_dead(network: PreTrainedModel, settings: StandinConfig) -> None:
     live one's: as ordinary, but not the same, so that it counts in the range of a row.
     """
     generator = torch.Generator().manual_seed(settings.seed)
-    for block in network.get_submodule(FAMILIES[network.config.model_type].blocks):
+    for block in network.model.decoder.layers:
         norm, first, second = block.final_layer_norm, block.fc1, block.fc2
         live, width = first.weight.shape
         copied = torch.randperm(live, generator=generator)[: settings.dead_neurons]
@@ -111,15 +113,15 @@ def _add_dead(network: PreTrainedModel, settings: StandinConfig) -> None:
 
 
 @torch.no_grad()
-def channel_statistics(network: PreTrainedModel, family: Family, windows: dict[str, torch.Tensor]) -> dict[str, list[dict]]:
-    """How uneven the inputs of the linears are, by the first linear that reads them, one entry per block.
+def channel_statistics(network: PreTrainedModel, windows: dict[str, torch.Tensor]) -> dict[str, list[dict]]:
+    """How uneven the inputs of the linears of an OPT model are, by the first linear that reads them, one entry per block.
 
     ``max_over_median``: each channel's largest |x| over all tokens, in the largest channel over that in the median one.
     ``dead``: how many channels are zero throughout.
     """
-    largest: dict[str, list[torch.Tensor]] = {group[0]: [] for group in family.linears}
+    largest: dict[str, list[torch.Tensor]] = {name: [] for name in _INPUTS}
     hooks = []
-    for block in network.get_submodule(family.blocks):
+    for block in network.model.decoder.layers:
         for name, maxima in largest.items():
             linear = block.get_submodule(name)
             maximum = torch.zeros(linear.in_features)

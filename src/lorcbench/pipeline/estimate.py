@@ -27,7 +27,7 @@ _KRYLOV_PRODUCTS = 12  # with a matrix, of as many columns as components
 
 
 def shape_of(model: ModelConfig) -> Shape | None:
-    """The shape that the conf file states, or a checkpoint folder's config.json; None if neither says."""
+    """The shape that the conf file states, or the tensors of a checkpoint folder have; None if neither says."""
     return folders.shape(model.path) if model.source == "folder" else model.shape
 
 
@@ -60,9 +60,8 @@ def estimate(stage: str, shape: Shape, names: Wildcards, runtime: RuntimeConfig,
         components = int(names.cap) or shape.hidden
         memory = _LIGHT + (shape.block * (2 + 4) + 4 * shape.widest * 4) / MIB
         operations = shape.layers * shape.block * 2 * _KRYLOV_PRODUCTS * min(components, 128)
-        # Rows and columns of a block's matrices, of which each component stores one: in FP16, the larger of both types.
-        sides = 8 * shape.hidden + shape.mlp_matrices * (shape.hidden + shape.ffn)
-        return Estimate(memory, operations, 2 * shape.layers * components * sides / MIB)
+        # In FP16, the larger of both types.
+        return Estimate(memory, operations, 2 * shape.layers * components * shape.sides / MIB)
     protocol: EvalConfig = compose.load("eval", names.protocol)
     if stage == "harness":
         parameters = shape.layers * shape.block + shape.vocabulary * shape.hidden
@@ -81,7 +80,7 @@ def _walk(shape: Shape, tokens: int, dtype: str, runtime: RuntimeConfig) -> floa
     """Bytes of a block walk: embeddings, one block as stored and as used, hidden states, and what one forward pass makes."""
     size = _ITEMSIZE[dtype]
     hidden = min(tokens * shape.hidden * size, runtime.hidden_gib * 2**30)
-    passing = runtime.batch_tokens * (shape.ffn + 8 * shape.hidden) * size
+    passing = runtime.batch_tokens * (shape.widest_input + 8 * shape.hidden) * size
     return shape.vocabulary * shape.hidden * size + shape.block * (2 + size) + hidden + passing
 
 
@@ -89,12 +88,12 @@ def _calibrate(stage: str, shape: Shape, names: Wildcards, runtime: RuntimeConfi
     """Second moments of the unquantized model, or the factors of the Hessians that they make."""
     disk = shape.layers * shape.squares * 2 / MIB  # float32 triangles
     if stage == "factor":
-        memory = shape.squares * 2 * 2 + 3 * shape.ffn**2 * 4
+        memory = shape.squares * 2 * 2 + 3 * shape.widest_input**2 * 4
         return Estimate(_LIGHT + memory / MIB, shape.layers * shape.cubes / 3, disk)
     settings: CalibrationConfig = compose.load("calibration", names.calibration)
     tokens = settings.n_samples * settings.length
-    memory = _walk(shape, tokens, settings.dtype, runtime) + shape.squares * 4 + 2 * shape.ffn**2 * 4
-    memory += 3 * runtime.batch_tokens * shape.ffn * 4  # inputs that wait for the second thread
+    memory = _walk(shape, tokens, settings.dtype, runtime) + shape.squares * 4 + 2 * shape.widest_input**2 * 4
+    memory += 3 * runtime.batch_tokens * shape.widest_input * 4  # inputs that wait for the second thread
     return Estimate(_MODEL + memory / MIB, shape.forward(tokens) + shape.layers * shape.squares * tokens, disk)
 
 

@@ -25,6 +25,7 @@ class CellResult:
         cell: which one.
         family, standin: of its model; `standin` says that the pipeline trained it, so its numbers are no published model's.
         planted: of its model: outliers or dead inputs were planted, so that its numbers are evidence for no claim.
+        full_precision: of its model: the parameters of a block that no method quantizes.
         hessian: GPTQ's setting, "" for other methods.
         seed: of the calibration, None without one.
         status: ``ok``, ``failed`` or ``not run``; `reason` says why.
@@ -48,6 +49,7 @@ class CellResult:
     family: str = ""
     standin: bool = False
     planted: bool = False
+    full_precision: tuple[str, ...] = ()
     hessian: str = ""
     seed: int | None = None
     status: str = "not run"
@@ -106,6 +108,7 @@ def _collect(study: Study, cell: Cell, foreign: dict[Path, str | None]) -> CellR
     folders = {artifact: folder for artifact, folder in result.folders.items() if artifact != "harness"}
     checkpoint = _read(folders["checkpoint"], "checkpoint")
     result.family = checkpoint["family"] if checkpoint else study.model(cell.model).family or ""
+    result.full_precision = tuple((checkpoint or {}).get("architecture", {}).get("full_precision", ()))
     result.standin = study.model(cell.model).source == "standin"
     result.planted = study.model(cell.model).planted
     evaluation = _read(folders["evaluation"], "perplexity") or {"variants": {}}

@@ -12,7 +12,6 @@ from lorcbench.jobs import sources
 from lorcbench.jobs.job import Job
 from lorcbench.jobs.shards import ShardWriter
 from lorcbench.jobs.walks import block_walk
-from lorcbench.models.checkpoint import Checkpoint
 from lorcbench.models.observe import last_linear_skipped, observed
 from lorcbench.stages import run_by_old_name
 from lorcbench.study.stages import CALIBRATE, CALIBRATION_TOKENS, PREPARE
@@ -26,7 +25,7 @@ def main(job: Job) -> None:
     job.use(PREPARE)
     windows = sources.read_windows(job.use(CALIBRATION_TOKENS))["calibration"]
     identity = job.identity(compose.plain(settings))
-    walk = block_walk(job, Checkpoint(sources.checkpoint_folder(job.names)), settings.dtype)
+    walk = block_walk(job, sources.checkpoint(job.names), settings.dtype)
     hidden = walk.embed(windows)
     shards = ShardWriter(job, identity, walk.depth)
     for index in range(walk.depth):

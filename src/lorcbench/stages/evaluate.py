@@ -24,12 +24,11 @@ def _open_model(job: Job) -> Callable[[str], dict]:
 
     from lorcbench.jobs import inputs, sources
     from lorcbench.jobs.walks import block_walk
-    from lorcbench.models.checkpoint import Checkpoint
     from lorcbench.models.perplexity import window_losses
 
     torch.set_num_threads(job.threads)
     windows = sources.read_windows(job.folder_of(TOKENS))
-    checkpoint = Checkpoint(sources.checkpoint_folder(job.names))
+    checkpoint = sources.checkpoint(job.names)
     walk = block_walk(job, checkpoint, job.eval.dtype)
 
     def measure(variant: str) -> dict:

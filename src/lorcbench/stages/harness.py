@@ -29,13 +29,12 @@ def _open_model(job: Job) -> Callable[[str], dict]:
     from lorcbench.data.corpora import load_tokenizer
     from lorcbench.jobs import inputs, sources
     from lorcbench.models.blocks import BlockWalk
-    from lorcbench.models.checkpoint import Checkpoint
     from lorcbench.models.harness import measure
     from lorcbench.models.surgery import install_weights, round_inputs
 
     torch.set_num_threads(job.threads)
-    folder = sources.checkpoint_folder(job.names)
-    checkpoint, tokenizer = Checkpoint(folder), load_tokenizer(folder)
+    checkpoint = sources.checkpoint(job.names)
+    tokenizer = load_tokenizer(checkpoint.folder)
     model = BlockWalk(checkpoint, getattr(torch, job.eval.dtype), job.runtime.device).whole()
     blocks = model.get_submodule(checkpoint.architecture.blocks)
     for block in blocks:

@@ -13,7 +13,6 @@ from lorcbench.jobs.job import Job
 from lorcbench.jobs.quantized import QuantizedModel
 from lorcbench.jobs.shards import ShardWriter
 from lorcbench.models.checkpoint import Checkpoint
-from lorcbench.models.fused import part_rows
 from lorcbench.stages import run_by_old_name
 from lorcbench.study.stages import CALIBRATION_TOKENS, LORC, PREPARE, QUANTIZE
 
@@ -30,7 +29,7 @@ def main(job: Job) -> None:
     settings = job.lorc
     job.at(LORC)
     torch.set_num_threads(job.threads)
-    checkpoint = Checkpoint(sources.checkpoint_folder(job.names))
+    checkpoint = sources.checkpoint(job.names)
     quantized = QuantizedModel(job.names, job.weight_format, job.runtime.device)
     job.use(PREPARE)
     job.use(QUANTIZE)
@@ -105,7 +104,7 @@ def _decomposed(
             dead_inputs[name] = {"count": int(dead[name].sum()), "error_share": lorc.share(error, dead[name])}
             if settings.dead == "excluded":
                 error = error.masked_fill(dead[name], 0)
-        rows = part_rows(checkpoint.architecture, name, checkpoint.config) if settings.fused_qkv == "split" else None
+        rows = checkpoint.architecture.part_rows(name, len(weight)) if settings.fused_qkv == "split" else None
         matrices = {f"{name}.{part}": error[indices] for part, indices in rows.items()} if rows else {name: error}
         for matrix, part in matrices.items():
             b, a = lorc.decompose(part, job.config.cap, settings.decomposition == "exact")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,8 +15,9 @@ from lorcbench.config.schema import ModelConfig
 from lorcbench.data.corpora import load_tokenizer
 from lorcbench.data.hub import downloading
 from lorcbench.jobs.job import Job
+from lorcbench.models import discovery
 from lorcbench.models.blocks import BlockWalk
-from lorcbench.models.checkpoint import Checkpoint, CheckpointError, has_safetensors
+from lorcbench.models.checkpoint import CheckpointError, has_safetensors
 from lorcbench.models.convert import to_safetensors
 from lorcbench.stages import run_by_old_name
 from lorcbench.study.stages import PREPARE, TEXT
@@ -34,7 +36,8 @@ def main(job: Job) -> None:
         where = _readable(source, folder)
     else:
         where, revision = _readable(Path(model.path), folder), None
-    checkpoint = Checkpoint(where)
+    checkpoint = discovery.opened(where)
+    architecture = checkpoint.architecture
     walk = BlockWalk(checkpoint, torch.float16)
     for index in range(walk.depth):  # reads every tensor, and holds its shape against config.json, before any work rests on it
         with walk.block(index):
@@ -49,7 +52,8 @@ def main(job: Job) -> None:
         "folder": str(where.relative_to(folder)) if where.is_relative_to(folder) else str(where),
         "files": {path.name: file_digest(path) for path in files},
         "tokenizer": file_digest(folder / TOKENIZER),
-        "family": checkpoint.architecture.model_type,
+        "family": architecture.model_type,
+        "architecture": asdict(architecture),
         "standin": model.source == "standin",
         "repo": model.repo,
         "revision": revision,
@@ -90,7 +94,7 @@ def _train(job: Job, model: ModelConfig, folder: Path) -> tuple[dict, dict]:
     standin.train(network, model.standin, streams, lambda done, total: job.progress(done, total, "step"))
     standin.finish(network, model.standin)
     measured = standin.gate(network, streams, windows)
-    planted = {"channels": standin.channel_statistics(network, model.record, windows)} if model.planted else {}
+    planted = {"channels": standin.channel_statistics(network, windows)} if model.planted else {}
     with TemporaryDirectory() as written:  # save_pretrained leaves half a file where the disk is full
         network.to(torch.float16).save_pretrained(written)
         tokenizer.save_pretrained(written)

@@ -30,11 +30,11 @@ def main(job: Job) -> None:
     method, fmt = job.method, job.weight_format
     job.at(QUANTIZE)
     torch.set_num_threads(job.threads)
-    checkpoint = Checkpoint(sources.checkpoint_folder(job.names))
+    checkpoint = sources.checkpoint(job.names)
     if not (job.trained_format.is_full_precision or method.sees_activations):
         raise ValueError(f"trained={job.names.trained}: {job.names.method} does not look at activations; expected a16")
     identity = job.identity(_settings(job))
-    widths = {name: weight.shape[1] for name, weight in checkpoint.linears(0).items()}
+    widths = [checkpoint.widths(index) for index in range(checkpoint.depth)]
     blocks = QuantizedBlocks(ShardWriter(job, identity, checkpoint.depth), fmt, widths)
     METHODS[method.kind](job, checkpoint, fmt, blocks)
     job.finish(identity, blocks.payload())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections import Counter
 from html import escape
 from importlib.resources import files
@@ -26,6 +27,7 @@ from lorcbench.study.ranks import rank_lines
 STATUSES = ("ok", "failed", "not run")
 SEVERITY = ("failed", "not run", "degraded")
 FIRST = ("pareto", "equal-bits")  # figures that stand beside what to use
+_NORM_OR_BIAS = re.compile(r"\.bias$|norm|(^|\.)ln_")
 NAMED = 6  # cells that an alert names before it refers to the table
 LOCAL = "http://127.0.0.1:5000"  # where `make ui` serves MLflow
 
@@ -99,7 +101,15 @@ def _what(study: Study, results: list[CellResult]) -> str:
         if names := settings(results, attribute):
             parts.append(f"{label} {', '.join(f'<code>{escape(name)}</code>' for name in names)}")
     count = f"{len(models)} model{'' if len(models) == 1 else 's'}"
-    return f"{', '.join(parts)}. {count}: {escape(', '.join(models))}."
+    return f"{', '.join(parts)}. {count}: {escape(', '.join(models))}. {_left(results)}"
+
+
+def _left(results: list[CellResult]) -> str:
+    """What no method quantizes, in one sentence; beside embeddings, head, norms and biases by name."""
+    names = dict.fromkeys(name for result in results for name in result.full_precision)
+    others = [name for name in names if not _NORM_OR_BIAS.search(name)]
+    more = f", and {', '.join(f'<code>{escape(name)}</code>' for name in others)}" if others else ""
+    return f"Left in full precision: embeddings, heads, norms and biases{more}."
 
 
 def _facts(results: list[CellResult]) -> str:
