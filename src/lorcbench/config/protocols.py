@@ -32,7 +32,7 @@ class TextConfig:
             the first pattern with a match counts.
         column: the column or key that holds the text; not used for plain text.
         lines: what becomes a document of a plain text file: each line, ``kept`` with its line break, where a blank line is the
-            empty document (as the rows of WikiText are), or ``stripped`` of blanks (as those of PTB are); or the ``whole`` file.
+            empty document (as the rows of WikiText are), or ``stripped`` of blanks (as those of PTB are); or the ``whole``.
         documents: number of documents in the published file; None if it is not known.
         sha256: of the published documents as `lorcbench.data.texts.stage` writes them; None if it is not known.
     """
@@ -186,8 +186,8 @@ class EvalConfig:
         return _texts(self.corpora)
 
     def protocol(self) -> dict:
-        """The settings on which a perplexity depends: all but the tasks."""
-        return {key: value for key, value in asdict(self).items() if key != "tasks"}
+        """The settings on which a perplexity depends: all but the tasks; `text` is what `corpora` say."""
+        return {key: value for key, value in asdict(self).items() if key not in ("tasks", "text")}
 
 
 @dataclass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -125,13 +124,9 @@ def _collect(study: Study, cell: Cell, foreign: dict[Path, str | None]) -> CellR
 def _foreign(study: Study, job: StageJob) -> str | None:
     """Why a job's result is not what its names mean; None if it is, or if there is none."""
     path = job.folder / "result.json"
-
-    def entry(group: str, name: str) -> Any:
-        return study.model(name) if group == "model" else compose.load(group, name)
-
     try:
         if path.is_file():
-            meaning.check(job, entry, read_json(path, job.stage.kind))
+            meaning.check(job, study.entry, read_json(path, job.stage.kind))
     except ArtifactError as error:
         return str(error)
     return None

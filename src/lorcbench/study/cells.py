@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from typing import Any
 
 from lorcbench.common.paths import Wildcards
-from lorcbench.config import compose
+from lorcbench.config import compose, places
+from lorcbench.config.protocols import TextConfig
 from lorcbench.config.schema import AXES, ModelConfig, StudyConfig
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.study import published
@@ -93,7 +95,8 @@ class Study:
         cells: all cells, full precision of every model first.
         harness: the cells that lm-eval measures.
         not_applicable: (model, weight or activation format) left out because groups do not divide.
-        folders: checkpoints given by path on the command line, by model name.
+        folders: checkpoints given on the command line, by model name: the full path, or ``OWNER/NAME@REVISION`` on the hub.
+        texts_given: a text given by its file on the command line, by the text's name.
         too_large: the study's models that `StudyConfig.max_params` leaves out.
         published_ranks: of a rehearsal, rank of the stand-ins → the ranks in the study's file that became it.
         replaced: the axes that the command line gave.
@@ -107,13 +110,20 @@ class Study:
     harness: tuple[Cell, ...]
     not_applicable: tuple[tuple[str, str], ...]
     folders: dict[str, str]
+    texts_given: dict[str, TextConfig] = field(default_factory=dict)
     too_large: tuple[str, ...] = ()
     published_ranks: dict[int, list[int]] = field(default_factory=dict)
     replaced: tuple[str, ...] = ()
 
     def model(self, name: str) -> ModelConfig:
-        """The model's config, a folder given on the command line included."""
+        """The model's config, one that the command line gives included."""
         return model_config(name, self.folders)
+
+    def entry(self, group: str, name: str) -> Any:
+        """What is called `name` in a config group, a model and a text that the command line gives included."""
+        if group == "model":
+            return self.model(name)
+        return self.texts_given[name] if group == "text" and name in self.texts_given else compose.load(group, name)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -185,7 +195,7 @@ def _counted(counts: Counter[str], all_of_them: bool) -> str:
 
 
 def model_config(name: str, folders: dict[str, str]) -> ModelConfig:
-    """The config of a model of conf/model, or of a checkpoint folder by its model name."""
+    """The config of a model of conf/model, or of one that the command line gives."""
     if name in folders:
-        return ModelConfig(name=name, source="folder", path=folders[name])
+        return places.model(name, folders[name])
     return compose.load("model", name)

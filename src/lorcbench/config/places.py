@@ -71,7 +71,7 @@ def model(name: str, place: str) -> ModelConfig:
 
 
 def config_folder(model: ModelConfig) -> str | None:
-    """Where the ``config.json`` of a model lies before `prepare`: its folder, or what was fetched of the hub; None if nowhere."""
+    """Where the ``config.json`` of a model lies before `prepare`; None if it is not on this machine yet."""
     if model.source == "folder":
         return model.path
     fetched = Path(HUB_CONFIG.format(model=model.name))
