@@ -86,7 +86,7 @@ class Job:
             raise ConfigError(f"stage {self.stage} needs {group}=NAME; known: {', '.join(compose.names(group))}")
         if group == "model":
             node.name = self.names.model
-        if {"model=folder", "text=file"} & {f"{group}={name}" for name in ("folder", "file")} & set(self.overrides):
+        if any(f"{group}={given}" in self.overrides for given in ("folder", "file")):
             node.path = str(Path(node.path).expanduser().resolve())  # a setting, and the same from wherever it is typed
         return OmegaConf.to_object(node)
 

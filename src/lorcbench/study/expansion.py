@@ -126,9 +126,7 @@ def _name(request: _Request, changes: dict[str, Any]) -> str:
     return naming.with_changes(stem, kept)
 
 
-def _request(
-    name: str, config: StudyConfig, overrides: list[str], model_path: str | None, text_path: str | None
-) -> _Request:
+def _request(name: str, config: StudyConfig, overrides: list[str], model_path: str | None, text_path: str | None) -> _Request:
     """The study as its file and the command line say it, on another model and another text if the command line says so."""
     replaced = [axis for axis in AXES if any(override.startswith(f"study.{axis}=") for override in overrides)]
     own = given.models(overrides, model_path)
