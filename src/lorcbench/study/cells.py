@@ -17,6 +17,7 @@ from lorcbench.study import published
 # Axis of a study → field of a cell.
 FIELDS = dict(zip(AXES, ("model", "method", "calibration", "weight", "activation", "lorc", "rank"), strict=True))
 RECIPE = tuple(FIELDS.values())  # the order in which tables and tags name a cell
+SHORT_WINDOW = 512  # tokens; of a published model, a number in shorter windows needs a remark
 _SHOWN = 3  # values of an axis that a line has room for
 # What the cells of one evaluation have in common: all but the LoRC setting and its rank.
 _EVALUATED = ("model", "method", "calibration", "weight", "trained", "activation")
@@ -152,7 +153,7 @@ class Study:
     def outline(self) -> list[str]:
         """What the study is, for the terminal: one line with its cells by axis, and what needs a line of its own.
 
-        That is the folder of a checkpoint, and a warning where the command line replaced an axis of several grids.
+        That is what the command line gave, and a warning where it replaced an axis of several grids.
         """
         axes = []
         for axis, attribute in FIELDS.items():
@@ -160,10 +161,21 @@ class Study:
             if axis not in ("calibrations", "lorc") or len(counts.keys() - {"none"}) > 1:  # else the method and rank say it
                 axes.append(f"{axis}: {_counted(counts, axis in self.replaced)}")
         lines = [f"study {self.name}: {len(self.cells)} cells; {'; '.join(axes)}"]
-        lines += [f"model {name} is {folder}" for name, folder in self.folders.items()]
+        lines += self.given_lines()
         if len(self.config.grids) > 1 and (everywhere := [axis for axis in self.replaced if axis != "models"]):
             grids = f"each of the {len(self.config.grids)} grids, whose other axes stay"
             lines.append(f"{', '.join(everywhere)} replaced in {grids}; study.exactly=true takes only what you name")
+        return lines
+
+    def given_lines(self) -> list[str]:
+        """A line for a model and a text that the command line gave, and what a reader must know of the text of such a model."""
+        lines = [f"model {name} is {place}" for name, place in self.folders.items()]
+        lines += [f"text {name} is {text.path}" for name, text in self.texts_given.items()]
+        protocol = compose.load("eval", self.eval)
+        if self.folders and "stdlib" in protocol.texts():
+            lines.append("the text is what Python carries about itself, since there is no text_path=FILE of your own")
+        if self.folders and not protocol.fit and protocol.window < SHORT_WINDOW:
+            lines.append(f"its windows have {protocol.window} tokens, few for a language model: study=own takes longer ones")
         return lines
 
     def wildcards(self, cell: Cell) -> Wildcards:
