@@ -74,8 +74,15 @@ def config_folder(model: ModelConfig) -> str | None:
     """Where the ``config.json`` of a model lies before `prepare`; None if it is not on this machine yet."""
     if model.source == "folder":
         return model.path
-    fetched = Path(HUB_CONFIG.format(model=model.name))
-    return str(fetched.parent) if model.source == "hub" and fetched.is_file() else None
+    if model.source != "hub":
+        return None
+    fetched = fetched_config(f"{model.repo}@{model.revision}")
+    return str(fetched.parent) if fetched.is_file() else None
+
+
+def fetched_config(place: str) -> Path:
+    """Where the ``config.json`` of a model on the hub is kept that was named on the command line."""
+    return Path(HUB_CONFIG.format(model=model_name(place)))
 
 
 def text(path: str, column: str, key: str) -> TextConfig:

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lorcbench.common.artifacts import write_text
-from lorcbench.common.paths import HUB_CONFIG
-from lorcbench.config.schema import ModelConfig
+from lorcbench.config import places
 
 MODEL_INSTEAD = "name a folder that holds it, model_path=FOLDER, or fill the hub's cache before"
 _PATIENCE = 30.0  # seconds without a byte after which a request fails
@@ -51,21 +50,25 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {hint}" if hint else type(error).__name__
 
 
-def fetch_config(model: ModelConfig) -> None:
+def fetch_config(place: str) -> None:
     """Download the ``config.json`` of a model that was named by its repository, unless it was before.
 
     Its width, positions and sizes are then known before the first job, as those of a checkpoint folder are.
+
+    Args:
+        place: of the model, as `lorcbench.config.places` has it.
 
     Raises:
         HubError: the hub cannot be reached, or has no such repository.
     """
     from huggingface_hub import hf_hub_download
 
-    target = Path(HUB_CONFIG.format(model=model.name))
+    target = places.fetched_config(place)
     if target.is_file():
         return
-    with downloading(f"{model.repo} at {model.revision}", MODEL_INSTEAD):
-        path = Path(hf_hub_download(model.repo, "config.json", revision=model.revision))
+    repo, _, revision = place.partition("@")
+    with downloading(f"{repo} at {revision}", MODEL_INSTEAD):
+        path = Path(hf_hub_download(repo, "config.json", revision=revision))
     target.parent.mkdir(parents=True, exist_ok=True)
     write_text(target, path.read_text(encoding="utf-8"))
 

@@ -7,7 +7,7 @@ import os
 from lorcbench.config import commands, compose, folders, places
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.schema import ModelConfig, RuntimeConfig
-from lorcbench.data import stdlib_text, texts
+from lorcbench.data import hub, stdlib_text, texts
 from lorcbench.study import given
 from lorcbench.study.cells import Study
 
@@ -29,6 +29,22 @@ def study_of(settings: dict) -> str:
             f"text_path={settings['text_path']}: expected model_path=FOLDER or model_path=OWNER/NAME beside it, or study=NAME"
         )
     return "own" if "model_path" in settings else "demo"
+
+
+def fetch_config(model_path: object) -> None:
+    """Download the ``config.json`` of a model that is named on the hub, so that its sizes are known before the first job.
+
+    Raises:
+        ConfigError: the hub does not give it, or it is neither a name nor a checkpoint folder.
+    """
+    if not isinstance(model_path, str) or not model_path or "\0" in model_path:
+        return  # refused later
+    place = places.place(model_path, "model_path")
+    if places.is_on_hub(place):
+        try:
+            hub.fetch_config(place)
+        except hub.HubError as error:
+            raise ConfigError(f"model_path={model_path}: no such folder here, and {error}") from None
 
 
 def overrides_of(settings: dict) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lorcbench.common.paths import Wildcards
-from lorcbench.config import compose, folders
+from lorcbench.config import compose, folders, places
 from lorcbench.config.protocols import CalibrationConfig, EvalConfig
 from lorcbench.config.schema import ModelConfig, RuntimeConfig
 from lorcbench.config.shape import Shape
@@ -28,7 +28,8 @@ _KRYLOV_PRODUCTS = 12  # with a matrix, of as many columns as components
 
 def shape_of(model: ModelConfig) -> Shape | None:
     """The shape that the conf file states, or a checkpoint folder's config.json; None if neither says."""
-    return folders.shape(model.path) if model.source == "folder" else model.shape
+    folder = places.config_folder(model)
+    return folders.shape(folder) if folder else model.shape
 
 
 @dataclass(frozen=True)

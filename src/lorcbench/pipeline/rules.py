@@ -50,6 +50,7 @@ class Pipeline:
         self._typed = checks.study_of(settings)
         self._name = naming.check_name(settings["name"]) if "name" in settings else None
         model_path, text_path = settings.get("model_path"), settings.get("text_path")
+        checks.fetch_config(model_path)
         self.study = load_study(self._typed, self._overrides, model_path, self._name, text_path)
         composed = compose.compose([*runtime, *tracking])
         self._runtime = OmegaConf.to_object(composed.runtime)

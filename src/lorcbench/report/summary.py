@@ -21,7 +21,7 @@ def window_lines(study: Study, results: list[CellResult]) -> list[str]:
         for about in result.corpora.values():
             if protocol.fit and (window := about.get("window")):
                 tokens = f"the {about['stream_tokens']:,} tokens of {about['text']} that are for tests"
-                short = f": few for a language model; a longer text gives longer ones, up to its positions"
+                short = ": few for a language model; a longer text gives longer ones, up to its positions"
                 line = f"{result.cell.model}: {about['windows']} windows of {window:,} tokens, of {tokens}"
                 lines[line + (short if window < SHORT_WINDOW else "")] = None
     return list(lines)

@@ -97,7 +97,8 @@ def _windows(tokenizer: Tokenizer, settings: EvalConfig, positions: int | None) 
     for name, corpus in settings.corpora.items():
         windows = corpora.protocol_windows(tokenizer, documents[name], settings, name)
         tokens[name] = windows.tokens.to(torch.int32)
-        sizes = {"windows": len(windows.tokens), "window": settings.window, "stream_tokens": windows.stream_length}
+        sizes = {"windows": len(windows.tokens), "stream_tokens": windows.stream_length}
+        sizes |= {"window": settings.window} if settings.fit else {}
         described[name] = {**_describe(corpus, documents[name]), **sizes, "stream_sha256": windows.stream_sha256}
     return tokens, described
 

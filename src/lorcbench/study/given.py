@@ -9,7 +9,6 @@ from lorcbench.config.checks import ConfigError
 from lorcbench.config.protocols import TextConfig
 from lorcbench.config.schema import GridConfig, StudyConfig
 from lorcbench.config.variants import Variant
-from lorcbench.data.hub import HubError, fetch_config
 
 _NAMED = "model.name="  # what a model is called, instead of what its place says
 _COLUMN = "text.column="  # of a text's documents
@@ -26,7 +25,7 @@ def models(overrides: list[str], model_path: str | None) -> dict[str, str]:
     """The checkpoint that the command line gives, by the name of its model; empty if it gives none.
 
     Raises:
-        ConfigError: it is neither a checkpoint folder nor a name on the hub, or the hub does not give it.
+        ConfigError: it is neither a checkpoint folder nor a name on the hub.
     """
     names = [override.removeprefix(_NAMED) for override in overrides if override.startswith(_NAMED)]
     if not model_path:
@@ -36,13 +35,7 @@ def models(overrides: list[str], model_path: str | None) -> dict[str, str]:
     for name in names:
         commands.check_folder_name(name)
     place = places.place(model_path, "model_path")
-    name = (names or [places.model_name(place)])[-1]
-    if places.is_on_hub(place):
-        try:
-            fetch_config(places.model(name, place))
-        except HubError as error:
-            raise ConfigError(f"model_path={model_path}: no such folder here, and {error}") from None
-    return {name: place}
+    return {(names or [places.model_name(place)])[-1]: place}
 
 
 def texts(overrides: list[str], text_path: str | None) -> dict[str, TextConfig]:
