@@ -142,6 +142,10 @@ def _one_line(error: Exception, overrides: list[str] = ()) -> str:
         known = f"known keys of {group}:" if group in SCHEMAS else "known keys are"
         name = next((value for name, _, value in (part.partition("=") for part in overrides) if name == group), None)
         return f"unknown key {match[2]}; {known} {', '.join(keys(group, name))}"
+    if match := re.search(r"In '(\w+)/([\w./-]+)': .*Key '(\w+)' not in", text, re.DOTALL):
+        group, name, key = match.groups()
+        known = sorted({field.name for schema in SCHEMAS.get(group, {}).values() for field in fields(schema)})
+        return f"{group}/{name}.yaml: unknown key {key}; known keys of {group}: {', '.join(known)}"
     if match := re.search(r"Could not find '(\w+)/(.*?)'", text):
         return _unknown(match[1], match[2])
     reason = str(error.__cause__ or "").partition("\n")[0]

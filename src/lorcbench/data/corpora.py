@@ -137,6 +137,8 @@ def load_tokenizer(folder: Path):
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if not hasattr(tokenizer, "backend_tokenizer"):
+            raise CorpusError(f"{type(tokenizer).__name__} is written in Python; only those of the library tokenizers are read")
         knows = tokenizer.backend_tokenizer.encode("a", add_special_tokens=False).ids
         reason = "it has no tokens"  # what transformers makes for some families where there are no files
     except Exception as error:  # tokenizer classes raise whatever they like about a wrong file
