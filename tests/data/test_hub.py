@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,11 +13,11 @@ import corpus_files
 import pytest
 import tiny
 import torch
-from runs import one_line, online, stage
+from runs import one_line, online, snakemake, stage
 from safetensors.torch import load_file
 
 from lorcbench.common import paths
-from lorcbench.config import compose
+from lorcbench.config import compose, places
 from lorcbench.data.corpora import read_documents
 from lorcbench.study.stages import PREPARE, TEXT
 
@@ -28,12 +29,13 @@ class Hub(ThreadingHTTPServer):
 
     Attributes:
         delay: seconds before every answer.
+        token: without which every answer is a refusal, as of a gated repository; None if it is open.
         breaks: files whose bodies end in the middle.
     """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Answer)
-        self.folder, self.delay, self.breaks = folder, 0.0, set()
+        self.folder, self.delay, self.breaks, self.token = folder, 0.0, set(), None
 
     @property
     def address(self) -> str:
@@ -54,6 +56,12 @@ class _Answer(BaseHTTPRequestHandler):
 
     def _answer(self, body: bool) -> None:
         time.sleep(self.server.delay)
+        if self.server.token and self.headers.get("Authorization") != f"Bearer {self.server.token}":
+            self.send_response(401)
+            self.send_header("X-Error-Code", "GatedRepo")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if self.path.startswith("/api/"):
             files = sorted(path for path in self.server.folder.rglob("*") if path.is_file())
             sizes = {str(path.relative_to(self.server.folder)): path.stat().st_size for path in files}
@@ -133,3 +141,62 @@ def test_a_text_is_downloaded_and_one_that_is_not_the_published_one_is_refused(h
     assert "120 documents" in refused.stderr and "are not the 3370 published ones" in refused.stderr
     documents = tmp_path / TEXT.pattern.format(text=name) / paths.DOCUMENTS.format(part="documents")
     assert read_documents(documents) == corpus_files.ptb()
+
+
+SECRET = "hf_" + "secretofatest"
+
+
+def published_as_safetensors(folder: Path) -> None:
+    """A tiny Llama with a tokenizer, as people publish theirs."""
+    network = tiny.model("llama")
+    network.resize_token_embeddings(1024)  # more rows than the tokenizer has tokens
+    tiny.save(network, folder, torch.float16)
+    configured = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 2048}
+    corpus_files.opt_tokenizer(folder)
+    (folder / "config.json").write_text(json.dumps(configured))
+
+
+def everything_written(folder: Path) -> bytes:
+    """The content of every file that runs left, but for what the hub's client keeps of its own."""
+    files = (path for path in folder.rglob("*") if path.is_file() and folder / "home" not in path.parents)
+    return b"".join(path.read_bytes() for path in files)
+
+
+def test_a_gated_model_is_read_with_the_token_which_is_written_nowhere(hub, tmp_path):
+    published_as_safetensors(hub.folder)
+    hub.token = SECRET
+    model = ["model=hub", "model.repo=some/gated", "model.revision=v1.0"]
+    refused = one_line(stage(tmp_path, "prepare", *model, **online(hub.address, tmp_path)))
+    assert "some/gated at v1.0 cannot be downloaded" in refused and "accept its terms there and set HF_TOKEN" in refused
+    wrong = one_line(stage(tmp_path, "prepare", *model, **online(hub.address, tmp_path), HF_TOKEN="hf_another"))
+    assert "HF_TOKEN" in wrong and "hf_another" not in wrong
+    done = stage(tmp_path, "prepare", *model, **online(hub.address, tmp_path), HF_TOKEN=SECRET)
+    assert done.returncode == 0, done.stderr
+    name = places.model_name("some/gated@v1.0")
+    result = json.loads((tmp_path / PREPARE.pattern.format(model=name) / "result.json").read_text())
+    assert (result["repo"], result["revision"], result["family"]) == ("some/gated", COMMIT, "llama")
+    assert SECRET.encode() not in everything_written(tmp_path) + done.stdout.encode() + done.stderr.encode()
+
+
+def test_a_model_by_its_name_on_the_hub_goes_from_the_command_line_to_the_page(hub, tmp_path):
+    published_as_safetensors(hub.folder)
+    hub.token = SECRET
+    (tmp_path / "book.txt").write_text("".join(corpus_files.sentence(random.Random(n), 12) + ".\n" for n in range(2500)))
+    axes = "overrides=study.methods=[rtn] study.weights=[w4-asym-row] study.ranks=[0,1]"
+    settings = ["--config", "model_path=some/gated", "text_path=book.txt", axes]
+    environment = online(hub.address, tmp_path)
+    refused = snakemake(tmp_path, *settings, **environment)
+    assert refused.returncode != 0 and "Traceback" not in refused.stdout
+    assert "model_path=some/gated: no such folder here, and some/gated at main cannot be downloaded" in refused.stdout
+    done = snakemake(tmp_path, *settings, **environment, HF_TOKEN=SECRET)
+    assert done.returncode == 0, done.stdout
+    name = places.model_name("some/gated@main")
+    (page,) = (tmp_path / "results").glob("own+model_path=*/report.html")
+    assert f"model {name} is some/gated@main" in page.read_text() and f"model {name} is some/gated@main" in done.stdout
+    assert SECRET.encode() not in everything_written(tmp_path) + done.stdout.encode()
+    offline = snakemake(tmp_path, *settings, "--dry-run", **environment | {"HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent"})
+    assert offline.returncode == 0, "what was fetched is there"
+    other = ["--config", "model_path=some/other", *settings[2:]]
+    missing = snakemake(tmp_path, *other, **environment | {"HF_HUB_OFFLINE": "1"})
+    (line,) = [line for line in missing.stdout.splitlines() if line.startswith("error:")]
+    assert "some/other: no such folder here" in line and "on a machine without the hub name a folder that holds it" in line

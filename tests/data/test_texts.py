@@ -185,8 +185,8 @@ def staged(name: str, *overrides: str) -> dict:
 
 def test_what_was_downloaded_is_staged_with_its_commit(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    cached(hub, "ptb-validation", corpus_files.ptb())  # which loads the text's settings, as they are, for all tests
     monkeypatch.setattr(TextConfig, "__post_init__", lambda self: setattr(self, "documents", len(corpus_files.ptb())))
-    cached(hub, "ptb-validation", corpus_files.ptb())
     result = staged("ptb-validation")
     assert (
         list(Documents(Path(TEXT.pattern.format(text="ptb-validation")) / paths.DOCUMENTS.format(part="documents")))

@@ -16,9 +16,10 @@ rule calibration_tokens:
         mem_mb=1000,
     params:
         arguments=pipeline.model_arguments,
+        text=pipeline.given_text("calibration"),
         semantics=pipeline.params("calibration_tokens"),
     shell:
-        "exec python -m lorcbench.stages tokens {params.arguments} calibration={wildcards.calibration:q}"
+        "exec python -m lorcbench.stages tokens {params.arguments} calibration={wildcards.calibration:q} {params.text}"
 
 
 rule calibrate:

@@ -24,9 +24,10 @@ rule text:
     resources:
         mem_mb=1000,
     params:
+        arguments=pipeline.text_arguments,
         semantics=pipeline.params("text"),
     shell:
-        "exec python -m lorcbench.stages text text={wildcards.text:q}"
+        "exec python -m lorcbench.stages text {params.arguments}"
 
 
 rule task:
@@ -78,6 +79,7 @@ rule tokens:
         mem_mb=1000,
     params:
         arguments=pipeline.model_arguments,
+        text=pipeline.given_text("eval"),
         semantics=pipeline.params("tokens"),
     shell:
-        "exec python -m lorcbench.stages tokens {params.arguments} eval={wildcards.protocol:q}"
+        "exec python -m lorcbench.stages tokens {params.arguments} eval={wildcards.protocol:q} {params.text}"

@@ -18,6 +18,7 @@ MLFLOW_ARTIFACTS = "results/mlflow-artifacts"
 STUDY = "results/{study}"
 
 DOCUMENTS = "corpora/{part}.jsonl"  # in the folder of a text; one {"text": …} per line
+HUB_CONFIG = CACHE + "/hub/{model}/config.json"  # of a model that was named by its repository, before it is prepared
 TOKENIZER = "backend_tokenizer.json"  # in the folder of a checkpoint
 
 

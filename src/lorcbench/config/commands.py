@@ -12,14 +12,20 @@ import re
 from dataclasses import fields
 
 from lorcbench.common.paths import Wildcards
-from lorcbench.config import compose, folders
+from lorcbench.config import compose, folders, places
 from lorcbench.config.checks import ConfigError, spelled
 from lorcbench.config.schema import SCHEMAS, JobConfig
 from lorcbench.config.variants import Variant
 
 _JOB_KEYS = tuple(field.name for field in fields(JobConfig))
 _MACHINE = ("runtime.", "tracking.")
-_FOLDER_KEYS = ("model.name", "model.path")  # of a checkpoint folder
+_GIVEN_KEYS = ("model.name", "model.path", "model.repo", "model.revision", "text.path", "text.column")  # of no conf file
+# Entries of conf/ that stand for what the command line gives → the key that they need, what that is, and those they may have.
+_GIVEN = {
+    ("model", "folder"): ("path", "FOLDER", ()),
+    ("model", "hub"): ("repo", "OWNER/NAME", ("revision",)),
+    ("text", "file"): ("path", "FILE", ("column",)),
+}
 _PROTOCOL = "stdlib"  # of a job that names none, as conf/config.yaml has it
 _TASKS = "eval.tasks"  # a result of the stage harness records them for every number
 _QUOTED = r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')"""
@@ -36,7 +42,7 @@ def check(overrides: list[str]) -> None:
     chosen = {key: value for key, _, value in pairs if key in SCHEMAS}
     keys = [key for key, _, _ in pairs]
     for override, (key, equals, value) in zip(overrides, pairs, strict=True):
-        named = key in SCHEMAS or key in _JOB_KEYS or key in _FOLDER_KEYS
+        named = key in SCHEMAS or key in _JOB_KEYS or key in _GIVEN_KEYS
         if not (named or key == _TASKS or key.startswith(_MACHINE) or (key.startswith("study.") and "study" in chosen)):
             raise ConfigError(_refusal(override, chosen))
         if not equals:
@@ -45,18 +51,20 @@ def check(overrides: list[str]) -> None:
             raise ConfigError(f"{override}: {key} is given {keys.count(key)} times; expected it once")
         if key in SCHEMAS:
             compose.check_name(key, value)
-    _check_folder(dict(pair[::2] for pair in pairs))
+    _check_given(dict(pair[::2] for pair in pairs))
 
 
-def _check_folder(values: dict[str, str]) -> None:
-    """Refuse a name or path of a checkpoint folder beside another model, and a folder without its path."""
-    is_folder = values.get("model") == "folder"
-    if is_folder and "model.path" not in values:
-        raise ConfigError("model=folder: expected model.path=FOLDER beside it")
-    if "model.path" in values and not is_folder:
-        raise ConfigError(f"model.path={values['model.path']}: expected model=folder beside it")
+def _check_given(values: dict[str, str]) -> None:
+    """Refuse a place or a name of a model or text beside another one, and a model or text without its place."""
+    for (group, name), (key, what, more) in _GIVEN.items():
+        chosen = values.get(group) == name
+        if chosen and f"{group}.{key}" not in values:
+            raise ConfigError(f"{group}={name}: expected {group}.{key}={what} beside it")
+        for own in (key, *more):
+            if f"{group}.{own}" in values and not (chosen or (own == "column" and "text_path" in values)):
+                raise ConfigError(f"{group}.{own}={values[f'{group}.{own}']}: expected {group}={name} beside it")
     if "model.name" in values:
-        if not (is_folder or "model_path" in values):
+        if not (values.get("model") in ("folder", "hub") or "model_path" in values):
             raise ConfigError(f"model.name={values['model.name']}: expected model=folder beside it, or model_path=FOLDER")
         check_folder_name(values["model.name"])
 
@@ -107,6 +115,11 @@ def names(overrides: list[str], config: JobConfig) -> Wildcards:
     model = chosen.get("model.name", chosen.get("model", "none"))
     if model == "folder":
         model = folders.model_name(folders.resolved(compose.unquoted(chosen["model.path"]), "model.path"))
+    if model == "hub":
+        model = places.model_name(f"{chosen['model.repo']}@{chosen.get('model.revision', 'main')}")
+    if groups["text"] == "file":
+        path, column = (compose.unquoted(chosen.get(key, "text")) for key in ("text.path", "text.column"))
+        groups["text"] = places.text_name(places.text(path, column, "text.path"))
     return Wildcards(
         **groups,
         model=model,

@@ -25,11 +25,14 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lorcbench.config.checks import ConfigError
+from lorcbench.config.own_files import with_schemas
 from lorcbench.config.recipes import cap
 from lorcbench.config.schema import SCHEMAS, JobConfig
 
 EXTRA_CONF = "LORCBENCH_CONF"  # environment variable: a folder of the user's own conf files
 RUNTIME_VARIABLE = "LORCBENCH_RUNTIME"  # environment variable: runtime overrides from the workflow to its stages
+# Entries of conf/ that need a path, or a name on the hub, from the command line.
+WITHOUT_PLACE = (("model", "folder"), ("model", "hub"), ("text", "file"))
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 VARIANT = rf"{NAME}(?:\+[a-z_]+=[A-Za-z0-9._-]+)*"
 _CHANGED = re.compile(rf"{NAME}(?:\+[a-z_]+=[A-Za-z0-9._-]+)+(?:/r\d+)?")
@@ -60,7 +63,7 @@ def _compose(config: str, overrides: list[str]) -> DictConfig:
     """
     if wrong := next((override for override in overrides if "${" in override), None):
         raise ConfigError(f"{wrong}: expected a plain value; names are never made from other values or the environment")
-    folders = _folders()
+    folders = _searched()
     # Hydra looks for the file itself in one folder only, and for what it names in others too.
     first = next((folder for folder in folders if (folder / f"{config}.yaml").is_file()), folders[0])
     searched = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"]
@@ -85,6 +88,12 @@ def _folders() -> list[Path]:
         if (conf_dir() / file.relative_to(own)).is_file():
             raise ConfigError(f"{file}: conf/ has a {file.parent.name} of that name; expected another name")
     return [conf_dir(), own]
+
+
+def _searched() -> list[Path]:
+    """Where Hydra looks for conf files: the folders, and before the user's own what `with_schemas` made of its files."""
+    first, *own = _folders()
+    return [first, *(folder for extra in own for folder in (with_schemas(extra), extra) if folder)]
 
 
 def _expand_variant(override: str) -> list[str]:
@@ -133,6 +142,10 @@ def _one_line(error: Exception, overrides: list[str] = ()) -> str:
         known = f"known keys of {group}:" if group in SCHEMAS else "known keys are"
         name = next((value for name, _, value in (part.partition("=") for part in overrides) if name == group), None)
         return f"unknown key {match[2]}; {known} {', '.join(keys(group, name))}"
+    if match := re.search(r"In '(\w+)/([\w./-]+)': .*Key '(\w+)' not in", text, re.DOTALL):
+        group, name, key = match.groups()
+        known = sorted({field.name for schema in SCHEMAS.get(group, {}).values() for field in fields(schema)})
+        return f"{group}/{name}.yaml: unknown key {key}; known keys of {group}: {', '.join(known)}"
     if match := re.search(r"Could not find '(\w+)/(.*?)'", text):
         return _unknown(match[1], match[2])
     reason = str(error.__cause__ or "").partition("\n")[0]
@@ -144,7 +157,7 @@ def keys(group: str, name: str | None = None) -> list[str]:
     if group not in SCHEMAS:
         return sorted([*SCHEMAS, *(field.name for field in fields(JobConfig))])
     stem = (name or "").partition("+")[0]
-    known = stem in names(group) and (group, stem) != ("model", "folder")  # which has no path yet
+    known = stem in names(group) and (group, stem) not in WITHOUT_PLACE
     schemas = [type(load(group, stem))] if known else SCHEMAS[group].values()
     return sorted({field.name for schema in schemas for field in fields(schema)})
 

@@ -14,6 +14,8 @@ from omegaconf import MISSING
 from lorcbench.config.checks import MOST, ConfigError, one_of, positive, seed
 
 DTYPES = ("float32", "float16", "bfloat16")
+HALVES = ("calibration", "test")  # parts of a text that share no document and no token
+GIVEN = "text"  # the corpus that is made of a text instead of a protocol's own corpora
 _CORPUS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -29,8 +31,8 @@ class TextConfig:
         local: for a hub text, patterns of paths under ``runtime.data_dir``. A file that matches is read instead of the hub's;
             the first pattern with a match counts.
         column: the column or key that holds the text; not used for plain text.
-        lines: how a line of a plain text file becomes a document: ``kept`` with its line break, where a blank line is the
-            empty document (as the rows of WikiText are), or ``stripped`` of blanks (as those of PTB are).
+        lines: what becomes a document of a plain text file: each line, ``kept`` with its line break, where a blank line is the
+            empty document (as the rows of WikiText are), or ``stripped`` of blanks (as those of PTB are); or the ``whole``.
         documents: number of documents in the published file; None if it is not known.
         sha256: of the published documents as `lorcbench.data.texts.stage` writes them; None if it is not known.
     """
@@ -48,7 +50,7 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         one_of("text", "source", self.source, ("stdlib", "hub", "file"))
-        one_of("text", "lines", self.lines, ("kept", "stripped"))
+        one_of("text", "lines", self.lines, ("kept", "stripped", "whole"))
         for key in {"hub": ("repo", "file"), "file": ("path",), "stdlib": ()}[self.source]:
             if getattr(self, key) is None:
                 raise ConfigError(f"text.{key}=null: a text of source {self.source} needs it")
@@ -60,7 +62,8 @@ class SourceConfig:
 
     Attributes:
         text: name of the text.
-        part: which of the text's files; only ``stdlib`` has several, all others have ``documents``.
+        part: which of the text's files; only ``stdlib`` has several, all others have ``documents``, or one half of these,
+            ``calibration`` or ``test`` (`lorcbench.data.corpora.half`).
         documents: how many documents to use, from the first on; None means all.
         sampling: ``stream``: windows of all documents joined; ``documents``: random windows of random documents that are longer
             than a window.
@@ -104,24 +107,32 @@ class CalibrationConfig:
 
     Attributes:
         corpora: sequences are drawn from them in turn; none for a method that sees no data.
+        text: a text that takes the place of all corpora, with the half of it that is for calibration.
         n_samples, length: number of sequences, and tokens per sequence.
+        fit: `length` is the longest; it is halved until every corpus has `n_samples` sequences that do not overlap.
         seed: of the random windows.
         dtype: of the forward passes; second moments are float32.
     """
 
     corpora: dict[str, SourceConfig] = field(default_factory=dict)
+    text: str | None = None
     n_samples: int = 128
     length: int = 2048
+    fit: bool = False
     seed: int = 0
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        if self.text is not None:
+            self.corpora = {GIVEN: SourceConfig(text=self.text, part=HALVES[0])}
         one_of("calibration", "dtype", self.dtype, DTYPES)
         positive("calibration", n_samples=self.n_samples, length=self.length)
         if self.n_samples * self.length >= MOST:
             raise ConfigError(f"calibration.n_samples={self.n_samples} of {self.length} tokens: expected below {MOST:,} in all")
         seed("calibration", self.seed)
         _check_names("calibration", self.corpora)
+        if self.fit:
+            _check_fit("calibration", self.corpora)
 
     def texts(self) -> list[str]:
         """Names of the texts that its corpora are cut from."""
@@ -134,7 +145,10 @@ class EvalConfig:
 
     Attributes:
         corpora: what is measured; their mean is the protocol's one number.
+        text: a text that takes the place of all corpora, with the half of it that is for tests.
         window: tokens per window; windows do not overlap.
+        fit: `window` is the longest: a model with fewer positions takes as many as it has, and the window is halved until
+            every corpus has `max_windows` of them. Results record the window.
         max_windows: windows per corpus at most; they are evenly spaced over all that the corpus has. None means all.
         bos: ``tokenizer``: the special tokens that the checkpoint's own tokenizer puts around a text (OPT's puts its BOS in
             front, BLOOM's nothing): once per stream, or once per sampled document; ``none``: no such tokens.
@@ -143,13 +157,17 @@ class EvalConfig:
     """
 
     corpora: dict[str, CorpusConfig] = MISSING
+    text: str | None = None
     window: int = 2048
+    fit: bool = False
     max_windows: int | None = None
     bos: str = "tokenizer"
     dtype: str = "float32"
     tasks: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if self.text is not None:
+            self.corpora = {GIVEN: CorpusConfig(text=self.text, part=HALVES[1])}
         one_of("eval", "bos", self.bos, ("tokenizer", "none"))
         one_of("eval", "dtype", self.dtype, DTYPES)
         positive("eval", window=self.window, max_windows=self.max_windows)
@@ -158,14 +176,18 @@ class EvalConfig:
         if not self.corpora:
             raise ConfigError("eval.corpora={}: expected at least one corpus")
         _check_names("eval", self.corpora)
+        if self.fit:
+            _check_fit("eval", self.corpora)
+            if self.max_windows is None:
+                raise ConfigError("eval.fit=true: expected eval.max_windows beside it, such as 60")
 
     def texts(self) -> list[str]:
         """Names of the texts that its corpora are cut from."""
         return _texts(self.corpora)
 
     def protocol(self) -> dict:
-        """The settings on which a perplexity depends: all but the tasks."""
-        return {key: value for key, value in asdict(self).items() if key != "tasks"}
+        """The settings on which a perplexity depends: all but the tasks; `text` is what `corpora` say."""
+        return {key: value for key, value in asdict(self).items() if key not in ("tasks", "text")}
 
 
 @dataclass
@@ -191,6 +213,13 @@ class TaskConfig:
 
 def _texts(corpora: dict[str, SourceConfig]) -> list[str]:
     return list(dict.fromkeys(corpus.text for corpus in corpora.values()))
+
+
+def _check_fit(owner: str, corpora: dict[str, SourceConfig]) -> None:
+    """Refuse to fit windows to what has no length: long documents of which one is drawn at random."""
+    for name, corpus in corpora.items():
+        if corpus.sampling != "stream":
+            raise ConfigError(f"{owner}.fit=true: expected {owner}.corpora.{name}.sampling=stream, not {corpus.sampling}")
 
 
 def _check_names(owner: str, corpora: dict[str, SourceConfig]) -> None:

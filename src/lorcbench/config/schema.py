@@ -244,6 +244,8 @@ class StudyConfig:
             command line names are run whatever their size. None is no limit.
         standins: ask the same of stand-ins instead (`lorcbench.study.rehearsal`).
         rehearsal: axes of the study itself that stand-ins are asked about as they are written here; the others are translated.
+        ranks_of_width: the ranks of the study's file are those of a model of this width; another model has the rank that is the
+            same share of its own. Ranks that the command line gives are taken as they are.
         exactly: take one product of axes, without the grids and exclusions of the study's file: those that the command line
             names, the others as the study has them for all its grids.
     """
@@ -266,13 +268,18 @@ class StudyConfig:
     max_params: float | None = None
     standins: bool = False
     rehearsal: GridConfig | None = None
+    ranks_of_width: int | None = None
     exactly: bool = False
 
     def __post_init__(self) -> None:
         _positive("study", max_cells=self.max_cells)
         _one_of("study", "indivisible", self.indivisible, ("refuse", "skip"))
         _one_of("study", "gate", self.gate, ("check", "off"))
-        _positive("study", max_params=self.max_params)
+        _positive("study", max_params=self.max_params, ranks_of_width=self.ranks_of_width)
+        if self.ranks_of_width and any(grid.ranks for grid in (*self.exclude, *self.harness)):
+            raise ConfigError(
+                f"study.ranks_of_width={self.ranks_of_width}: expected no ranks in study.exclude and study.harness"
+            )
 
 
 AXES = tuple(field.name for field in fields(GridConfig))
@@ -291,7 +298,8 @@ class JobConfig:
         dead: what was done in those factors about dead inputs, as the method gptq has it.
         cap: how many LoRC components to compute: 32, 128, 512, or 0 for all.
         variants: what an evaluation measures: ``r0``, and ``LORC/rRANK`` such as ``plain-int8/r8``.
-        model_path: a checkpoint folder on which the study runs, instead of its own models.
+        model_path: a checkpoint folder, or a name on the hub, on which the study runs instead of its own models.
+        text_path: a text file whose halves take the place of the study's texts.
         name: what the study is called, instead of its file's name and its changes.
     """
 
@@ -304,6 +312,7 @@ class JobConfig:
     cap: int = 32
     variants: list[str] = field(default_factory=lambda: ["r0"])
     model_path: str | None = None
+    text_path: str | None = None
     name: str | None = None
 
     def __post_init__(self) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from lorcbench.config.protocols import EvalConfig, SourceConfig
+from lorcbench.config.protocols import HALVES, EvalConfig, SourceConfig
+
+SHORTEST = 128  # tokens of a window that was fitted; in shorter ones a language model is not what it is used as
 
 
 class CorpusError(Exception):
@@ -73,6 +75,58 @@ def read_documents(path: Path) -> list[str]:
     return list(Documents(path))
 
 
+def half(documents: Sequence[str], part: str) -> list[str]:
+    """One half of a text, ``calibration`` or ``test``. The halves have about as many characters, and share no document.
+
+    A text of one document is cut in its middle, at the end of a line or else of a word. Several documents are dealt out in
+    the order of their hashes, each to the half that is shorter so far: neither their order in the file matters, nor how
+    often one of them is there.
+    """
+    if len(documents) == 1:
+        return [_halves_of(documents[0])[HALVES.index(part)]]
+    digests = [hashlib.sha256(document.encode()).digest() for document in documents]
+    lengths = dict(zip(digests, map(len, documents), strict=True))
+    sizes, chosen = dict.fromkeys(HALVES, 0), set()
+    for digest in sorted(lengths):
+        shorter = min(sizes, key=sizes.get)
+        sizes[shorter] += lengths[digest]
+        if shorter == part:
+            chosen.add(digest)
+    return [document for document, digest in zip(documents, digests, strict=True) if digest in chosen]
+
+
+def _halves_of(document: str) -> tuple[str, str]:
+    """A document cut behind the first line that ends in its second half, else behind the first word, else in its middle."""
+    middle = len(document) // 2
+    cuts = (document.find(end, middle) for end in ("\n", " "))
+    cut = next((cut + 1 for cut in cuts if middle <= cut < 0.75 * len(document)), middle)
+    return document[:cut], document[cut:]
+
+
+def fitted(longest: int, tokens: dict[str, int], count: int) -> int:
+    """The longest of `longest`, its half, its quarter, …, of which every corpus has `count` windows.
+
+    Args:
+        longest: tokens per window.
+        tokens: in the stream of each corpus.
+
+    Raises:
+        CorpusError: it would be shorter than `SHORTEST`; the message says how many tokens are needed.
+    """
+    name = min(tokens, key=tokens.get)
+    window = longest
+    while window * count > tokens[name]:
+        window //= 2
+    if window < SHORTEST:
+        if longest < SHORTEST:
+            raise CorpusError(f"windows of {longest} tokens at most; expected a model with {SHORTEST} positions or more")
+        raise CorpusError(
+            f"corpus {name}: {tokens[name]:,} tokens are fewer than {count} windows of {SHORTEST}; expected at least "
+            f"{count * SHORTEST:,}, and as many in the other half of the text"
+        )
+    return window
+
+
 def load_tokenizer(folder: Path):
     """The checkpoint's own tokenizer, as transformers makes it; code that comes with a checkpoint is never run.
 
@@ -83,6 +137,8 @@ def load_tokenizer(folder: Path):
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if not hasattr(tokenizer, "backend_tokenizer"):
+            raise CorpusError(f"{type(tokenizer).__name__} is written in Python; only those of the library tokenizers are read")
         knows = tokenizer.backend_tokenizer.encode("a", add_special_tokens=False).ids
         reason = "it has no tokens"  # what transformers makes for some families where there are no files
     except Exception as error:  # tokenizer classes raise whatever they like about a wrong file

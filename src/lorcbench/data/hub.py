@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+from lorcbench.common.artifacts import write_text
+from lorcbench.config import places
+
+MODEL_INSTEAD = "name a folder that holds it, model_path=FOLDER, or fill the hub's cache before"
 _PATIENCE = 30.0  # seconds without a byte after which a request fails
 
 
@@ -30,8 +35,42 @@ def downloading(what: str, instead: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # clients let through errors of the libraries below them; each list of them was incomplete
-        reason = type(error).__name__
-        raise HubError(f"{what} cannot be downloaded ({reason}); on a machine without the hub {instead}") from error
+        said = f"{what} cannot be downloaded ({_reason(error)})"
+        raise HubError(f"{said}; on a machine without the hub {instead}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The type of a client's error, and what to do if the hub answered that there is no such thing, or none for this user."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    hint = {
+        401: "the hub has none of that name, or it is private or gated: then accept its terms there and set HF_TOKEN",
+        403: "it is gated: accept its terms on the hub with the account of HF_TOKEN",
+        404: "the hub has no such repository, revision or file",
+    }.get(status)
+    return f"{type(error).__name__}: {hint}" if hint else type(error).__name__
+
+
+def fetch_config(place: str) -> None:
+    """Download the ``config.json`` of a model that was named by its repository, unless it was before.
+
+    Its width, positions and sizes are then known before the first job, as those of a checkpoint folder are.
+
+    Args:
+        place: of the model, as `lorcbench.config.places` has it.
+
+    Raises:
+        HubError: the hub cannot be reached, or has no such repository.
+    """
+    from huggingface_hub import hf_hub_download
+
+    target = places.fetched_config(place)
+    if target.is_file():
+        return
+    repo, _, revision = place.partition("@")
+    with downloading(f"{repo} at {revision}", MODEL_INSTEAD):
+        path = Path(hf_hub_download(repo, "config.json", revision=revision))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_text(target, path.read_text(encoding="utf-8"))
 
 
 def _limit_waiting(request) -> None:

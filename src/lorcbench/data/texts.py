@@ -5,7 +5,7 @@ file                             a document is
 ===============================  ======================================================
 ``.parquet``                     the value of one column in a row
 ``.jsonl``, ``.json``            the value of one key in the JSON object of a line
-``.txt``, ``.raw``, ``.tokens``  a line
+``.txt``, ``.raw``, ``.tokens``  a line, or the whole file
 ===============================  ======================================================
 
 All but Parquet may also be compressed, with ``.gz`` behind the name.
@@ -79,7 +79,7 @@ def read(path: Path, column: str = "text", lines: str = "kept") -> Iterator[str]
 
     Args:
         column: that holds the documents, in a Parquet or JSON file.
-        lines: how a line of a plain text file is a document, as in `TextConfig`.
+        lines: what is a document of a plain text file, as in `TextConfig`.
 
     Raises:
         TextError: the file is missing, of another format or damaged, or has no such column, or a value in it is no text.
@@ -139,11 +139,17 @@ def _lines(path: Path, lines: str) -> Iterator[str]:
     """
     with _opened(path) as file:
         try:
+            whole = []
             # A mark at the start is no text. splitlines() would split at U+2028, too.
             for number, line in enumerate(io.TextIOWrapper(file, encoding="utf-8-sig"), 1):
                 _check_utf_16(line, number)
                 stripped = line.strip()
-                yield line if lines == "kept" and stripped else stripped
+                if lines == "whole":
+                    whole.append(line)
+                else:
+                    yield line if lines == "kept" and stripped else stripped
+            if "".join(whole).strip():
+                yield "".join(whole)
         except UnicodeDecodeError as error:  # of a piece of the file, which is decoded ahead of the lines
             raise ValueError(f"line {_first_broken(path)}: {error}") from None
 

@@ -61,7 +61,7 @@ class Job:
         self.stage = stage
         self.overrides = overrides
         commands.check(overrides)
-        # A folder's name may look like a number or null, so it never passes through Hydra's grammar.
+        # The name of what the command line gives may look like a number or null: it never passes through Hydra's grammar.
         named = [override for override in overrides if not override.startswith("model.name=")]
         self.cfg = compose.compose([*named, *commands.from_environment()])
         self.config = compose.job_config(self.cfg)
@@ -86,8 +86,8 @@ class Job:
             raise ConfigError(f"stage {self.stage} needs {group}=NAME; known: {', '.join(compose.names(group))}")
         if group == "model":
             node.name = self.names.model
-            if "model=folder" in self.overrides:
-                node.path = str(Path(node.path).expanduser().resolve())  # a setting, and the same from wherever it is typed
+        if any(f"{group}={given}" in self.overrides for given in ("folder", "file")):
+            node.path = str(Path(node.path).expanduser().resolve())  # a setting, and the same from wherever it is typed
         return OmegaConf.to_object(node)
 
     @cached_property

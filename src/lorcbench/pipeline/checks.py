@@ -4,15 +4,47 @@ from __future__ import annotations
 
 import os
 
-from lorcbench.config import commands, compose, folders
+from lorcbench.config import commands, compose, folders, places
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.schema import ModelConfig, RuntimeConfig
-from lorcbench.data import stdlib_text, texts
+from lorcbench.data import hub, stdlib_text, texts
+from lorcbench.study import given
 from lorcbench.study.cells import Study
 
-_KEYS = ("model_path", "name", "overrides", "study")
+_KEYS = ("model_path", "name", "overrides", "study", "text_path")
 _MACHINE = ("runtime.", "tracking.")  # values of these may be in quotes, since paths have blanks
-_OVERRIDES = ("study.", "eval.tasks=", "model.name=", *_MACHINE)
+_OVERRIDES = ("study.", "eval.tasks=", *given.OVERRIDES, *_MACHINE)
+
+
+def study_of(settings: dict) -> str:
+    """The name of the study that Snakemake's ``--config`` asks for: ``own`` on a model of one's own, else the demo.
+
+    Raises:
+        ConfigError: a text alone, without anything to measure on it.
+    """
+    if "study" in settings:
+        return str(settings["study"])
+    if "text_path" in settings and "model_path" not in settings:
+        raise ConfigError(
+            f"text_path={settings['text_path']}: expected model_path=FOLDER or model_path=OWNER/NAME beside it, or study=NAME"
+        )
+    return "own" if "model_path" in settings else "demo"
+
+
+def fetch_config(model_path: object) -> None:
+    """Download the ``config.json`` of a model that is named on the hub, so that its sizes are known before the first job.
+
+    Raises:
+        ConfigError: the hub does not give it, or it is neither a name nor a checkpoint folder.
+    """
+    if not isinstance(model_path, str) or not model_path or "\0" in model_path:
+        return  # refused later
+    place = places.place(model_path, "model_path")
+    if places.is_on_hub(place):
+        try:
+            hub.fetch_config(place)
+        except hub.HubError as error:
+            raise ConfigError(f"model_path={model_path}: no such folder here, and {error}") from None
 
 
 def overrides_of(settings: dict) -> list[str]:
@@ -40,9 +72,11 @@ def overrides_of(settings: dict) -> list[str]:
 
 def check_windows(study: Study) -> None:
     """Refuse windows that are longer than the positions of a stand-in, or of a checkpoint folder."""
-    lengths = {f"study.eval={study.eval}+window": compose.load("eval", study.eval).window}
+    protocol = compose.load("eval", study.eval)
+    lengths = {} if protocol.fit else {f"study.eval={study.eval}+window": protocol.window}
     for name in study.calibrations:
-        lengths[f"study.calibrations=[{name}+length"] = compose.load("calibration", name).length
+        if not (calibration := compose.load("calibration", name)).fit:
+            lengths[f"study.calibrations=[{name}+length"] = calibration.length
     for model in study.models:
         limit = _positions(study.model(model))
         for setting, length in lengths.items():
@@ -53,8 +87,8 @@ def check_windows(study: Study) -> None:
 
 def _positions(model: ModelConfig) -> int | None:
     """How many positions a model has; None if they are computed, or not known before it is there."""
-    if model.source == "folder":
-        return folders.positions(model.path)
+    if folder := places.config_folder(model):
+        return folders.positions(folder)
     return model.standin.positions if model.standin and model.record.learned_positions else None
 
 
@@ -71,7 +105,7 @@ def check_data(study: Study, runtime: RuntimeConfig) -> None:
     entries += [("task", name) for name in study.tasks] if study.harness else []
     patterns, any_local = [], False
     for group, name in entries:
-        config = compose.load(group, name)
+        config = study.entry(group, name)
         if getattr(config, "source", None) == "file" and not texts.own_file(config, None).is_file():
             raise ConfigError(f"text.path={config.path} of {name}: no such file")
         patterns += config.local

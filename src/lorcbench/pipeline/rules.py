@@ -47,9 +47,11 @@ class Pipeline:
         runtime = [override for override in self._overrides if override.startswith("runtime.")]
         tracking = [override for override in self._overrides if override.startswith("tracking.")]
         lifecycle.set_environment(runtime)
-        self._typed = str(settings.get("study", "demo"))
+        self._typed = checks.study_of(settings)
         self._name = naming.check_name(settings["name"]) if "name" in settings else None
-        self.study = load_study(self._typed, self._overrides, settings.get("model_path"), self._name)
+        model_path, text_path = settings.get("model_path"), settings.get("text_path")
+        checks.fetch_config(model_path)
+        self.study = load_study(self._typed, self._overrides, model_path, self._name, text_path)
         composed = compose.compose([*runtime, *tracking])
         self._runtime = OmegaConf.to_object(composed.runtime)
         OmegaConf.to_object(composed.tracking)  # checked before the first job, not after the last
@@ -100,7 +102,7 @@ class Pipeline:
         return ask
 
     def _local_file(self, group: str, names: Wildcards) -> Path | None:
-        config = compose.load(group, getattr(names, group))
+        config = self.study.entry(group, getattr(names, group))
         data_dir = self._runtime.data_dir
         return texts.own_file(config, data_dir) if group == "text" else texts.local_file(config.local, data_dir)
 
@@ -139,16 +141,39 @@ class Pipeline:
 
     def _settings(self, group: str, name: str) -> dict:
         """What an entry of a config group says."""
-        return compose.plain(self.study.model(name) if group == "model" else compose.load(group, name))
+        return compose.plain(self.study.entry(group, name))
 
     # What stages are told
 
     def model_arguments(self, wildcards: Any) -> str:
-        """A model by name, or the folder that the command line gave; quoted for the shell."""
-        if folder := self.study.folders.get(wildcards.model):
-            path = compose.quoted(folder)
-            return shlex.join(["model=folder", f"model.name={wildcards.model}", f"model.path={path}"])
-        return shlex.join([f"model={wildcards.model}"])
+        """A model by name, or the place that the command line gave; quoted for the shell."""
+        if wildcards.model not in self.study.folders:
+            return shlex.join([f"model={wildcards.model}"])
+        config = self.study.model(wildcards.model)
+        if config.source == "hub":
+            place = [f"model.repo={config.repo}", f"model.revision={config.revision}"]
+        else:
+            place = [f"model.path={compose.quoted(config.path)}"]
+        return shlex.join([f"model={config.source}", f"model.name={config.name}", *place])
+
+    def text_arguments(self, wildcards: Any) -> str:
+        """A text by name, or the file that the command line gave; quoted for the shell."""
+        if wildcards.text in self.study.texts_given:
+            return shlex.join(self._text_arguments())
+        return shlex.join([f"text={wildcards.text}"])
+
+    def given_text(self, group: str) -> Callable[[Any], str]:
+        """The text that the command line gave, for a job whose protocol or calibration has its name."""
+
+        def ask(wildcards: Any) -> str:
+            texts = compose.load(group, _entry(group, Wildcards.of(wildcards))).texts()
+            return shlex.join(self._text_arguments()) if self.study.texts_given.keys() & set(texts) else ""
+
+        return ask
+
+    def _text_arguments(self) -> list[str]:
+        (text,) = self.study.texts_given.values()
+        return ["text=file", f"text.path={compose.quoted(text.path)}", f"text.column={compose.quoted(text.column)}"]
 
     def study_arguments(self) -> str:
         """The arguments of the stages that see the whole study; quoted for the shell."""
@@ -156,6 +181,7 @@ class Pipeline:
 
     def _study_arguments(self) -> list[str]:
         folder = [f"model_path={compose.quoted(path)}" for path in self.study.folders.values()]
+        folder += [f"text_path={compose.quoted(text.path)}" for text in self.study.texts_given.values()]
         name = [f"name={self._name}"] if self._name else []
         return [f"study={self._typed}", *name, *self._overrides, *folder]
 
@@ -194,7 +220,7 @@ class Pipeline:
 
     def downloads(self) -> list[str]:
         """Staged texts, tasks and checkpoints: all of the study that may come from the hub, and nothing that is computed."""
-        names = [name for name in self.study.texts if compose.load("text", name).source != "stdlib"]
+        names = [name for name in self.study.texts if self.study.entry("text", name).source != "stdlib"]
         folders = [TEXT.folder(Wildcards(text=name)) for name in names]
         if self.study.harness:
             tasks = [name for name in self.study.tasks if compose.load("task", name).text is None]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -38,8 +37,8 @@ class CellResult:
         documents: what each document gives for a metric of lm-eval, ``{"task/metric": values}``.
         tasks: version, number of documents and shots of each lm-eval task.
         prefix_token: what lm-eval put before a text without context.
-        corpora: of each the text, its number of documents, whether they are the published ones, windows, and the token stream's
-            length and hash.
+        corpora: of each the text, its number of documents, whether they are the published ones, windows, tokens per window,
+            and the token stream's length and hash.
         independent: the corpora whose windows the protocol draws one by one from random documents.
         derived: "" for a measured cell; for one chosen from several by its perplexity, from which (`lorcbench.report.derived`).
         folders: of the jobs that the cell rests on, by stage, in the order in which they run.
@@ -128,13 +127,9 @@ def _collect(study: Study, cell: Cell, foreign: dict[Path, str | None]) -> CellR
 def _foreign(study: Study, job: StageJob) -> str | None:
     """Why a job's result is not what its names mean; None if it is, or if there is none."""
     path = job.folder / "result.json"
-
-    def entry(group: str, name: str) -> Any:
-        return study.model(name) if group == "model" else compose.load(group, name)
-
     try:
         if path.is_file():
-            meaning.check(job, entry, read_json(path, job.stage.kind))
+            meaning.check(job, study.entry, read_json(path, job.stage.kind))
     except ArtifactError as error:
         return str(error)
     return None
@@ -144,9 +139,9 @@ def _fill(result: CellResult, evaluation: dict, folders: dict[str, Path]) -> Non
     """Perplexities, size and cost of a cell that was measured."""
     measured = evaluation["variants"][result.cell.variant]
     result.status = "ok"
-    result.corpora = evaluation.get("corpora", {})
-    protocol = evaluation["identity"]["settings"]["corpora"]
-    result.independent = frozenset(corpus for corpus, settings in protocol.items() if settings["sampling"] == "documents")
+    protocol = evaluation["identity"]["settings"]
+    result.corpora = {name: {"window": protocol["window"]} | about for name, about in evaluation.get("corpora", {}).items()}
+    result.independent = frozenset(name for name, corpus in protocol["corpora"].items() if corpus["sampling"] == "documents")
     result.nll = {corpus: np.array(values) for corpus, values in measured["nll"].items()}
     result.weights = measured.get("weights")
     result.bits_per_weight = measured.get("bits_per_weight", 16.0)

@@ -15,7 +15,7 @@ from lorcbench.study.ranks import rank_share
 
 _CELL = ("study", "model", "family", "standin", "method", "weight", "activation", "rank")
 _RECIPE_OF_RANK = ("lorc", "hessian", "calibration")
-_TEXT = ("seed", "protocol", "corpus", "windows", "stream_tokens", "stream_sha256")
+_TEXT = ("seed", "protocol", "corpus", "windows", "window", "stream_tokens", "stream_sha256")
 _PERPLEXITY = ("ppl", "ppl_fp", "delta_nll", "delta_nll_low", "delta_nll_high", "delta_ppl", "delta_ppl_low", "delta_ppl_high")
 _COST = ("bits_per_weight", "paper_bits", "weights", "max_damp", "seconds", "peak_rss_mib")
 _STATUS = ("status", "reason", "derived_from", "on_front", "rank_share")
@@ -62,7 +62,7 @@ def _corpus_columns(result: CellResult, change: Change) -> list[dict]:
         ppl = perplexity(result.nll[corpus])
         ppl_fp = perplexity(change.baseline.nll[corpus])
         numbers = {"corpus": corpus, "ppl": ppl, "ppl_fp": ppl_fp, "delta_ppl": ppl - ppl_fp}
-        numbers |= {name: stream.get(name, "") for name in ("windows", "stream_tokens", "stream_sha256")}
+        numbers |= {name: stream.get(name, "") for name in ("windows", "window", "stream_tokens", "stream_sha256")}
         columns.append(numbers | {"delta_nll": loss.value, "delta_nll_low": loss.low, "delta_nll_high": loss.high})
     return columns
 

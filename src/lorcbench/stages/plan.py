@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 
+from lorcbench.config import compose
 from lorcbench.jobs.job import Job
-from lorcbench.pipeline import plan
+from lorcbench.pipeline import checks, plan
 from lorcbench.stages import run_by_old_name
 from lorcbench.study.expansion import study_from_arguments
 
 
 def main(job: Job) -> None:
     """Print the plan; exit with 1, and a line each, if something cannot fit."""
+    for given in (part for part in job.overrides if part.startswith("model_path=")):
+        checks.fetch_config(compose.unquoted(given.removeprefix("model_path=")))
     text, misfits = plan.report(study_from_arguments(job.overrides), job.runtime, plan.this_machine(job.runtime))
     print(text)
     if misfits:

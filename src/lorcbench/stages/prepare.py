@@ -13,7 +13,7 @@ from lorcbench.common.artifacts import file_digest, replacing, verified
 from lorcbench.common.paths import TOKENIZER
 from lorcbench.config.schema import ModelConfig
 from lorcbench.data.corpora import load_tokenizer
-from lorcbench.data.hub import downloading
+from lorcbench.data.hub import MODEL_INSTEAD, downloading
 from lorcbench.jobs.job import Job
 from lorcbench.models import discovery
 from lorcbench.models.blocks import BlockWalk
@@ -113,10 +113,9 @@ def _download(model: ModelConfig) -> tuple[Path, str]:
     """
     from huggingface_hub import snapshot_download
 
-    instead = "name a folder that holds it, model_path=FOLDER, or fill the hub's cache before"
     for weights in ("*.safetensors", "pytorch_model*.bin"):
         patterns = ["*.json", "*.txt", "*.model", weights]
-        with downloading(f"{model.repo} at {model.revision}", instead):
+        with downloading(f"{model.repo} at {model.revision}", MODEL_INSTEAD):
             folder = Path(snapshot_download(model.repo, revision=model.revision, allow_patterns=patterns))
         if has_safetensors(folder) or list(folder.glob("pytorch_model*.bin")):
             return folder, folder.name

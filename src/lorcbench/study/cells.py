@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from typing import Any
 
 from lorcbench.common.paths import Wildcards
-from lorcbench.config import compose
+from lorcbench.config import compose, places
+from lorcbench.config.protocols import TextConfig
 from lorcbench.config.schema import AXES, ModelConfig, StudyConfig
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.study import published
@@ -15,6 +17,7 @@ from lorcbench.study import published
 # Axis of a study → field of a cell.
 FIELDS = dict(zip(AXES, ("model", "method", "calibration", "weight", "activation", "lorc", "rank"), strict=True))
 RECIPE = tuple(FIELDS.values())  # the order in which tables and tags name a cell
+SHORT_WINDOW = 512  # tokens; of a published model, a number in shorter windows needs a remark
 _SHOWN = 3  # values of an axis that a line has room for
 # What the cells of one evaluation have in common: all but the LoRC setting and its rank.
 _EVALUATED = ("model", "method", "calibration", "weight", "trained", "activation")
@@ -93,7 +96,8 @@ class Study:
         cells: all cells, full precision of every model first.
         harness: the cells that lm-eval measures.
         not_applicable: (model, weight or activation format) left out because groups do not divide.
-        folders: checkpoints given by path on the command line, by model name.
+        folders: checkpoints given on the command line, by model name: the full path, or ``OWNER/NAME@REVISION`` on the hub.
+        texts_given: a text given by its file on the command line, by the text's name.
         too_large: the study's models that `StudyConfig.max_params` leaves out.
         published_ranks: of a rehearsal, rank of the stand-ins → the ranks in the study's file that became it.
         replaced: the axes that the command line gave.
@@ -107,13 +111,20 @@ class Study:
     harness: tuple[Cell, ...]
     not_applicable: tuple[tuple[str, str], ...]
     folders: dict[str, str]
+    texts_given: dict[str, TextConfig] = field(default_factory=dict)
     too_large: tuple[str, ...] = ()
     published_ranks: dict[int, list[int]] = field(default_factory=dict)
     replaced: tuple[str, ...] = ()
 
     def model(self, name: str) -> ModelConfig:
-        """The model's config, a folder given on the command line included."""
+        """The model's config, one that the command line gives included."""
         return model_config(name, self.folders)
+
+    def entry(self, group: str, name: str) -> Any:
+        """What is called `name` in a config group, a model and a text that the command line gives included."""
+        if group == "model":
+            return self.model(name)
+        return self.texts_given[name] if group == "text" and name in self.texts_given else compose.load(group, name)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -142,7 +153,7 @@ class Study:
     def outline(self) -> list[str]:
         """What the study is, for the terminal: one line with its cells by axis, and what needs a line of its own.
 
-        That is the folder of a checkpoint, and a warning where the command line replaced an axis of several grids.
+        That is what the command line gave, and a warning where it replaced an axis of several grids.
         """
         axes = []
         for axis, attribute in FIELDS.items():
@@ -150,10 +161,21 @@ class Study:
             if axis not in ("calibrations", "lorc") or len(counts.keys() - {"none"}) > 1:  # else the method and rank say it
                 axes.append(f"{axis}: {_counted(counts, axis in self.replaced)}")
         lines = [f"study {self.name}: {len(self.cells)} cells; {'; '.join(axes)}"]
-        lines += [f"model {name} is {folder}" for name, folder in self.folders.items()]
+        lines += self.given_lines()
         if len(self.config.grids) > 1 and (everywhere := [axis for axis in self.replaced if axis != "models"]):
             grids = f"each of the {len(self.config.grids)} grids, whose other axes stay"
             lines.append(f"{', '.join(everywhere)} replaced in {grids}; study.exactly=true takes only what you name")
+        return lines
+
+    def given_lines(self) -> list[str]:
+        """A line for a model and a text that the command line gave, and what a reader must know of the text of such a model."""
+        lines = [f"model {name} is {place}" for name, place in self.folders.items()]
+        lines += [f"text {name} is {text.path}" for name, text in self.texts_given.items()]
+        protocol = compose.load("eval", self.eval)
+        if self.folders and "stdlib" in protocol.texts():
+            lines.append("the text is what Python carries about itself, since there is no text_path=FILE of your own")
+        if self.folders and not protocol.fit and protocol.window < SHORT_WINDOW:
+            lines.append(f"its windows have {protocol.window} tokens, few for a language model: study=own takes longer ones")
         return lines
 
     def wildcards(self, cell: Cell) -> Wildcards:
@@ -185,7 +207,7 @@ def _counted(counts: Counter[str], all_of_them: bool) -> str:
 
 
 def model_config(name: str, folders: dict[str, str]) -> ModelConfig:
-    """The config of a model of conf/model, or of a checkpoint folder by its model name."""
+    """The config of a model of conf/model, or of one that the command line gives."""
     if name in folders:
-        return ModelConfig(name=name, source="folder", path=folders[name])
+        return places.model(name, folders[name])
     return compose.load("model", name)

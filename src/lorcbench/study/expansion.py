@@ -10,15 +10,16 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lorcbench.config import commands, compose, folders
+from lorcbench.config import compose, folders, places
 from lorcbench.config.checks import MOST, ConfigError
+from lorcbench.config.protocols import TextConfig
 from lorcbench.config.schema import AXES, GridConfig, ModelConfig, StudyConfig
-from lorcbench.study import naming, rehearsal
+from lorcbench.config.variants import Variant
+from lorcbench.study import given, naming, rehearsal
 from lorcbench.study.cells import FIELDS, Cell, Study, activation_format, model_config, weight_format
 
 # What a grid has on an axis that neither it nor its study names.
 _DEFAULTS = {"calibrations": ["none"], "activations": ["a16"], "lorc": ["plain-int8"], "ranks": [0]}
-_NAMED = "model.name="  # of a checkpoint folder
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class _Request:
     Attributes:
         name: of the study.
         config: the composed study.
-        folders: checkpoints given by path on the command line, by model name.
+        folders: checkpoints given on the command line, by model name.
+        texts: a text given by its file on the command line, by its name.
         replaced: the axes that the command line gave; they hold for every grid.
         published_ranks: of a rehearsal, as `Study` has it.
     """
@@ -36,35 +38,46 @@ class _Request:
     name: str
     config: StudyConfig
     folders: dict[str, str]
+    texts: dict[str, TextConfig]
     replaced: tuple[str, ...]
     published_ranks: dict[int, list[int]]
 
 
-def load_study(name: str, overrides: list[str] = (), model_path: str | None = None, own_name: str | None = None) -> Study:
+def load_study(
+    name: str,
+    overrides: list[str] = (),
+    model_path: str | None = None,
+    own_name: str | None = None,
+    text_path: str | None = None,
+) -> Study:
     """Compose a study and expand its cells.
 
     Args:
         name: a file of conf/study, changes of its keys spelled behind it.
         overrides: Hydra overrides; ``study.<axis>=[…]`` replaces that axis in every grid.
-        model_path: a checkpoint folder to run the study on instead of its own models; ``model.name=…`` among the overrides
-            names its model.
+        model_path: a checkpoint folder, or a name on the hub, to run the study on instead of its own models; ``model.name=…``
+            among the overrides names its model.
         own_name: what the study is called, instead of its file's name and its changes.
+        text_path: a file whose halves take the place of all texts, one to calibrate on and one to measure; ``text.column=…``
+            among the overrides names the column of its documents.
 
     Raises:
         ConfigError: anything that makes no sense, in one line.
     """
-    if model_path is not None and (not isinstance(model_path, str) or not model_path or "\0" in model_path):
-        raise ConfigError(f"model_path={model_path!r}: expected a checkpoint folder with config.json and safetensors files")
+    given.check_path("model_path", model_path, "a checkpoint folder with config.json and safetensors files, or OWNER/NAME")
+    given.check_path("text_path", text_path, "a file of plain text, JSON lines or Parquet")
     if name.partition("+")[0] not in compose.names("study"):
         raise ConfigError(f"study {name!r} is unknown; conf/study has {', '.join(compose.names('study'))}")
-    composed = compose.compose([f"study={name}", *(part for part in overrides if not part.startswith(_NAMED))])
-    request = _request(name, OmegaConf.to_object(composed.study), overrides, model_path)
+    composed = compose.compose([f"study={name}", *(part for part in overrides if not part.startswith(given.OVERRIDES))])
+    request = _request(name, OmegaConf.to_object(composed.study), overrides, model_path, text_path)
     protocol = compose.canonical("eval", request.config.eval)
     cells, not_applicable, too_large = _expand(request)
     changed = naming.changed_keys(name, overrides)
     tasks = list(composed.eval.tasks) if naming.TASKS in changed else compose.load("eval", protocol).tasks
     chosen = [_spelled(request, grid) for grid in request.config.harness] if tasks else []
-    plain = compose.plain(composed.study) | {"eval": protocol, naming.TASKS: tasks}
+    # The text is part of the study's own name.
+    without_text = str(Variant.parse(protocol).without("text")) if request.texts else protocol
+    plain = compose.plain(composed.study) | {"eval": without_text, naming.TASKS: tasks}
     called = _name(request, {key: plain[key] for key in changed}) if own_name is None else naming.check_name(own_name)
     return Study(
         name=naming.check_place(called),
@@ -75,6 +88,7 @@ def load_study(name: str, overrides: list[str] = (), model_path: str | None = No
         harness=tuple(cell for cell in cells if any(_matches(cell, grid) for grid in chosen)),
         not_applicable=tuple(not_applicable),
         folders=request.folders,
+        texts_given=request.texts,
         too_large=tuple(too_large),
         published_ranks=request.published_ranks,
         replaced=request.replaced,
@@ -86,10 +100,10 @@ def study_from_arguments(arguments: list[str]) -> Study:
     values = dict(argument.partition("=")[::2] for argument in arguments)
     if "study" not in values:
         raise ConfigError(f"study=NAME is missing; known: {', '.join(compose.names('study'))}")
-    own = ("study=", "model_path=", "name=")
+    own = ("study=", "model_path=", "text_path=", "name=")
     overrides = [argument for argument in arguments if not argument.startswith(own)]
-    folder = compose.unquoted(values["model_path"]) if "model_path" in values else None
-    return load_study(values["study"], overrides, folder, values.get("name"))
+    model, text = (compose.unquoted(values[key]) if key in values else None for key in ("model_path", "text_path"))
+    return load_study(values["study"], overrides, model, values.get("name"), text)
 
 
 def _name(request: _Request, changes: dict[str, Any]) -> str:
@@ -107,13 +121,15 @@ def _name(request: _Request, changes: dict[str, Any]) -> str:
     kept |= {axis: _values(request, axis, kept[axis]) for axis in AXES if axis in kept}
     for folder in request.folders:  # it stands for all models
         kept = {key: value for key, value in kept.items() if key != "models"} | {naming.FOLDER: folder}
+    for text in request.texts:
+        kept[naming.TEXT] = text
     return naming.with_changes(stem, kept)
 
 
-def _request(name: str, config: StudyConfig, overrides: list[str], model_path: str | None) -> _Request:
-    """The study as its file and the command line say it, on other models if the command line says so."""
+def _request(name: str, config: StudyConfig, overrides: list[str], model_path: str | None, text_path: str | None) -> _Request:
+    """The study as its file and the command line say it, on another model and another text if the command line says so."""
     replaced = [axis for axis in AXES if any(override.startswith(f"study.{axis}=") for override in overrides)]
-    own = _own_folder(overrides, model_path)
+    own = given.models(overrides, model_path)
     if own:
         config.models = list(own)
         replaced.append("models")
@@ -126,20 +142,10 @@ def _request(name: str, config: StudyConfig, overrides: list[str], model_path: s
     if config.standins:
         keeps_protocol = any(override.startswith("study.eval=") for override in overrides)
         config = rehearsal.rehearse(config, replaced, not keeps_protocol)
-    return _Request(name, config, own, tuple(replaced), published_ranks)
-
-
-def _own_folder(overrides: list[str], model_path: str | None) -> dict[str, str]:
-    """The checkpoint folder that the command line gives, by the name of its model; empty if it gives none."""
-    names = [override.removeprefix(_NAMED) for override in overrides if override.startswith(_NAMED)]
-    if not model_path:
-        if names:
-            raise ConfigError(f"model.name={names[0]}: expected model_path=FOLDER beside it")
-        return {}
-    for name in names:
-        commands.check_folder_name(name)
-    folder = folders.resolved(model_path, "model_path")
-    return {(names or [folders.model_name(folder)])[-1]: str(folder)}
+    texts = given.texts(overrides, text_path)
+    for text in texts:
+        config = given.on_text(config, text)
+    return _Request(name, config, own, texts, tuple(replaced), published_ranks)
 
 
 def _expand(request: _Request) -> tuple[list[Cell], list[tuple[str, str]], list[str]]:
@@ -178,7 +184,8 @@ def _combinations(request: _Request) -> Iterator[Cell]:
     for grid in grids:
         axes = [_values(request, axis, values) for axis, values in grid.items()]
         for combination in itertools.product(*axes):
-            cell = _cell(**dict(zip(FIELDS.values(), combination, strict=True)))
+            named = dict(zip(FIELDS.values(), combination, strict=True))
+            cell = _cell(**named | {"rank": _rank(request, named["model"], named["rank"])})
             if cell is not None and not any(_matches(cell, chosen) for chosen in excluded):
                 yield cell
 
@@ -239,10 +246,22 @@ def _cell(model: str, method: str, calibration: str, weight: str, activation: st
     return Cell(model, method, calibration, weight, trained, activation, lorc, rank)
 
 
+def _rank(request: _Request, model: str, rank: int) -> int:
+    """A rank of the study's file on one model: the same share of its width, if the study says of which width its ranks are."""
+    full = request.config.ranks_of_width
+    if not rank or full is None or "ranks" in request.replaced:
+        return rank
+    widths = _widths(model_config(model, request.folders))
+    if not widths:
+        expected = "expected the ranks themselves, such as study.ranks=[0,8]"
+        raise ConfigError(f"study.ranks_of_width={full}: the width of {model} is not known; {expected}")
+    return max(1, round(rank * widths[0] / full))
+
+
 def _widths(model: ModelConfig) -> tuple[int, ...]:
-    """Numbers of inputs of a model's linears, as far as they are known before it is there."""
-    if model.source == "folder":
-        return folders.widths(model.path)
+    """Numbers of inputs of a model's linears, as far as they are known before it is there; the first is its width."""
+    if folder := places.config_folder(model):
+        return folders.widths(folder)
     return tuple(width for width in (model.hidden, model.ffn) if width)
 
 

@@ -36,7 +36,7 @@ def rehearse(study: StudyConfig, kept: list[str], protocol: bool) -> StudyConfig
     )
     # What is left out for published models by name says nothing of stand-ins.
     changed["exclude"] = [GridConfig(**_axes(grid, kept)) for grid in study.exclude if not grid.models]
-    changed |= {"title": f"{study.title}, on stand-ins", "indivisible": "skip"}
+    changed |= {"title": f"{study.title}, on stand-ins", "indivisible": "skip", "ranks_of_width": None}
     return replace(study, **changed, **({"eval": _PROTOCOL} if protocol else {}))
 
 

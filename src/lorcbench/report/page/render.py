@@ -21,6 +21,7 @@ from lorcbench.report.page.parts import chip, table, value
 from lorcbench.report.page.tasks import tasks
 from lorcbench.report.recommend import fronts
 from lorcbench.report.results import CellResult
+from lorcbench.report.summary import window_lines
 from lorcbench.study.cells import Cell, Study
 from lorcbench.study.ranks import rank_lines
 
@@ -155,6 +156,9 @@ def _alerts(study: Study, results: list[CellResult]) -> str:
         text = "small models that this pipeline trained itself. Their perplexities are no published model's"
         ranks = "".join(f"<li>{escape(line)}</li>" for line in rank_lines(study))
         alerts.append(f'<div class="box"><b>Stand-ins.</b> {who} stand-ins, {text}.{ranks and f"<ul>{ranks}</ul>"}</div>')
+    if lines := [*study.given_lines(), *window_lines(study, results)]:
+        items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+        alerts.append(f'<div class="box"><b>What is measured here.</b><ul>{items}</ul></div>')
     if planted := sorted({result.cell.model for result in results if result.planted}):
         text = (
             "outlier channels and dead inputs were put into it on purpose, to show what methods do about them. "
@@ -239,6 +243,10 @@ def _files(study: Study, findings: Findings, imported: dict | None) -> str:
 
 def _windows(results: list[CellResult]) -> str:
     """How many windows of each corpus were measured."""
-    nll = next((result.nll for result in results if result.nll), {})
-    counts = ", ".join(f"{len(values)} windows of {corpus}" for corpus, values in nll.items())
+    of_corpora = next((result for result in results if result.nll), None)
+    lengths = {name: about.get("window") for name, about in of_corpora.corpora.items()} if of_corpora else {}
+    counts = ", ".join(
+        f"{len(values)} windows of {corpus}" + (f", {lengths[corpus]:,} tokens each" if lengths.get(corpus) else "")
+        for corpus, values in (of_corpora.nll if of_corpora else {}).items()
+    )
     return f"Here: {escape(counts)}." if counts else ""

@@ -1,0 +1,67 @@
+"""What the command line gives without a conf file: the model that a study runs on, and the text that it runs on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lorcbench.config import commands, places
+from lorcbench.config.checks import ConfigError
+from lorcbench.config.protocols import TextConfig
+from lorcbench.config.schema import GridConfig, StudyConfig
+from lorcbench.config.variants import Variant
+
+_NAMED = "model.name="  # what a model is called, instead of what its place says
+_COLUMN = "text.column="  # of a text's documents
+OVERRIDES = (_NAMED, _COLUMN)  # which are no overrides of conf/
+
+
+def check_path(key: str, path: object, expected: str) -> None:
+    """Refuse what cannot be a path, as Snakemake's parser may make of one."""
+    if path is not None and (not isinstance(path, str) or not path or "\0" in path):
+        raise ConfigError(f"{key}={path!r}: expected {expected}")
+
+
+def models(overrides: list[str], model_path: str | None) -> dict[str, str]:
+    """The checkpoint that the command line gives, by the name of its model; empty if it gives none.
+
+    Raises:
+        ConfigError: it is neither a checkpoint folder nor a name on the hub.
+    """
+    names = [override.removeprefix(_NAMED) for override in overrides if override.startswith(_NAMED)]
+    if not model_path:
+        if names:
+            raise ConfigError(f"model.name={names[0]}: expected model_path=FOLDER beside it")
+        return {}
+    for name in names:
+        commands.check_folder_name(name)
+    place = places.place(model_path, "model_path")
+    return {(names or [places.model_name(place)])[-1]: place}
+
+
+def texts(overrides: list[str], text_path: str | None) -> dict[str, TextConfig]:
+    """The text that the command line gives, by its name; empty if it gives none."""
+    columns = [override.removeprefix(_COLUMN) for override in overrides if override.startswith(_COLUMN)]
+    if not text_path:
+        if columns:
+            raise ConfigError(f"text.column={columns[0]}: expected text_path=FILE beside it")
+        return {}
+    text = places.text(text_path, (columns or ["text"])[-1], "text_path")
+    return {places.text_name(text): text}
+
+
+def on_text(config: StudyConfig, text: str) -> StudyConfig:
+    """A study whose protocol and calibrations take a text instead of their own."""
+
+    def spelled(name: str) -> str:
+        return f"{Variant.parse(name).without('text')}+text={text}"
+
+    def calibrations(grid: StudyConfig | GridConfig) -> list[str] | None:
+        if grid.calibrations is None:
+            return None
+        return [name if name == "none" else spelled(name) for name in grid.calibrations]
+
+    grids = {
+        key: [replace(grid, calibrations=calibrations(grid)) for grid in getattr(config, key)]
+        for key in ("grids", "exclude", "harness")
+    }
+    return replace(config, eval=spelled(config.eval), calibrations=calibrations(config), **grids)
