@@ -1,4 +1,4 @@
-"""Where the GGUF file of a model lies: at a path of the user's, or in a package that pip installed. Nothing of it is read here."""
+"""Where the GGUF file of a model lies: at a path of the user's, or in an installed package. Nothing of it is read here."""
 
 from __future__ import annotations
 

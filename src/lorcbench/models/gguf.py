@@ -1,8 +1,8 @@
 """A GGUF file as transformers reads it: a dequantized model and its tokenizer.
 
-The file stores most matrices in a few bits. What is read here are ordinary 16-bit weights, but they lie on the file's grid: of a
-4-bit file each run of 32 inputs has 16 values. Whatever is measured of such a model starts from there, so results and pages
-say what it is from.
+The file stores most matrices in a few bits. What is read here are ordinary 16-bit weights, but they lie on the file's grid:
+of a 4-bit file each run of 32 inputs has 16 values. Whatever is measured of such a model starts from there, so results and
+pages say what it is from.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ def load(path: Path, log: TextIO) -> tuple:
     plain = {"dtype": torch.float16, "quantization_config": GgufConfig(dequantize=True)}
     try:
         with redirect_stderr(log):
-            model, found = AutoModelForCausalLM.from_pretrained(**where, **plain, output_loading_info=True)
+            model, info = AutoModelForCausalLM.from_pretrained(**where, **plain, output_loading_info=True)
             tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False)
     except Exception as error:  # as above
         raise CheckpointError(f"{path}: transformers reads no model from it ({_reason(error)})") from None
     # What a file lacks transformers would make up, and say so in a warning only.
     for problem in ("missing_keys", "mismatched_keys"):
-        if names := sorted(map(str, found[problem])):
+        if names := sorted(map(str, info[problem])):
             raise CheckpointError(f"{path}: {problem.partition('_')[0]} tensor {names[0]}, {len(names)} in all")
     _forget_the_source(model)
     return model, tokenizer

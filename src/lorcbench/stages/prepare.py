@@ -1,4 +1,4 @@
-"""A model's checkpoint on disk: a stand-in trained here, a hub repository downloaded, a GGUF file, or a folder of the user's."""
+"""A model's checkpoint on disk: a stand-in trained here, a hub repository downloaded, a GGUF file, or the user's folder."""
 
 from __future__ import annotations
 
