@@ -23,7 +23,7 @@ NOT = {
     "study": {"data", "models"},  # a study is expanded without a text or a checkpoint
     "report": {"data", "models", "jobs", "pipeline"},  # it reads artifacts only
 }
-KNOW_TRANSFORMERS = {"models.blocks", "models.standin", "models.harness", "data.corpora", "pipeline.warm"}
+KNOW_TRANSFORMERS = {"models.gguf", "models.blocks", "models.standin", "models.harness", "data.corpora", "pipeline.warm"}
 TRANSFORMERS = {"transformers", "accelerate", "lm_eval", "peft"}
 HEAVY = {"torch", "mlflow", *TRANSFORMERS}
 # Machinery that may hold tensors: files are guarded by a format version; the plan measures this machine's speed with a product;
