@@ -77,7 +77,9 @@ def test_massive_activations_are_where_a_channel_is_twenty_times_the_median():
     measured = cells()
     reader = Reader(massive(measured, changes(measured)))
     assert reader.row("self_attn.q_proj")[1:] == ["0 of 2", "19", "1", "9.5", "–"]
-    assert reader.row("mlp.down_proj")[1:] == ["3 of 4", "2,000", "0", "1,000.0", "139 in 2, 7 in 1"]
+    assert reader.row("mlp.down_proj")[1:] == ["3 of 4", "2,000", "0", "1,000.0", "139 (blocks 0, 1); 7 (block 2)"]
+    page = massive(measured, changes(measured))
+    assert page.index("mlp.down_proj") < page.index("self_attn.q_proj")  # the strongest first
 
 
 def test_what_the_methods_lose_stands_beside_them():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from html import escape
 
 from lorcbench.report.comparison import Change
@@ -32,30 +31,38 @@ def _ratio(entry: dict) -> float:
 def _model(result: CellResult, results: list[CellResult], changes: dict[Cell, Change]) -> str:
     """The two tables of one model."""
     heads = ["input of", "blocks with such a channel", "largest |x| over median", "in block", "|x|", "channels"]
-    inputs = "".join(_input(name, entries) for name, entries in result.channels.items())
+    strongest = sorted(result.channels.items(), key=lambda item: -max(map(_ratio, item[1])))
+    inputs = "".join(_input(name, entries) for name, entries in strongest)
     model = f"{result.cell.model} ({result.origin})" if result.origin else result.cell.model
     note = (
         f"{model}, before anything is rounded: of each channel of an input the largest |x| over all test windows. A channel "
         f"counts from {MASSIVE:g} times the median channel on. An input that several linears share has the name of the first. "
-        "Blocks are counted from 0. The channels are those that are the largest of a block, each with its number of blocks."
+        "Of each block the largest channel is looked at; blocks are counted from 0."
     )
     tables = f'<p class="note">{escape(note)}</p>' + table(heads, inputs, numeric=heads[1:5])
     losses = _losses([other for other in results if other.cell.model == result.cell.model], changes)
-    return tables + (f'<p class="note">What the methods lose there, without LoRC: the rise of the mean PPL.</p>{losses}')
+    return tables + f'<p class="note">What the methods lose there, without LoRC: the rise of the mean PPL.</p>{losses}'
 
 
 def _input(name: str, entries: list[dict]) -> str:
     """The row of one input."""
-    strong = [entry for entry in entries if _ratio(entry) >= MASSIVE]
     index, largest = max(enumerate(entries), key=lambda item: _ratio(item[1]))
-    counts = Counter(entry["channel"] for entry in strong)
-    named = ", ".join(f"{channel} in {count}" for channel, count in counts.most_common(_NAMED))
-    more = f", {len(counts) - _NAMED} others" if len(counts) > _NAMED else ""
+    strong = sorted((item for item in enumerate(entries) if _ratio(item[1]) >= MASSIVE), key=lambda item: -_ratio(item[1]))
+    blocks: dict[int, list[int]] = {}  # of each channel, the strongest first
+    for block, entry in strong:
+        blocks.setdefault(entry["channel"], []).append(block)
     return (
         f'<tr><th scope="row"><code>{escape(name)}</code></th><td class="num">{len(strong)} of {len(entries)}</td>'
         f"{value(_ratio(largest), '{:,.0f}'.format)}{value(index, str)}{value(largest['max'], '{:,.1f}'.format)}"
-        f"<td>{escape(named + more) or '–'}</td></tr>"
+        f"<td>{escape(_named(blocks)) or '–'}</td></tr>"
     )
+
+
+def _named(blocks: dict[int, list[int]]) -> str:
+    """The first channels, each with its blocks, and how many more there are."""
+    first = list(blocks.items())[:_NAMED]
+    named = [f"{channel} (block{'s' if len(of) > 1 else ''} {', '.join(map(str, of))})" for channel, of in first]
+    return "; ".join([*named, *([f"{len(blocks) - _NAMED} more"] if len(blocks) > _NAMED else [])])
 
 
 def _losses(results: list[CellResult], changes: dict[Cell, Change]) -> str:
