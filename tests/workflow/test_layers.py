@@ -23,7 +23,10 @@ NOT = {
     "study": {"data", "models"},  # a study is expanded without a text or a checkpoint
     "report": {"data", "models", "jobs", "pipeline"},  # it reads artifacts only
 }
-KNOW_TRANSFORMERS = {"models.network", "models.discovery", "models.standin", "models.harness", "data.corpora", "pipeline.warm"}
+KNOW_TRANSFORMERS = {
+    *("models.network", "models.discovery", "models.gguf", "models.standin", "models.harness"),
+    *("data.corpora", "pipeline.warm"),
+}
 TRANSFORMERS = {"transformers", "accelerate", "lm_eval", "peft"}
 HEAVY = {"torch", "mlflow", *TRANSFORMERS}
 # Machinery that may hold tensors: files are guarded by a format version; the plan measures this machine's speed with a product;

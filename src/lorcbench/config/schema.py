@@ -77,7 +77,8 @@ class ModelConfig:
     Attributes:
         name: the name in paths; the conf file's own unless a folder was given on the command line.
         family: a ``model_type`` of `lorcbench.config.families`; None if only the checkpoint knows.
-        source: ``standin`` (trained by the pipeline), ``hub`` (`repo`, `revision`) or ``folder`` (`path`).
+        source: ``standin`` (trained by the pipeline), ``hub`` (`repo`, `revision`), ``folder`` (`path`), or ``gguf``: one GGUF
+            file, dequantized, at `path` or as `file` of the installed `package`.
         layers, hidden, heads, ffn: the shape; None if only the checkpoint knows.
     """
 
@@ -87,6 +88,8 @@ class ModelConfig:
     repo: str | None = None
     revision: str = "main"
     path: str | None = None
+    package: str | None = None
+    file: str | None = None
     layers: int | None = None
     hidden: int | None = None
     heads: int | None = None
@@ -94,11 +97,14 @@ class ModelConfig:
     standin: StandinConfig | None = None
 
     def __post_init__(self) -> None:
-        _one_of("model", "source", self.source, ("standin", "hub", "folder"))
-        needed = {"hub": "repo", "folder": "path", "standin": "standin"}[self.source]
-        if getattr(self, needed) is None:
-            raise ConfigError(f"model.{needed}=null: a model of source {self.source} needs it")
-        if foreign := [key for key in ("repo", "path", "standin") if key != needed and getattr(self, key) is not None]:
+        _one_of("model", "source", self.source, ("standin", "hub", "folder", "gguf"))
+        packaged = self.source == "gguf" and self.path is None
+        keys = {"hub": ["repo"], "standin": ["standin"]}.get(self.source, ["package", "file"] if packaged else ["path"])
+        if missing := [key for key in keys if getattr(self, key) is None]:
+            instead = ", or path" if packaged else ""
+            raise ConfigError(f"model.{missing[0]}=null: a model of source {self.source} needs it{instead}")
+        places = ("repo", "path", "package", "file", "standin")
+        if foreign := [key for key in places if key not in keys and getattr(self, key) is not None]:
             raise ConfigError(f"model.{foreign[0]}={getattr(self, foreign[0])}: a model of source {self.source} has none")
         if self.family is not None:
             _one_of("model", "family", self.family, tuple(FAMILIES))

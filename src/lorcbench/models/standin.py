@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import torch
 import transformers
@@ -22,6 +23,7 @@ from transformers import PreTrainedModel
 
 from lorcbench.config.families import FAMILIES
 from lorcbench.config.schema import ModelConfig, StandinConfig
+from lorcbench.models.channels import largest_inputs, unevenness
 
 END_OF_TEXT = "</s>"
 _WARM_UP = 0.05  # share of the steps
@@ -119,27 +121,17 @@ def channel_statistics(network: PreTrainedModel, windows: dict[str, torch.Tensor
     ``max_over_median``: each channel's largest |x| over all tokens, in the largest channel over that in the median one.
     ``dead``: how many channels are zero throughout.
     """
-    largest: dict[str, list[torch.Tensor]] = {name: [] for name in _INPUTS}
-    hooks = []
-    for block in network.model.decoder.layers:
-        for name, maxima in largest.items():
-            linear = block.get_submodule(name)
-            maximum = torch.zeros(linear.in_features)
-            maxima.append(maximum)
-
-            def watch(module: nn.Module, args: tuple, maximum: torch.Tensor = maximum) -> None:
-                torch.maximum(maximum, args[0].flatten(0, -2).abs().amax(0), out=maximum)
-
-            hooks.append(linear.register_forward_pre_hook(watch))
-    for tokens in windows.values():
-        for batch in tokens.split(16):
-            network(batch, use_cache=False)
-    for hook in hooks:
-        hook.remove()
-    return {
-        name: [{"max_over_median": float(one.max() / one.median()), "dead": int((one == 0).sum())} for one in maxima]
-        for name, maxima in largest.items()
-    }
+    statistics: dict[str, list[dict]] = {name: [] for name in _INPUTS}
+    with ExitStack() as stack:
+        watched = [stack.enter_context(largest_inputs(block, _INPUTS)) for block in network.model.decoder.layers]
+        for tokens in windows.values():
+            for batch in tokens.split(16):
+                network(batch, use_cache=False)
+    for maxima in watched:
+        for name, largest in maxima.items():
+            about = unevenness(largest)
+            statistics[name].append({key: about[key] for key in ("max_over_median", "dead")})
+    return statistics
 
 
 def train(model: PreTrainedModel, settings, streams: dict[str, torch.Tensor], progress: Callable[[int, int], None]) -> None:

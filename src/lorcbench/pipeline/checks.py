@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from lorcbench.config import commands, compose, folders, places
+from lorcbench.config import commands, compose, folders, gguf, places
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.schema import ModelConfig, RuntimeConfig
 from lorcbench.data import hub, stdlib_text, texts
@@ -97,6 +97,13 @@ def check_vocabularies(study: Study) -> None:
     for model in study.models:
         if standin := study.model(model).standin:
             stdlib_text.check_vocabulary(standin)
+
+
+def check_files(study: Study) -> None:
+    """Refuse a model whose GGUF file, or the package that holds it, is missing on this machine."""
+    for model in study.models:
+        if study.model(model).source == "gguf":
+            gguf.gguf_file(study.model(model))
 
 
 def check_data(study: Study, runtime: RuntimeConfig) -> None:

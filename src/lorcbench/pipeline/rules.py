@@ -17,7 +17,7 @@ from lorcbench.common import paths
 from lorcbench.common.artifacts import ArtifactError, canonical, fingerprint, read_json
 from lorcbench.common.paths import Wildcards
 from lorcbench.common.versions import code_version
-from lorcbench.config import compose, folders
+from lorcbench.config import compose, folders, gguf
 from lorcbench.data import texts
 from lorcbench.pipeline import checks, lifecycle
 from lorcbench.pipeline.resources import Resources
@@ -61,6 +61,7 @@ class Pipeline:
         self.lifecycle = lifecycle.Lifecycle(self._runtime.threads, Path(self.complete), self._study_arguments())
         self._params: dict[tuple, str] = {}
         checks.check_vocabularies(self.study)
+        checks.check_files(self.study)
         checks.check_windows(self.study)
         checks.check_data(self.study, self._runtime)
 
@@ -110,6 +111,8 @@ class Pipeline:
         """Size and time of the files on this machine that a job reads by their path, so that it runs again when they change."""
         if stage == PREPARE.name:
             model = self.study.model(names.model)
+            if model.source == "gguf":
+                return gguf.state(model)
             return folders.state(Path(model.path)) if model.source == "folder" else {}
         if stage in (TEXT.name, TASK.name):
             path = self._local_file(stage, names)
@@ -225,7 +228,7 @@ class Pipeline:
         if self.study.harness:
             tasks = [name for name in self.study.tasks if compose.load("task", name).text is None]
             folders += [TASK.folder(Wildcards(task=name)) for name in tasks]
-        models = [name for name in self.study.models if self.study.model(name).source != "standin"]
+        models = [name for name in self.study.models if self.study.model(name).source in ("hub", "folder")]
         folders += [PREPARE.folder(Wildcards(model=name)) for name in models]
         return [f"{folder}/result.json" for folder in folders]
 

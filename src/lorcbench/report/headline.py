@@ -26,7 +26,8 @@ def lines(advice: list[Advice], costs: list[RankCost], equal_bits: str = "") -> 
 def about(advice: Advice) -> str:
     """What the recommendations are of."""
     count = len(advice.models)
-    models = advice.models[0] if count == 1 else f"{count} {advice.kind}"
+    one = f"{advice.models[0]}, {advice.origin}" if advice.origin else advice.models[0]
+    models = one if count == 1 else f"{count} {advice.kind}"
     run = "" if advice.activation == "a16" else f" run with {advice.activation}"
     return f"{models}{run}: bits per weight in all, and the rise of the mean PPL"
 

@@ -73,12 +73,14 @@ class Advice:
         kind: of models, of `kind_of`.
         models: their names.
         activation: the format that they are run with.
+        origin: what stands beside their names, such as ``from a 4-bit GGUF``, or "".
         recommendations: by budget, the smallest first; a budget for which no better recipe was measured has none.
     """
 
     kind: str
     models: tuple[str, ...]
     activation: str
+    origin: str
     recommendations: list[Recommendation]
 
 
@@ -86,6 +88,8 @@ def kind_of(result: CellResult) -> str:
     """What kind of model a cell is of; no statement and no recommendation is about several kinds at once."""
     if result.standin:
         return "stand-ins with planted outliers" if result.planted else "stand-ins"
+    if result.origin:
+        return f"models {result.origin}"
     known = result.cell.model in _printed_models() and result.cell.model in compose.names("model")
     return "models of the paper" if known else "other models"
 
@@ -132,7 +136,7 @@ def advise(results: list[CellResult], changes: dict[Cell, Change], budgets: Iter
         activation = "a16" if "a16" in formats else max(dict.fromkeys(formats), key=formats.count)
         models = tuple(dict.fromkeys(result.cell.model for result in members))
         of_kind = [result for result in results if result.cell.model in models]
-        advice.append(Advice(kind, models, activation, recommend(of_kind, changes, budgets, activation)))
+        advice.append(Advice(kind, models, activation, members[0].origin, recommend(of_kind, changes, budgets, activation)))
     return advice
 
 

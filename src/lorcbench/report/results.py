@@ -25,6 +25,7 @@ class CellResult:
         family, standin: of its model; `standin` says that the pipeline trained it, so its numbers are no published model's.
         planted: of its model: outliers or dead inputs were planted, so that its numbers are evidence for no claim.
         full_precision: of its model: the parameters of a block that no method quantizes.
+        origin: of its model, what stands beside its name, such as ``from a 4-bit GGUF``; "" for an ordinary checkpoint.
         hessian: GPTQ's setting, "" for other methods.
         seed: of the calibration, None without one.
         status: ``ok``, ``failed`` or ``not run``; `reason` says why.
@@ -37,6 +38,8 @@ class CellResult:
         documents: what each document gives for a metric of lm-eval, ``{"task/metric": values}``.
         tasks: version, number of documents and shots of each lm-eval task.
         prefix_token: what lm-eval put before a text without context.
+        channels: of full precision, how uneven the inputs of the linears are (`lorcbench.models.channels.unevenness`): one
+            entry per block, by the first linear that reads the input.
         corpora: of each the text, its number of documents, whether they are the published ones, windows, tokens per window,
             and the token stream's length and hash.
         independent: the corpora whose windows the protocol draws one by one from random documents.
@@ -49,6 +52,7 @@ class CellResult:
     standin: bool = False
     planted: bool = False
     full_precision: tuple[str, ...] = ()
+    origin: str = ""
     hessian: str = ""
     seed: int | None = None
     status: str = "not run"
@@ -63,6 +67,7 @@ class CellResult:
     documents: dict[str, list] = field(default_factory=dict)
     tasks: dict[str, dict] = field(default_factory=dict)
     prefix_token: str = ""
+    channels: dict[str, list[dict]] = field(default_factory=dict)
     corpora: dict[str, dict] = field(default_factory=dict)
     independent: frozenset[str] = frozenset()
     derived: str = ""
@@ -110,6 +115,9 @@ def _collect(study: Study, cell: Cell, foreign: dict[Path, str | None]) -> CellR
     result.full_precision = tuple((checkpoint or {}).get("architecture", {}).get("full_precision", ()))
     result.standin = study.model(cell.model).source == "standin"
     result.planted = study.model(cell.model).planted
+    if study.model(cell.model).source == "gguf":
+        bits = f"{checkpoint['gguf']['bits']}-bit " if checkpoint else ""
+        result.origin = f"from a {bits}GGUF"
     evaluation = _read(folders["evaluation"], "perplexity") or {"variants": {}}
     reasons = [_failure(folder, cell.variant) or foreign[folder] for folder in folders.values()]
     if reason := next(filter(None, reasons), None):
@@ -144,6 +152,7 @@ def _fill(result: CellResult, evaluation: dict, folders: dict[str, Path]) -> Non
     result.independent = frozenset(name for name, corpus in protocol["corpora"].items() if corpus["sampling"] == "documents")
     result.nll = {corpus: np.array(values) for corpus, values in measured["nll"].items()}
     result.weights = measured.get("weights")
+    result.channels = measured.get("channels", {})
     result.bits_per_weight = measured.get("bits_per_weight", 16.0)
     result.max_damp = measured.get("max_damp")
     runs = [run for stage in ("quantized", "factors", "evaluation") if (run := _run(folders.get(stage)))]

@@ -41,6 +41,8 @@ def summary(study: Study, results: list[CellResult], findings: Findings, folder:
         limit = f"more than study.max_params={study.config.max_params:g} weights"
         lines.append(f"  left out, {limit}: {', '.join(study.too_large)}")
     lines += [f"  {line}" for line in (*window_lines(study, results), *rank_lines(study))]
+    origins = {result.cell.model: result.origin for result in results if result.origin}
+    lines += [f"  {model}: {origin}, dequantized" for model, origin in origins.items()]
     lines += findings.lines()
     places = {"page": folder / "report.html", "table": folder / "cells.csv", "MLflow": Path(paths.MLFLOW)}
     lines += [f"  {name:6} {path}" for name, path in places.items()]

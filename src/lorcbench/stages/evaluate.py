@@ -33,8 +33,11 @@ def _open_model(job: Job) -> Callable[[str], dict]:
 
     def measure(variant: str) -> dict:
         weights = inputs.CellWeights(job.names, job.weight_format, checkpoint, *split(variant), job.runtime.device)
-        losses = window_losses(walk, windows, weights.block, job.activation_format)
-        return {"nll": losses, "weights": walk.linear_weights, **weights.size(), "attention": walk.attention}
+        # Of the model itself also which channels of its inputs stand out: what a method is up against.
+        channels = {} if job.names.method == "none" and job.activation_format.is_full_precision else None
+        losses = window_losses(walk, windows, weights.block, job.activation_format, channels)
+        about = {"nll": losses, "weights": walk.linear_weights, **weights.size(), "attention": walk.attention}
+        return about | ({"channels": channels} if channels else {})
 
     return measure
 

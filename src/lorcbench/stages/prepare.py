@@ -1,4 +1,4 @@
-"""A model's checkpoint on disk: a stand-in trained here, a hub repository downloaded, or a folder of the user's own."""
+"""A model's checkpoint on disk: a stand-in trained here, a hub repository downloaded, a GGUF file, or the user's folder."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from lorcbench.common.artifacts import file_digest, replacing, verified
 from lorcbench.common.paths import TOKENIZER
+from lorcbench.config.gguf import gguf_file
 from lorcbench.config.schema import ModelConfig
 from lorcbench.data.corpora import load_tokenizer
 from lorcbench.data.hub import MODEL_INSTEAD, downloading
@@ -27,15 +28,17 @@ def main(job: Job) -> None:
     """Make sure of the checkpoint and write where it is, with the digest of every file."""
     model = job.model
     folder = job.at(PREPARE)
-    measured, planted = {}, {}
+    measured, about = {}, {}
+    where, revision = folder, None
     if model.source == "standin":
-        measured, planted = _train(job, model, folder)
-        where, revision = folder, None
+        measured, about = _train(job, model, folder)
+    elif model.source == "gguf":
+        about = _dequantize(job, gguf_file(model), folder)
     elif model.source == "hub":
         source, revision = _download(model)
         where = _readable(source, folder)
     else:
-        where, revision = _readable(Path(model.path), folder), None
+        where = _readable(Path(model.path), folder)
     checkpoint = discovery.opened(where)
     architecture = checkpoint.architecture
     walk = BlockWalk(checkpoint, torch.float16)
@@ -58,7 +61,7 @@ def main(job: Job) -> None:
         "repo": model.repo,
         "revision": revision,
         "gate": measured,
-        **planted,
+        **about,
     }
     settings = {key: value for key, value in vars(model).items() if key != "standin"}
     settings["standin"] = vars(model.standin) if model.standin else None
@@ -95,13 +98,32 @@ def _train(job: Job, model: ModelConfig, folder: Path) -> tuple[dict, dict]:
     standin.finish(network, model.standin)
     measured = standin.gate(network, streams, windows)
     planted = {"channels": standin.channel_statistics(network, windows)} if model.planted else {}
+    _save(network.to(torch.float16), tokenizer, folder)
+    return measured, planted
+
+
+def _save(network, tokenizer, folder: Path) -> None:
+    """Write a model and its tokenizer as an ordinary checkpoint."""
     with TemporaryDirectory() as written:  # save_pretrained leaves half a file where the disk is full
-        network.to(torch.float16).save_pretrained(written)
+        network.save_pretrained(written)
         tokenizer.save_pretrained(written)
         for path in sorted(Path(written).iterdir()):
             with replacing(folder / path.name) as temporary:
                 shutil.copyfile(path, temporary)  # not its mode, with which nobody else on a shared file system could read it
-    return measured, planted
+
+
+def _dequantize(job: Job, file: Path, folder: Path) -> dict:
+    """Save the model of a GGUF file in `folder`; returns what the result says of its origin.
+
+    Raises:
+        CheckpointError: the file is damaged, or of a family that transformers does not read from GGUF.
+    """
+    from lorcbench.models import gguf
+
+    types = gguf.block_types(file)
+    network, tokenizer = gguf.load(file, job.log_file)
+    _save(network, tokenizer, folder)
+    return {"gguf": {"file": file.name, "sha256": file_digest(file), "types": types, "bits": gguf.bits_of(next(iter(types)))}}
 
 
 def _download(model: ModelConfig) -> tuple[Path, str]:

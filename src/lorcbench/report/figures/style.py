@@ -148,7 +148,9 @@ def drop_spare(axes: np.ndarray, used: int) -> None:
 
 
 def _subtitle(results: list[CellResult], about: str) -> str:
-    """Which of the models are stand-ins; `about` if none is."""
+    """Which of the models are stand-ins, and which are from a GGUF file; `about` if none is."""
+    if origins := {result.cell.model: result.origin for result in results if result.origin}:
+        about = f"{'; '.join(f'{model}: {origin}' for model, origin in sorted(origins.items()))}. {about}".strip()
     standins = {result.cell.model for result in results if result.standin}
     if not standins:
         return about

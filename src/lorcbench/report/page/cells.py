@@ -109,6 +109,7 @@ def _names(index: int, result: CellResult, several: list[str]) -> str:
     """The cells of a row that say which cell it is and how it went."""
     cell = result.cell
     status = chip(result.status)
+    origin = f"<small>{escape(result.origin)}</small>" if result.origin else ""
     names = {name: getattr(cell, name) for name in several}
     small = {name: f"<small>{escape(text)}</small>" for name, text in names.items() if text != "none"}
     if reason := degraded(result):
@@ -116,7 +117,7 @@ def _names(index: int, result: CellResult, several: list[str]) -> str:
     if result.derived:
         status = f"{chip('derived')}<small>{escape(result.derived)}</small>"
     return (
-        f"<td>{escape(cell.model)}</td>{method_cell(cell.method, small.get('calibration', ''))}"
+        f"<td>{escape(cell.model)}{origin}</td>{method_cell(cell.method, small.get('calibration', ''))}"
         f"<td>{escape(cell.weight)}</td><td>{escape(cell.activation)}</td><td>r{cell.rank}{small.get('lorc', '')}</td>"
         f"<td>{status}{_opener(index, result)}</td>"
     )

@@ -17,6 +17,7 @@ from lorcbench.report.figures import Figure
 from lorcbench.report.findings import Findings
 from lorcbench.report.page import advice, cells, evidence
 from lorcbench.report.page.cells import SETTINGS, degraded, settings
+from lorcbench.report.page.channels import massive
 from lorcbench.report.page.parts import chip, table, value
 from lorcbench.report.page.tasks import tasks
 from lorcbench.report.recommend import fronts
@@ -67,6 +68,7 @@ def render(
         ("scorecard", "Beside the published numbers"): evidence.scorecard(findings.scorecard, findings.orderings),
         ("seeds", "Spread over seeds"): evidence.spreads(findings.spreads),
         ("fingerprint", "Which conventions are the papers'?"): evidence.fingerprint(findings.candidates),
+        ("massive", "Massive activations"): massive(measured, changes),
         ("figures", "Figures"): "".join(_figure(figure, folder) for figure in figures if figure.stem not in FIRST),
         ("cells", "All cells"): cells.all_cells(results, rises, fronts(measured)),
         ("tasks", "Tasks of lm-eval"): tasks(measured, changes),
@@ -96,7 +98,8 @@ def render(
 
 def _what(study: Study, results: list[CellResult]) -> str:
     """Study, protocol, settings and models, in one sentence."""
-    models = list(dict.fromkeys(result.cell.model for result in results))
+    origins = {result.cell.model: result.origin for result in results}
+    models = [f"{model} ({origin})" if origin else model for model, origin in origins.items()]
     parts = [f"Study <code>{escape(study.name)}</code>", f"perplexity protocol <code>{escape(study.eval)}</code>"]
     for label, attribute in SETTINGS.items():
         if names := settings(results, attribute):
@@ -165,6 +168,7 @@ def _alerts(study: Study, results: list[CellResult]) -> str:
             "Its numbers are evidence for no claim of the paper"
         )
         alerts.append(f'<div class="box"><b>Planted.</b> {escape(", ".join(planted))}: {text}.</div>')
+    alerts += _origins(results)
     corpora = {name: corpus for result in results for name, corpus in result.corpora.items()}
     if others := [
         f"{name} ({corpus['documents']:,} documents)" for name, corpus in corpora.items() if corpus["published"] is False
@@ -190,6 +194,22 @@ def _alerts(study: Study, results: list[CellResult]) -> str:
         limit = f"more weights than <code>study.max_params={study.config.max_params:g}</code>"
         alerts.append(f'<p class="note">Not run, because they have {limit}: {escape(", ".join(study.too_large))}.</p>')
     return "".join(alerts)
+
+
+def _origins(results: list[CellResult]) -> list[str]:
+    """What it means that models are dequantized GGUF files: one box per origin."""
+    models: dict[str, set[str]] = {}
+    for result in results:
+        if result.origin:
+            models.setdefault(result.origin, set()).add(result.cell.model)
+    text = (
+        "weights were rounded before they came here, and lie on that file's grid. What is called full precision is this file "
+        "dequantized, not the published model; of formats with as many bits as the file the numbers say nothing"
+    )
+    return [
+        f'<div class="box"><b>{escape(origin[0].upper() + origin[1:])}.</b> {escape(", ".join(sorted(names)))}: {text}.</div>'
+        for origin, names in models.items()
+    ]
 
 
 def _named(keys: list[str]) -> str:

@@ -120,7 +120,7 @@ def _tags(result: CellResult, study_name: str, parent_run_id: str, size: str, jo
     tags |= {"status": result.status, "standin": str(result.standin).lower(), "mlflow.source.name": "lorcbench"}
     tags |= {LATEST: "true"}
     run = job_files.get(result.folders.get("evaluation"), {}).get("run") or {}
-    optional = {"reason": result.reason, COMMIT: run.get("commit")}
+    optional = {"reason": result.reason, "origin": result.origin, COMMIT: run.get("commit")}
     return {**tags, **{name: value for name, value in optional.items() if value}}
 
 
