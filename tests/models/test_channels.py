@@ -9,7 +9,7 @@ import torch
 from lorcbench.core.formats import ActivationFormat
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.channels import unevenness
-from lorcbench.models.checkpoint import Checkpoint
+from lorcbench.models.discovery import opened
 from lorcbench.models.perplexity import window_losses
 
 
@@ -30,7 +30,7 @@ def test_where_most_channels_are_always_zero_there_is_no_ratio():
 def test_an_evaluation_sees_the_inputs_that_the_whole_model_has(tmp_path, kind):
     folder = tiny.checkpoint(tmp_path / kind, kind)
     windows = {"a": tiny.windows(3, 16), "b": tiny.windows(2, 16, seed=1)}
-    walk = BlockWalk(Checkpoint(folder), torch.float32, batch_tokens=32)
+    walk = BlockWalk(opened(folder), torch.float32, batch_tokens=32)
     channels = {}
     losses = window_losses(walk, windows, lambda index: {}, ActivationFormat(16), channels)
     assert losses == window_losses(walk, windows, lambda index: {}, ActivationFormat(16))

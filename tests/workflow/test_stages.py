@@ -46,7 +46,8 @@ def test_a_rule_asks_the_table_for_its_own_stage(name):
     rule, stage = RULES[name], STAGES[name]
     assert set(re.findall(r'pipeline\.(?:inputs|params|result|record|log|variants|resources\.\w+)\("(\w+)"\)', rule)) == {name}
     assert f"python -m lorcbench.stages {stage.module} " in rule
-    told = {"model", "study", *re.findall(r"\{wildcards\.(\w+):q\}", rule)}
+    # `Pipeline.model_arguments`, `study_arguments` and `text_arguments` tell the stage what these are.
+    told = {*re.findall(r"arguments=pipeline\.(\w+)_arguments", rule), *re.findall(r"\{wildcards\.(\w+):q\}", rule)}
     assert set(re.findall(r"\{(\w+)\}", stage.pattern)) <= told, "the stage is told every name of its folder"
     assert "{wildcards" not in re.sub(r"\{wildcards\.\w+:q\}", "", rule), "names are quoted"
 

@@ -19,6 +19,10 @@ _READ = ("*.json", "*.txt", "*.model", "*.safetensors", "pytorch_model*.bin")
 
 _LONGEST_HEADER = 100_000_000  # bytes, as in the safetensors library
 _IN_BLOCK = re.compile(r"(?:(.*?)\.)?(\d+)\.(.*)\.weight")  # list of blocks, block, linear
+# What ``config.json`` calls sizes, by family.
+_HIDDEN = ("hidden_size", "n_embd", "d_model", "n_embed")
+_FFN = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
+_POSITIONS = ("max_position_embeddings", "n_positions")
 _SHARED = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("gate_proj", "up_proj"))
 
 
@@ -120,17 +124,31 @@ def shape(folder: str) -> Shape | None:
 
 
 def widths(folder: str) -> tuple[int, ...]:
-    """Numbers of inputs that the linears of all blocks have, as far as the headers of the safetensors files tell."""
+    """Numbers of inputs that the linears of all blocks have, by the headers of the safetensors files.
+
+    Where these files are not there yet, what ``config.json`` says of the hidden states and the feed-forward part.
+    """
     _, blocks = _blocks(_headers(Path(folder)))
+    if not blocks:
+        return tuple(size for size in (hidden(folder), _stated(folder, _FFN)) if size)
     return tuple(sorted({width for block in blocks.values() for _, width in block.values()}))
+
+
+def hidden(folder: str) -> int | None:
+    """The width of the hidden states; None if ``config.json`` does not say."""
+    return _stated(folder, _HIDDEN)
 
 
 def positions(folder: str) -> int | None:
     """How many positions the model has, beyond which no window may go; None if ``config.json`` does not say."""
+    return _stated(folder, _POSITIONS)
+
+
+def _stated(folder: str, names: tuple[str, ...]) -> int | None:
+    """A size in ``config.json``, which has one of several names; None if it has none of them."""
     try:
         config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
         text = {**config, **config.get("text_config", {})}
     except (OSError, ValueError, TypeError, AttributeError):  # `prepare` says what is wrong
         return None
-    limit = next((text[name] for name in ("max_position_embeddings", "n_positions") if name in text), None)
-    return limit if isinstance(limit, int) else None
+    return next((size for name in names if isinstance(size := text.get(name), int) and size > 0), None)
