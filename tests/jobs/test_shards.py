@@ -17,7 +17,7 @@ from lorcbench.config.schema import ModelConfig
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.quantizer import quantize
 from lorcbench.jobs.job import Job
-from lorcbench.jobs.quantized import QuantizedBlock, QuantizedBlocks
+from lorcbench.jobs.quantized import QuantizedBlock, QuantizedBlocks, QuantizedModel
 from lorcbench.jobs.shards import Shards, ShardWriter, shard_file
 from lorcbench.models import discovery
 from lorcbench.stages import calibrate, factor
@@ -102,6 +102,28 @@ def test_a_result_cannot_be_written_while_a_block_is_missing(tmp_path):
     fill(shards, blocks=2)
     with pytest.raises(KeyError, match="2"):
         shards.payload()
+
+
+def test_widths_may_differ_from_block_to_block(tmp_path):
+    fmt, generator = WeightFormat.parse("w3-asym-g8"), torch.Generator().manual_seed(0)
+    weights = [
+        {"fc1": torch.randn(6, 16, generator=generator), "fc2": torch.randn(5, width, generator=generator)} for width in (8, 24)
+    ]
+    widths = [{name: weight.shape[1] for name, weight in block.items()} for block in weights]
+    blocks = QuantizedBlocks(ShardWriter(FakeJob(tmp_path), IDENTITY, 2), fmt, widths)
+    written = [QuantizedBlock({name: quantize(weight, fmt) for name, weight in block.items()}) for block in weights]
+    for index, block in enumerate(written):
+        blocks.write(index, block)
+    payload = blocks.payload()
+    assert payload["widths"] == {"fc1": 16, "fc2": [8, 24]}
+    assert payload["weights"] == sum(weight.numel() for block in weights for weight in block.values())
+    again = QuantizedBlocks(ShardWriter(FakeJob(tmp_path), IDENTITY, 2), fmt, widths)
+    write_json(tmp_path / "result.json", QUANTIZE.kind, payload)
+    model = object.__new__(QuantizedModel)
+    model.device, model.format, model.shards = "cpu", fmt, Shards(tmp_path / "result.json", QUANTIZE.kind)
+    for index, block in enumerate(written):
+        for read in (again.kept(index).weights(), model.block(index)):
+            assert all(torch.equal(read[name], weight) for name, weight in block.weights().items())
 
 
 @pytest.mark.parametrize("name", ["w3-asym-g8", "w4-asym-row-pow2", "w2-sym-row"])

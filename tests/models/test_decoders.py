@@ -198,19 +198,23 @@ def test_of_several_models_in_one_the_text_model_is_taken(tmp_path):
     assert (actual - expected).abs().max() <= CLOSE * expected.abs().max()
 
 
+SHARED, PER_LAYER = "num_kv_shared_layers", "hidden_size_per_layer_input"
 REFUSED = {
-    "mixtral": r"model\.layers\.0\.mlp\.experts\.gate_up_proj is \(4, 96, 32\) in a MixtralExperts, no linear",
-    "lfm2": r"model\.layers\.\d\.conv\.conv\.weight is .* in a Conv1d, no linear",
-    "mamba": r"backbone\.layers\.0\.mixer\.A_log is .* in a MambaMixer, no linear",
-    "bert": r"bert\.encoder\.layer\.0 looks at later tokens: this is no decoder",
-    "gemma4_text": r"Gemma4ForCausalLM",
-    "trocr": r"encoder_attn\.k_proj runs 0 times in a pass",
+    "mixtral": ({}, r"model\.layers\.0\.mlp\.experts\.gate_up_proj is \(4, 96, 32\) in a MixtralExperts, no linear"),
+    "lfm2": ({}, r"model\.layers\.\d\.conv\.conv\.weight is .* in a Conv1d, no linear"),
+    "mamba": ({}, r"backbone\.layers\.0\.mixer\.A_log is .* in a MambaMixer, no linear"),
+    "bert": ({}, r"bert\.encoder\.layer\.0 looks at later tokens: this is no decoder"),
+    "gemma3n_text": ({}, r"model\.layers\.0 and model\.layers\.2 have different linears, such as self_attn\.k_proj"),
+    "gemma4_text": ({SHARED: 0, PER_LAYER: 0}, r"model\.layers\.0 is passed shared_kv_states, a \w+, through which blocks may"),
+    "gemma4_text ": ({SHARED: 0}, r"model\.layers\.0 is passed argument 2, which depends on the tokens"),
+    "trocr": ({}, r"encoder_attn\.k_proj runs 0 times in a pass"),
 }
 
 
-@pytest.mark.parametrize("model_type", REFUSED)
-def test_what_cannot_be_walked_or_quantized_is_refused_with_the_module(tmp_path, model_type):
-    decoders.network(decoders.shrunk(model_type)).save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match=REFUSED[model_type]) as refusal:
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_walked_or_quantized_is_refused_with_the_module(tmp_path, case):
+    changes, line = REFUSED[case]
+    decoders.network(decoders.shrunk(case.strip(), **changes)).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=line) as refusal:
         discovery.opened(tmp_path)
     assert "\n" not in str(refusal.value) and str(tmp_path) in str(refusal.value)

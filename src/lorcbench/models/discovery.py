@@ -232,14 +232,18 @@ def _check_arguments(folder: Path, place: str, arguments: list[Arguments], other
     """
     stem = place.rpartition(".")[0]
     for index, (one, other) in enumerate(zip(arguments, others, strict=True)):
-        named = {**dict(enumerate(one.positional)), **one.named}
-        for key, value in named.items():
+        again = _by_name(other)
+        for key, value in _by_name(one).items():
             if not _is_plain(value):
                 reason = f"a {type(value).__name__}, through which blocks may hand state to one another"
                 raise _refused(folder, f"{stem}.{index} is passed {key}, {reason}")
-            again = {**dict(enumerate(other.positional)), **other.named}[key]
-            if not _equal(value, again):
+            if not _equal(value, again[key]):
                 raise _refused(folder, f"{stem}.{index} is passed {key}, which depends on the tokens")
+
+
+def _by_name(arguments: Arguments) -> dict[str, Any]:
+    """Arguments by name; the first is the hidden states."""
+    return {f"argument {place}": value for place, value in enumerate(arguments.positional, 2)} | arguments.named
 
 
 def _is_plain(value: Any) -> bool:
