@@ -15,18 +15,17 @@ from lorcbench.study.ranks import rank_lines
 
 
 def window_lines(study: Study, results: list[CellResult]) -> list[str]:
-    """A line for every model whose windows were fitted to its positions and to the text: how long they are, and its perplexity."""
+    """A line for every model whose windows were fitted to the text: its perplexity in full precision, and how long they are."""
     if not compose.load("eval", study.eval).fit:
         return []
+    short = "; such windows are short for a language model, a longer text gives longer ones"
     lines = []
     for result in (result for result in results if result.cell.is_full_precision):
         for corpus, about in result.corpora.items():
-            windows = (
-                f"{about['windows']} windows of {about['window']:,} tokens, from {about['stream_tokens']:,} of {about['text']}"
-            )
-            ppl = f"{perplexity(result.nll[corpus]):.2f} in full precision"
-            short = "; such windows are short for a language model, a longer text gives longer ones"
-            lines.append(f"{result.cell.model}: perplexity {ppl}, {windows}{short if about['window'] < SHORT_WINDOW else ''}")
+            ppl, window = perplexity(result.nll[corpus]), about["window"]
+            stream = f"{about['windows']} windows of {window:,} tokens, out of {about['stream_tokens']:,} of {about['text']}"
+            line = f"{result.cell.model}: perplexity {ppl:.2f} in full precision, in {stream}"
+            lines.append(line + (short if window < SHORT_WINDOW else ""))
     return lines
 
 
