@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import random
+import re
 from pathlib import Path
 
 import corpus_files
@@ -13,6 +15,8 @@ import huggingface_hub.constants
 import pytest
 import synthetic
 from recorded import identity
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
 
 from lorcbench.common import paths
 from lorcbench.common.paths import Wildcards
@@ -27,7 +31,7 @@ from lorcbench.jobs import job
 from lorcbench.pipeline.rules import Pipeline
 from lorcbench.stages import text as text_stage
 from lorcbench.stages import tokens as tokens_stage
-from lorcbench.study.stages import PREPARE, TEXT, TOKENS
+from lorcbench.study.stages import CALIBRATION_TOKENS, PREPARE, TEXT, TOKENS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -295,6 +299,39 @@ def prepared(folder: Path, positions: int, **config: int) -> None:
     about = {"folder": ".", "files": files, "tokenizer": file_digest(checkpoint / paths.TOKENIZER)}
     about["identity"] = identity(PREPARE, Wildcards(model="opt-125m"))
     write_json(checkpoint / "result.json", "checkpoint", about)
+
+
+def test_windows_of_a_text_of_ones_own_are_fitted_and_recorded_and_both_halves_are_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    book = tmp_path / "book.txt"
+    book.write_text("".join(f"line {number} of {corpus_files.sentence(random.Random(number), 9)}\n" for number in range(2000)))
+    text = ["text=file", f'text.path="{book}"']
+    staging = job.Job("text", text)
+    text_stage.main(staging)
+    name = staging.names.text
+    prepared(tmp_path, positions=2048)
+    results = {}
+    for key in ("eval", "calibration"):
+        one = job.Job("tokens", ["model=opt-125m", f"{key}=own+text={name}", *text])
+        tokens_stage.main(one)
+        folder = (TOKENS if key == "eval" else CALIBRATION_TOKENS).folder(one.names)
+        results[key] = json.loads((folder / "result.json").read_text()), load_file(folder / "tokens.safetensors")
+    about, windows = results["eval"][0]["corpora"]["text"], results["eval"][1]["text"]
+    assert list(windows.shape) == [60, about["window"]] and about["windows"] == 60
+    assert about["window"] in (128, 256, 512) and 60 * about["window"] <= about["stream_tokens"] < 120 * about["window"]
+    assert results["eval"][0]["identity"]["settings"]["window"] == 2048
+    assert f"text {name}" in results["eval"][0]["identity"]["inputs"]
+    calibration = results["calibration"][1]["calibration"]
+    assert results["calibration"][0]["corpora"]["text"]["window"] == calibration.shape[1] == about["window"]
+    tokenizer = Tokenizer.from_file(str(Path(PREPARE.pattern.format(model="opt-125m")) / paths.TOKENIZER))
+    lines = [
+        set(re.findall(r"line (\d+) of", tokenizer.decode(tokens.flatten().tolist()))) for tokens in (windows, calibration)
+    ]
+    assert all(len(numbers) > 100 for numbers in lines) and max(map(int, lines[1])) < min(map(int, lines[0]))
+    book.write_text("too short\n" * 50)
+    text_stage.main(job.Job("text", text))
+    short = job.Job("tokens", ["model=opt-125m", f"eval=own+text={name}", *text])
+    assert "fewer than 60 windows of 128; expected at least 7,680" in one_line(lambda: tokens_stage.main(short), CorpusError)
 
 
 # Before the first job

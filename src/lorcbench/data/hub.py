@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lorcbench.common.artifacts import write_text
+from lorcbench.common.artifacts import replacing, write_text
 from lorcbench.config import places
 
 MODEL_INSTEAD = "name a folder that holds it, model_path=FOLDER, or fill the hub's cache before"
@@ -70,7 +71,27 @@ def fetch_config(place: str) -> None:
     with downloading(f"{repo} at {revision}", MODEL_INSTEAD):
         path = Path(hf_hub_download(repo, "config.json", revision=revision))
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_text(target, path.read_text(encoding="utf-8"))
+    if header := _header(repo, revision):
+        with replacing(target.parent / "model.safetensors") as temporary:
+            temporary.write_bytes(len(header).to_bytes(8, "little") + header)
+    write_text(target, path.read_text(encoding="utf-8"))  # last: where it is, all is there
+
+
+def _header(repo: str, revision: str) -> bytes | None:
+    """The names and shapes of all tensors of a repository, as the header of one safetensors file; None if it has none.
+
+    The hub sends the beginning of each file. Without it, as from a cache on a machine without the hub, sizes stay unknown
+    until the model is prepared: then the plan says so.
+    """
+    from huggingface_hub import get_safetensors_metadata
+
+    try:
+        metadata = get_safetensors_metadata(repo, revision=revision)
+    except Exception:  # clients let through errors of the libraries below them; the download itself will say what is wrong
+        return None
+    tensors = {name: tensor for file in metadata.files_metadata.values() for name, tensor in file.tensors.items()}
+    about = {name: {"dtype": one.dtype, "shape": one.shape, "data_offsets": [0, 0]} for name, one in tensors.items()}
+    return json.dumps(about).encode()
 
 
 def _limit_waiting(request) -> None:

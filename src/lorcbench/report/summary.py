@@ -8,23 +8,25 @@ from pathlib import Path
 from lorcbench.common import paths
 from lorcbench.config import compose
 from lorcbench.report.findings import Findings
+from lorcbench.report.intervals import perplexity
 from lorcbench.report.results import CellResult
 from lorcbench.study.cells import SHORT_WINDOW, Study
 from lorcbench.study.ranks import rank_lines
 
 
 def window_lines(study: Study, results: list[CellResult]) -> list[str]:
-    """A line for every model whose windows were fitted to its positions and to the text: how long they are, and why."""
-    protocol = compose.load("eval", study.eval)
-    lines = {}
-    for result in results:
-        for about in result.corpora.values():
-            if protocol.fit and (window := about.get("window")):
-                tokens = f"the {about['stream_tokens']:,} tokens of {about['text']} that are for tests"
-                short = ": few for a language model; a longer text gives longer ones, up to its positions"
-                line = f"{result.cell.model}: {about['windows']} windows of {window:,} tokens, of {tokens}"
-                lines[line + (short if window < SHORT_WINDOW else "")] = None
-    return list(lines)
+    """A line for every model whose windows were fitted to the text: its perplexity in full precision, and how long they are."""
+    if not compose.load("eval", study.eval).fit:
+        return []
+    short = "; such windows are short for a language model, a longer text gives longer ones"
+    lines = []
+    for result in (result for result in results if result.cell.is_full_precision):
+        for corpus, about in result.corpora.items():
+            ppl, window = perplexity(result.nll[corpus]), about["window"]
+            stream = f"{about['windows']} windows of {window:,} tokens, out of {about['stream_tokens']:,} of {about['text']}"
+            line = f"{result.cell.model}: perplexity {ppl:.2f} in full precision, in {stream}"
+            lines.append(line + (short if window < SHORT_WINDOW else ""))
+    return lines
 
 
 def summary(study: Study, results: list[CellResult], findings: Findings, folder: Path) -> str:

@@ -251,15 +251,15 @@ def _rank(request: _Request, model: str, rank: int) -> int:
     full = request.config.ranks_of_width
     if not rank or full is None or "ranks" in request.replaced:
         return rank
-    widths = _widths(model_config(model, request.folders))
-    if not widths:
+    width = places.width(model_config(model, request.folders))
+    if not width:
         expected = "expected the ranks themselves, such as study.ranks=[0,8]"
         raise ConfigError(f"study.ranks_of_width={full}: the width of {model} is not known; {expected}")
-    return max(1, round(rank * widths[0] / full))
+    return max(1, round(rank * width / full))
 
 
 def _widths(model: ModelConfig) -> tuple[int, ...]:
-    """Numbers of inputs of a model's linears, as far as they are known before it is there; the first is its width."""
+    """Numbers of inputs of a model's linears, as far as they are known before it is there."""
     if folder := places.config_folder(model):
         return folders.widths(folder)
     return tuple(width for width in (model.hidden, model.ffn) if width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lorcbench.config import places
 from lorcbench.study.cells import Cell, Study
 from lorcbench.study.rehearsal import RANKS
 
@@ -10,8 +11,8 @@ _PUBLISHED_WIDTH = 4096  # of OPT-6.7b and BLOOM-7.1b
 
 def rank_share(study: Study, cell: Cell) -> float | None:
     """LoRC's rank as a share of the model's width; None without LoRC, and for a width that only the checkpoint knows."""
-    width = study.model(cell.model).hidden
-    return cell.rank / width if cell.rank and width else None
+    width = places.width(study.model(cell.model)) if cell.rank else None
+    return cell.rank / width if width else None
 
 
 def rank_lines(study: Study) -> list[str]:
