@@ -20,7 +20,7 @@ _READ = ("*.json", "*.txt", "*.model", "*.safetensors", "pytorch_model*.bin")
 _LONGEST_HEADER = 100_000_000  # bytes, as in the safetensors library
 _IN_BLOCK = re.compile(r"(?:(.*?)\.)?(\d+)\.(.*)\.weight")  # list of blocks, block, linear
 # What ``config.json`` calls sizes, by family.
-_HIDDEN = ("hidden_size", "n_embd", "d_model", "n_embed")
+_HIDDEN = ("hidden_size", "n_embd", "n_embed", "d_model", "dim")
 _FFN = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
 _POSITIONS = ("max_position_embeddings", "n_positions")
 _SHARED = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("gate_proj", "up_proj"))

@@ -7,7 +7,6 @@ The name of each in paths is readable and its own: the last part of what was giv
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from lorcbench.config.schema import ModelConfig
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _HUB = re.compile(rf"({_PART}/{_PART})(?:@([A-Za-z0-9][A-Za-z0-9._/-]*))?")
 _MAIN = "main"  # the revision of a name without one
-_WIDTHS = ("hidden_size", "n_embd", "n_embed", "d_model", "dim")  # what config.json calls the width
 LARGEST_TEXT = 32  # MiB of a text file: it is encoded in one piece
 
 
@@ -90,15 +88,7 @@ def fetched_config(place: str) -> Path:
 def width(model: ModelConfig) -> int | None:
     """The width of a model's hidden states, as its conf file or its ``config.json`` says; None if neither does."""
     folder = config_folder(model)
-    if model.hidden or not folder:
-        return model.hidden
-    try:
-        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-        sizes = {**config, **config.get("text_config", {})}
-    except (OSError, ValueError, TypeError, AttributeError):  # `prepare` says what is wrong
-        return None
-    size = next((sizes[name] for name in _WIDTHS if name in sizes), None)
-    return size if isinstance(size, int) and size > 0 else None
+    return model.hidden or (folders.hidden(folder) if folder else None)
 
 
 def text(path: str, column: str, key: str) -> TextConfig:
