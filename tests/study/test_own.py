@@ -153,6 +153,11 @@ def test_what_is_no_text_is_refused_in_one_line(path, said, tmp_path, model):
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
+def test_halves_of_the_text_that_python_carries_are_refused(model):
+    with pytest.raises(ConfigError, match=r"own\+text=stdlib: stdlib has no halves, but parts of its own; expected own, or"):
+        Pipeline({"model_path": str(model), "overrides": "study.eval=own+text=stdlib"})
+
+
 def test_a_column_without_a_text_is_refused(model):
     with pytest.raises(ConfigError, match=r"text\.column=body: expected text_path=FILE beside it"):
         load_study("own", ["text.column=body"], str(model))
