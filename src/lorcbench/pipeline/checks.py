@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from lorcbench.config import commands, compose, folders, places
 from lorcbench.config.checks import ConfigError
@@ -122,6 +123,12 @@ def check_data(study: Study, runtime: RuntimeConfig) -> None:
             raise ConfigError(f"text.path={config.path} of {name}: no such file")
         patterns += config.local
         any_local = any_local or texts.local_file(config.local, runtime.data_dir) is not None
+    for text in study.texts_given.values():
+        try:
+            texts.check_start(Path(text.path), text.column)
+        except texts.TextError as error:
+            hint = "; another is overrides='text.column=NAME'" if "in column" in str(error) else ""
+            raise ConfigError(f"text_path={error}{hint}") from None
     _check_halves(study)
     if runtime.data_dir and patterns and not any_local:
         raise ConfigError(
