@@ -9,6 +9,7 @@ from synthetic import Wildcards
 
 from lorcbench.config import compose, folders, places
 from lorcbench.config.checks import ConfigError
+from lorcbench.jobs.job import Job
 from lorcbench.pipeline import checks
 from lorcbench.pipeline.rules import Pipeline
 from lorcbench.study.expansion import load_study, study_from_arguments
@@ -151,6 +152,30 @@ def test_what_is_no_text_is_refused_in_one_line(path, said, tmp_path, model):
     with pytest.raises(ConfigError) as error:
         load_study("own", model_path=str(model), text_path=path)
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_halves_of_the_text_that_python_carries_are_refused(model):
+    with pytest.raises(ConfigError, match=r"own\+text=stdlib: stdlib has no halves, but parts of its own; expected own, or"):
+        Pipeline({"model_path": str(model), "overrides": "study.eval=own+text=stdlib"})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.jsonl", '{"id": 1, "body": "b"}\n', r"row 1 has no text in column text; its columns are id, body; another is over"),
+        ("a.jsonl", "no JSON\n", "cannot be read as jsonl: line 1"),
+        ("a.docx", "PK", r"expected a name that ends in one of \.parquet, \.jsonl"),
+    ],
+)
+def test_a_text_of_another_format_or_column_is_refused_before_the_first_job(name, content, said, model, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=said) as error:
+        Pipeline({"model_path": str(model), "text_path": name})
+    assert "\n" not in str(error.value)
+
+
+def test_stages_that_see_the_whole_study_take_the_column_of_its_text(model, book):
+    Job("report", ["study=own", "text.column=body", f'model_path="{model}"', f'text_path="{book}"'])
 
 
 def test_a_column_without_a_text_is_refused(model):

@@ -95,6 +95,16 @@ def read(path: Path, column: str = "text", lines: str = "kept") -> Iterator[str]
         raise TextError(_refusal(path, error)) from None
 
 
+def check_start(path: Path, column: str) -> None:
+    """Refuse a file whose name says no format, or whose first JSON object lacks the column; nothing else of it is read.
+
+    Raises:
+        TextError: as `read`.
+    """
+    if _suffix(path) not in (*_LINES, ".parquet"):
+        next(read(path, column), None)
+
+
 def table(path: Path):
     """A Parquet or JSON file as a `datasets.Dataset`.
 

@@ -63,6 +63,8 @@ class Job:
         commands.check(overrides)
         # The name of what the command line gives may look like a number or null: it never passes through Hydra's grammar.
         named = [override for override in overrides if not override.startswith("model.name=")]
+        if "text=file" not in overrides:  # of the text on which a study runs, which a stage that sees all of it knows by itself
+            named = [override for override in named if not override.startswith("text.column=")]
         self.cfg = compose.compose([*named, *commands.from_environment()])
         self.config = compose.job_config(self.cfg)
         self.names = commands.names(overrides, self.config)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from lorcbench.config import commands, compose, folders, gguf, places
 from lorcbench.config.checks import ConfigError
+from lorcbench.config.protocols import HALVES
 from lorcbench.config.schema import ModelConfig, RuntimeConfig
+from lorcbench.config.variants import Variant
 from lorcbench.data import hub, stdlib_text, texts
 from lorcbench.study import given
 from lorcbench.study.cells import Study
@@ -106,6 +109,16 @@ def check_files(study: Study) -> None:
             gguf.gguf_file(study.model(model))
 
 
+def _check_halves(study: Study) -> None:
+    """Refuse halves of the text that Python carries, which has parts of its own."""
+    chosen = [("eval", study.eval), *(("calibration", name) for name in study.calibrations)]
+    for group, name in chosen:
+        for corpus in compose.load(group, name).corpora.values():
+            if corpus.part in HALVES and study.entry("text", corpus.text).source == "stdlib":
+                expected = f"{Variant.parse(name).without('text')}, or text=NAME of another text"
+                raise ConfigError(f"{name}: {corpus.text} has no halves, but parts of its own; expected {expected}")
+
+
 def check_data(study: Study, runtime: RuntimeConfig) -> None:
     """Refuse texts and tasks that are unknown, and files that are missing on this machine."""
     entries = [("text", name) for name in study.texts]
@@ -117,6 +130,13 @@ def check_data(study: Study, runtime: RuntimeConfig) -> None:
             raise ConfigError(f"text.path={config.path} of {name}: no such file")
         patterns += config.local
         any_local = any_local or texts.local_file(config.local, runtime.data_dir) is not None
+    for text in study.texts_given.values():
+        try:
+            texts.check_start(Path(text.path), text.column)
+        except texts.TextError as error:
+            hint = "; another is overrides='text.column=NAME'" if "in column" in str(error) else ""
+            raise ConfigError(f"text_path={error}{hint}") from None
+    _check_halves(study)
     if runtime.data_dir and patterns and not any_local:
         raise ConfigError(
             f"runtime.data_dir={runtime.data_dir}: no file of this study there; expected one of {', '.join(patterns)}"

@@ -40,14 +40,16 @@ def _open_model(job: Job) -> Callable[[str], dict]:
     for block in blocks:
         round_inputs(block, checkpoint.architecture.linear_names, job.activation_format)
     own = [_definition(name) for name in job.eval.tasks]
-    batch = max(1, job.runtime.batch_tokens // job.eval.window)
+    positions = getattr(model.config, "max_position_embeddings", None) if job.eval.fit else None
+    window = min(job.eval.window, positions or job.eval.window)
+    batch = max(1, job.runtime.batch_tokens // window)
 
     def measure_variant(variant: str) -> dict:
         weights = inputs.CellWeights(job.names, job.weight_format, checkpoint, *split(variant), job.runtime.device)
         for index, block in enumerate(blocks):
             install_weights(block, weights.block(index))
         names = list(job.eval.tasks)
-        return measure(model, tokenizer, names, own, batch, job.eval.window, job.log_file)
+        return measure(model, tokenizer, names, own, batch, window, job.log_file)
 
     return measure_variant
 
