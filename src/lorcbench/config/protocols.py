@@ -109,7 +109,7 @@ class CalibrationConfig:
         corpora: sequences are drawn from them in turn; none for a method that sees no data.
         text: a text that takes the place of all corpora, with the half of it that is for calibration.
         n_samples, length: number of sequences, and tokens per sequence.
-        fit: `length` is the longest; it is halved until every corpus has `n_samples` sequences that do not overlap.
+        fit: if not 0, `length` is the longest: it is halved until every corpus has this many sequences that do not overlap.
         seed: of the random windows.
         dtype: of the forward passes; second moments are float32.
     """
@@ -118,7 +118,7 @@ class CalibrationConfig:
     text: str | None = None
     n_samples: int = 128
     length: int = 2048
-    fit: bool = False
+    fit: int = 0
     seed: int = 0
     dtype: str = "float32"
 
@@ -131,8 +131,7 @@ class CalibrationConfig:
             raise ConfigError(f"calibration.n_samples={self.n_samples} of {self.length} tokens: expected below {MOST:,} in all")
         seed("calibration", self.seed)
         _check_names("calibration", self.corpora)
-        if self.fit:
-            _check_fit("calibration", self.corpora)
+        _check_fit("calibration", self.fit, self.corpora)
 
     def texts(self) -> list[str]:
         """Names of the texts that its corpora are cut from."""
@@ -147,8 +146,8 @@ class EvalConfig:
         corpora: what is measured; their mean is the protocol's one number.
         text: a text that takes the place of all corpora, with the half of it that is for tests.
         window: tokens per window; windows do not overlap.
-        fit: `window` is the longest: a model with fewer positions takes as many as it has, and the window is halved until
-            every corpus has `max_windows` of them. Results record the window.
+        fit: if not 0, `window` is the longest: a model with fewer positions takes as many as it has, and the window is halved
+            until every corpus has this many of them. Results record the window.
         max_windows: windows per corpus at most; they are evenly spaced over all that the corpus has. None means all.
         bos: ``tokenizer``: the special tokens that the checkpoint's own tokenizer puts around a text (OPT's puts its BOS in
             front, BLOOM's nothing): once per stream, or once per sampled document; ``none``: no such tokens.
@@ -159,7 +158,7 @@ class EvalConfig:
     corpora: dict[str, CorpusConfig] = MISSING
     text: str | None = None
     window: int = 2048
-    fit: bool = False
+    fit: int = 0
     max_windows: int | None = None
     bos: str = "tokenizer"
     dtype: str = "float32"
@@ -176,10 +175,7 @@ class EvalConfig:
         if not self.corpora:
             raise ConfigError("eval.corpora={}: expected at least one corpus")
         _check_names("eval", self.corpora)
-        if self.fit:
-            _check_fit("eval", self.corpora)
-            if self.max_windows is None:
-                raise ConfigError("eval.fit=true: expected eval.max_windows beside it, such as 60")
+        _check_fit("eval", self.fit, self.corpora)
 
     def texts(self) -> list[str]:
         """Names of the texts that its corpora are cut from."""
@@ -215,11 +211,12 @@ def _texts(corpora: dict[str, SourceConfig]) -> list[str]:
     return list(dict.fromkeys(corpus.text for corpus in corpora.values()))
 
 
-def _check_fit(owner: str, corpora: dict[str, SourceConfig]) -> None:
+def _check_fit(owner: str, fit: int, corpora: dict[str, SourceConfig]) -> None:
     """Refuse to fit windows to what has no length: long documents of which one is drawn at random."""
-    for name, corpus in corpora.items():
+    positive(owner, fit=fit or None)
+    for name, corpus in corpora.items() if fit else ():
         if corpus.sampling != "stream":
-            raise ConfigError(f"{owner}.fit=true: expected {owner}.corpora.{name}.sampling=stream, not {corpus.sampling}")
+            raise ConfigError(f"{owner}.fit: expected {owner}.corpora.{name}.sampling=stream, not {corpus.sampling}")
 
 
 def _check_names(owner: str, corpora: dict[str, SourceConfig]) -> None:

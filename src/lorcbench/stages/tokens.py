@@ -92,7 +92,7 @@ def _windows(tokenizer: Tokenizer, settings: EvalConfig, positions: int | None) 
         streams = (corpora.source(tokenizer, documents[name], settings.corpora[name], 0, specials, name) for name in documents)
         lengths = dict(zip(documents, map(len, streams), strict=True))
         longest = min(settings.window, positions or settings.window)
-        settings = replace(settings, window=corpora.fitted(longest, lengths, settings.max_windows))
+        settings = replace(settings, window=corpora.fitted(longest, lengths, settings.fit))
     tokens, described = {}, {}
     for name, corpus in settings.corpora.items():
         windows = corpora.protocol_windows(tokenizer, documents[name], settings, name)
@@ -113,7 +113,7 @@ def _calibration(tokenizer: Tokenizer, settings: CalibrationConfig, positions: i
     length = settings.length
     if settings.fit:
         longest = min(length, positions or length)
-        length = corpora.fitted(longest, {name: len(stream) for name, stream in streams.items()}, settings.n_samples)
+        length = corpora.fitted(longest, {name: len(stream) for name, stream in streams.items()}, settings.fit)
         for about in described.values():
             about["window"] = length
     windows = corpora.calibration_windows(streams, settings.n_samples, length, settings.seed)
