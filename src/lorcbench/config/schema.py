@@ -1,7 +1,7 @@
 """The one schema: the dataclasses that Hydra validates conf/ and the command line against, and the table of all of them.
 
-What is read (texts, protocols, calibrations, tasks) is in `protocols`, methods and LoRC in `recipes`; here are the model, the
-runtime, tracking and the study.
+What is read (texts, protocols, calibrations, tasks) is in `protocols`, methods and LoRC in `recipes`, runtime and tracking in
+`machine`; here are the model and the study.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from lorcbench.config.checks import one_of as _one_of
 from lorcbench.config.checks import positive as _positive
 from lorcbench.config.checks import seed as _seed
 from lorcbench.config.families import FAMILIES, Family
+from lorcbench.config.machine import RuntimeConfig, TrackingConfig
 from lorcbench.config.protocols import CalibrationConfig, EvalConfig, TaskConfig, TextConfig
 from lorcbench.config.recipes import METHODS, DistilledLorc, LorcConfig
 from lorcbench.config.shape import Shape
 
 _VARIANT = re.compile(r"r0|[^/]+/r\d+")
-_EXPERIMENT = re.compile(r"(?!.*\.\.)[\w./+=,@-]{1,120}", re.ASCII)
-_TRACKING = re.compile(r"(https?://|(sqlite|postgresql|mysql|mssql)(\+\w+)?:/)[^@]+|databricks|environment")
 
 
 @dataclass
@@ -158,64 +157,6 @@ class ModelConfig:
     def block_weights(self) -> int | None:
         """Weights of the linears of all decoder blocks, as ZeroQuant-V2 counts sizes; None if the shape is unknown."""
         return self.shape and self.shape.layers * self.shape.block
-
-
-@dataclass
-class RuntimeConfig:
-    """Machine facts.
-
-    Attributes:
-        device: ``cpu`` or ``cuda``.
-        threads: kernel threads. A fixed number, not the host's: sums change their last bits with it, so it is recorded.
-        batch_tokens: tokens in one forward pass.
-        hidden_gib: hidden states up to this size stay in memory, or in the GPU's; larger ones go to a file, or to the host.
-        memory_gib: memory that the jobs of a local run may take together; null is nine tenths of the machine's.
-        bootstrap: once the resamples of an interval. Intervals need none any more (docs/intervals.md), so any value but the
-            default is refused.
-        data_dir: a folder with copies of public data sets; a text or task with a file there is read from it, not from the hub.
-    """
-
-    device: str = "cpu"
-    threads: int = 1
-    batch_tokens: int = 2048
-    hidden_gib: float = 8.0
-    memory_gib: float | None = None
-    bootstrap: int = 2000
-    data_dir: str | None = None
-
-    def __post_init__(self) -> None:
-        _one_of("runtime", "device", self.device, ("cpu", "cuda"))
-        _positive("runtime", threads=self.threads, batch_tokens=self.batch_tokens, bootstrap=self.bootstrap)
-        _positive("runtime", hidden_gib=self.hidden_gib, memory_gib=self.memory_gib)
-        if self.bootstrap != 2000:
-            raise ConfigError(
-                f"runtime.bootstrap={self.bootstrap}: expected 2000, without effect: intervals need no resampling"
-            )
-
-
-@dataclass
-class TrackingConfig:
-    """Where runs are tracked.
-
-    Attributes:
-        uri: an MLflow tracking URI; ``environment`` is MLFLOW_TRACKING_URI; null a store under results/.
-        experiment: the name of the experiment; STUDY in it stands for the study's name. null is the study's name in our own
-            store, which holds nothing else, and ``lorcbench/STUDY`` in one that others may use.
-    """
-
-    uri: str | None = None
-    experiment: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.uri is not None and not _TRACKING.fullmatch(self.uri):
-            raise ConfigError("tracking.uri: expected an address without a password, or environment for MLFLOW_TRACKING_URI")
-        if self.experiment is not None and not _EXPERIMENT.fullmatch(self.experiment):
-            expected = "letters, digits and ._+=,@/-, such as team/STUDY, where STUDY is the study's name; no .. in it"
-            raise ConfigError(f"tracking.experiment={self.experiment!r}: expected at most 120 {expected}")
-
-    def experiment_of(self, study: str) -> str:
-        """The name of a study's experiment."""
-        return (self.experiment or ("STUDY" if self.uri is None else "lorcbench/STUDY")).replace("STUDY", study)
 
 
 @dataclass

@@ -1,0 +1,69 @@
+"""Schemas of what is in no name: facts of the machine that a job runs on, and where runs are tracked."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from lorcbench.config.checks import ConfigError, one_of, positive
+
+_EXPERIMENT = re.compile(r"(?!.*\.\.)[\w./+=,@-]{1,120}", re.ASCII)
+_TRACKING = re.compile(r"(https?://|(sqlite|postgresql|mysql|mssql)(\+\w+)?:/)[^@]+|databricks|environment")
+
+
+@dataclass
+class RuntimeConfig:
+    """Machine facts.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        threads: kernel threads. A fixed number, not the host's: sums change their last bits with it, so it is recorded.
+        batch_tokens: tokens in one forward pass.
+        hidden_gib: hidden states up to this size stay in memory, or in the GPU's; larger ones go to a file, or to the host.
+        memory_gib: memory that the jobs of a local run may take together; null is nine tenths of the machine's.
+        bootstrap: once the resamples of an interval. Intervals need none any more (docs/intervals.md), so any value but the
+            default is refused.
+        data_dir: a folder with copies of public data sets; a text or task with a file there is read from it, not from the hub.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    batch_tokens: int = 2048
+    hidden_gib: float = 8.0
+    memory_gib: float | None = None
+    bootstrap: int = 2000
+    data_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        one_of("runtime", "device", self.device, ("cpu", "cuda"))
+        positive("runtime", threads=self.threads, batch_tokens=self.batch_tokens, bootstrap=self.bootstrap)
+        positive("runtime", hidden_gib=self.hidden_gib, memory_gib=self.memory_gib)
+        if self.bootstrap != 2000:
+            raise ConfigError(
+                f"runtime.bootstrap={self.bootstrap}: expected 2000, without effect: intervals need no resampling"
+            )
+
+
+@dataclass
+class TrackingConfig:
+    """Where runs are tracked.
+
+    Attributes:
+        uri: an MLflow tracking URI; ``environment`` is MLFLOW_TRACKING_URI; null a store under results/.
+        experiment: the name of the experiment; STUDY in it stands for the study's name. null is the study's name in our own
+            store, which holds nothing else, and ``lorcbench/STUDY`` in one that others may use.
+    """
+
+    uri: str | None = None
+    experiment: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.uri is not None and not _TRACKING.fullmatch(self.uri):
+            raise ConfigError("tracking.uri: expected an address without a password, or environment for MLFLOW_TRACKING_URI")
+        if self.experiment is not None and not _EXPERIMENT.fullmatch(self.experiment):
+            expected = "letters, digits and ._+=,@/-, such as team/STUDY, where STUDY is the study's name; no .. in it"
+            raise ConfigError(f"tracking.experiment={self.experiment!r}: expected at most 120 {expected}")
+
+    def experiment_of(self, study: str) -> str:
+        """The name of a study's experiment."""
+        return (self.experiment or ("STUDY" if self.uri is None else "lorcbench/STUDY")).replace("STUDY", study)
