@@ -1,6 +1,6 @@
 # Each target sets up what it needs: .venv from the pins, once.
 #   make demo    the demo study: results/demo/report.html
-#   make check   linters and quick tests, after each edit: a minute on two cores
+#   make check   linters and quick tests, after each edit: one to two minutes on two cores
 #   make test    the same, then the slow tests, which run a small study whole: before each commit
 #   make test-slurm   on a SLURM that the tests start themselves (root; apt-get install slurm-wlm munge)
 #   make test-faults  kills, full disks, damaged files, servers that are gone (root for some); LORCBENCH_KILLS=30, FAULTS='killed or disk'
