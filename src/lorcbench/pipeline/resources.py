@@ -14,7 +14,7 @@ from lorcbench.pipeline.estimate import Estimate, estimate, shape_of
 from lorcbench.study.cells import Study
 
 _SMALL = 400_000_000  # weights of the decoder blocks, up to which jobs on a cluster share submissions: minutes on one core
-_CORE_RATE = 30e9  # floating-point operations per second that any core gets done
+_CORE_RATE, _GPU_RATE = 30e9, 50e12  # floating-point operations per second that any core, and any GPU, gets done
 
 
 class Resources:
@@ -33,21 +33,12 @@ class Resources:
 
         return ask
 
-    def gpu_memory(self, stage: str) -> Callable[..., int]:
-        """MiB of GPU memory that a job of a stage takes; 0 if it uses none."""
-
-        def ask(wildcards: Any) -> int:
-            takes = self._takes(stage, wildcards)
-            return int(takes.gpu) if takes else 0
-
-        return ask
-
     def minutes(self, stage: str) -> Callable[..., int]:
         """Minutes that a job of a stage may run on a cluster: generous, and twice as many with every further attempt."""
 
         def ask(wildcards: Any, attempt: int = 1) -> int:
             takes = self._takes(stage, wildcards)
-            rate = plan.GPU_RATE if self.gpus() else _CORE_RATE * self.threads
+            rate = _GPU_RATE if self.gpus() else _CORE_RATE * self.threads
             return int((10 + 3 * takes.operations / rate / 60 if takes else 240) * 2 ** (attempt - 1))
 
         return ask
@@ -90,17 +81,3 @@ class Resources:
             more = f"run them where there is more, or say how much there is with {key}"
             raise ConfigError(f"{'; '.join(misfits)}; {more}")
         return int(total)
-
-    def refuse_what_no_gpu_holds(self, gpus: tuple[float, ...]) -> None:
-        """Refuse to begin what cannot end.
-
-        Args:
-            gpus: MiB of memory of each GPU.
-
-        Raises:
-            ConfigError: a job that is still to do needs more than the largest has.
-        """
-        machine = plan.Machine(1, plan.total_memory(self._runtime), math.inf, 1.0, gpus)
-        to_do = [job for job in plan.jobs(self._study, self._runtime) if not job.done]
-        if misfits := plan.gpu_misfits(self._study, to_do, self._runtime, machine):
-            raise ConfigError("; ".join(misfits))
