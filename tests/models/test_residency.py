@@ -19,7 +19,7 @@ from lorcbench.config.schema import RuntimeConfig
 from lorcbench.core import gptq
 from lorcbench.core.formats import ActivationFormat
 from lorcbench.jobs.job import Job
-from lorcbench.models import discovery
+from lorcbench.models import discovery, observe
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.perplexity import window_losses
 from lorcbench.pipeline.estimate import MIB, estimate
@@ -38,8 +38,9 @@ def guard(tmp_path_factory) -> None:
 
 @pytest.fixture
 def cuda(monkeypatch) -> Iterator[None]:
-    """A pretended GPU; Triton, which it has not, is replaced by what its kernel must equal."""
+    """A pretended GPU; Triton and addresses, which it has not, are replaced: the kernel by what it must equal."""
     monkeypatch.setattr(gptq, "_sweep_block_triton", gptq.sweep_block_reference)
+    monkeypatch.setattr(observe, "_memory", lambda tensor: getattr(tensor, "payload", tensor).untyped_storage().data_ptr())
     with PretendedCuda():
         yield
 

@@ -155,7 +155,7 @@ class PretendedCuda(TorchDispatchMode):
         answers = {
             "_lazy_init": None,
             "is_available": True,
-            "device_count": 4,
+            "device_count": 0,
             "synchronize": None,
             "current_stream": _Stream(),
         }
