@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+import transformers
 from pretended_cuda import MEMORY, PretendedCuda, load_guard
 from tiny_stages import NAMES, WINDOWS, prepare, run
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from lorcbench.common.paths import Wildcards
 from lorcbench.config import folders
+from lorcbench.config.families import WHOLE_SCORES
 from lorcbench.config.schema import RuntimeConfig
 from lorcbench.core import gptq
 from lorcbench.core.formats import ActivationFormat
@@ -136,3 +139,12 @@ def test_what_lives_on_a_gpu_is_within_the_estimate(tiny_checkpoint, kind, metho
     measured = on_pretended_gpu(quantize.main, "quantize", method)
     estimated = (estimate("quantize", shape, names, runtime).gpu - 512) * MIB
     assert measured <= estimated <= 6 * measured
+
+
+def test_families_whose_attention_holds_all_scores_are_those_of_transformers():
+    holding = set()
+    for model_type, name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
+        model_class = getattr(transformers, name if isinstance(name, str) else name[0])
+        if not model_class._supports_sdpa:
+            holding.add(model_type)
+    assert holding == WHOLE_SCORES
