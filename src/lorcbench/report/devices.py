@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
-from lorcbench.common.gpus import CPU, CUDA, computed_on
+from lorcbench.common.gpus import CPU, CUDA, Choice, computed_on
 
 
 def named(run: dict | None) -> str:
@@ -26,17 +27,17 @@ def together(devices: Iterable[str]) -> str:
 
 
 def lines(devices: Iterable[str]) -> list[str]:
-    """What people are told at the end of a study whose cells have these devices; nothing if the CPU computed all of it.
+    """What people are told at the end of a study, unless the CPU computed all of it and is what this run computes on.
 
     Args:
         devices: of each measured cell, as `together` says them.
     """
-    counts: dict[str, int] = {}
-    for device in devices:
-        counts[device] = counts.get(device, 0) + 1
-    if not set(counts) - {CPU, ""}:
+    counts = Counter(devices)
+    choice = Choice.handed_down()  # None for a report by hand
+    on_gpu = choice is not None and choice.device == CUDA
+    if not counts or (set(counts) == {CPU} and not on_gpu):
         return []
-    text = ", ".join(f"{count} cells on {device}" for device, count in counts.items() if device)
-    if len(set(counts) - {""}) == 1:
-        return [f"computed: {text}"]
-    return [f"computed: {text}; overrides='runtime.device=cuda', or cpu, computes the others again"]
+    line = "computed: " + ", ".join(f"{count} cells on {device}" for device, count in counts.items())
+    if on_gpu and any(CPU in device.split(" + ") for device in counts):
+        line += "; what the CPU did is kept, overrides='runtime.device=cuda' computes it again"
+    return [line]

@@ -44,19 +44,8 @@ def _shared_columns(study: Study, result: CellResult) -> dict:
     """What all rows of a cell say: which cell it is, what it cost, how it went."""
     cell = result.cell
     columns = {name: getattr(cell, name) for name in RECIPE}
-    of_result = (
-        "family",
-        "standin",
-        "hessian",
-        "seed",
-        "bits_per_weight",
-        "weights",
-        "max_damp",
-        "seconds",
-        "peak_rss_mib",
-        "device",
-    )
-    for name in (*of_result, "status", "reason", "origin"):
+    of_result = ("family", "standin", "hessian", "seed", "bits_per_weight", "weights", "max_damp", "seconds", "peak_rss_mib")
+    for name in (*of_result, "device", "status", "reason", "origin"):
         if (value := getattr(result, name)) is not None:
             columns[name] = value
     if (share := rank_share(study, cell)) is not None:
