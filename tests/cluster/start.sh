@@ -59,9 +59,10 @@ GresTypes=gpu
 CONF
   for number in $(seq "$nodes"); do
     gpu=$([ "$number" = 1 ] && echo "Gres=gpu:2" || true) # cards in name only, to see where jobs that ask for one go
+    cores=$([ "$number" = 1 ] && echo 4 || echo 2) # n1 has room for more jobs than cards
     weight=$([ "$number" = 3 ] && echo 1 || echo 10)
     echo "NodeName=n$number NodeHostname=$host NodeAddr=127.0.0.1 Port=$((17000 + number))" \
-      "CPUs=${CPUS_PER_NODE:-2} RealMemory=${MEMORY_PER_NODE:-8000} $gpu Weight=$weight State=UNKNOWN"
+      "CPUs=${CPUS_PER_NODE:-$cores} RealMemory=${MEMORY_PER_NODE:-8000} $gpu Weight=$weight State=UNKNOWN"
   done
   echo "PartitionName=main Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP"
   echo "PartitionName=doomed Nodes=n[2-3] MaxTime=INFINITE State=UP" # n3 first: the node that a test takes away

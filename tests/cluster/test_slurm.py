@@ -192,12 +192,10 @@ def on_gpus(runs, cluster):
     (partition,) = re.findall(r"^# (set-resources: \[.*)\]$", text, re.MULTILINE)
     (profile / "config.yaml").write_text(f"{text}\n{partition}, quantize:gpu=1, lorc:gpu=1]\n")
     names = ("gpu-first", "gpu-second", "gpu-third")
-    started = [
-        runs.pool.submit(
-            snakemake, runs.folder(name), "--profile", str(profile), *SHORT, LORCBENCH_SLOTS=str(profile / "slots")
-        )
-        for name in names
-    ]
+    where = {"LORCBENCH_SLOTS": str(profile / "slots")}
+    started = {
+        name: runs.pool.submit(snakemake, runs.folder(name), "--profile", str(profile), *SHORT, **where) for name in names
+    }
     held: dict[str, int] = {}
 
     def hold() -> bool:
@@ -215,7 +213,7 @@ def on_gpus(runs, cluster):
     third = next(line for line in slurm(*states).splitlines() if line.endswith(f"/{waiting}"))
     for pid in held.values():
         os.kill(pid, signal.SIGCONT)
-    return {"seen": seen, "third": third, "slots": profile / "slots", **dict(zip(names, (run.result() for run in started)))}
+    return {"seen": seen, "third": third, "slots": profile / "slots", **{name: run.result() for name, run in started.items()}}
 
 
 def test_jobs_that_ask_for_a_gpu_never_share_one(on_gpus, runs):
