@@ -16,7 +16,10 @@ class RuntimeConfig:
     """Machine facts.
 
     Attributes:
-        device: ``cpu`` or ``cuda``.
+        device: ``cpu``, ``cuda``, or ``auto``: GPUs if this machine has them and jobs run on it, else the CPU. ``auto`` keeps a
+            finished result, whatever computed it; the others compute again what the other kind of device did.
+        gpus: how many GPUs the jobs of a local run share; null is all that are visible.
+        gpus_per_job: how many whole GPUs a job of lm-eval takes, for a model that is larger than one.
         threads: kernel threads. A fixed number, not the host's: sums change their last bits with it, so it is recorded.
         batch_tokens: tokens in one forward pass.
         hidden_gib: hidden states up to this size stay in memory, or in the GPU's; larger ones go to a file, or to the host.
@@ -26,7 +29,9 @@ class RuntimeConfig:
         data_dir: a folder with copies of public data sets; a text or task with a file there is read from it, not from the hub.
     """
 
-    device: str = "cpu"
+    device: str = "auto"
+    gpus: int | None = None
+    gpus_per_job: int = 1
     threads: int = 1
     batch_tokens: int = 2048
     hidden_gib: float = 8.0
@@ -35,8 +40,9 @@ class RuntimeConfig:
     data_dir: str | None = None
 
     def __post_init__(self) -> None:
-        one_of("runtime", "device", self.device, ("cpu", "cuda"))
+        one_of("runtime", "device", self.device, ("auto", "cpu", "cuda"))
         positive("runtime", threads=self.threads, batch_tokens=self.batch_tokens, bootstrap=self.bootstrap)
+        positive("runtime", gpus=self.gpus, gpus_per_job=self.gpus_per_job)
         positive("runtime", hidden_gib=self.hidden_gib, memory_gib=self.memory_gib)
         if self.bootstrap != 2000:
             raise ConfigError(

@@ -23,6 +23,8 @@ from omegaconf import OmegaConf
 
 from lorcbench.common import paths
 from lorcbench.common.artifacts import fingerprint, read_json, remove_leftovers, write_json, write_text
+from lorcbench.common.gpus import AUTO, CPU, CUDA, GpuError, computed_on
+from lorcbench.common.slots import Slots
 from lorcbench.common.versions import code_version
 from lorcbench.config import commands, compose
 from lorcbench.config.checks import ConfigError
@@ -30,9 +32,10 @@ from lorcbench.config.protocols import CalibrationConfig, EvalConfig, TaskConfig
 from lorcbench.config.recipes import LorcConfig
 from lorcbench.config.schema import ModelConfig, RuntimeConfig, TrackingConfig
 from lorcbench.core.formats import ActivationFormat, WeightFormat
+from lorcbench.jobs import devices
 from lorcbench.jobs.threads import kernel_threads
 from lorcbench.study import meaning
-from lorcbench.study.stages import Stage, StageJob
+from lorcbench.study.stages import HARNESS, ON_DEVICE, Stage, StageJob
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "lm_eval", "numpy", "scipy", "numba")
 _PROGRESS_EVERY = 5.0  # seconds between progress lines
@@ -77,6 +80,8 @@ class Job:
         self.log_file = None
         self._kind = ""
         self._inputs: dict[str, str] = {}
+        self._earlier: dict[str, Any] = {}  # the numbers of each rank that an earlier run left
+        self._slots: Slots | None = None
         self._first = self._latest = None  # (done, when) of the first and the latest progress line
 
     # What it was told
@@ -129,8 +134,9 @@ class Job:
 
     @cached_property
     def runtime(self) -> RuntimeConfig:
-        """Facts of the machine."""
-        return self._group("runtime")
+        """Facts of the machine; of a stage that computes on a device, with the device that `auto` is."""
+        runtime = self._group("runtime")
+        return devices.resolved(runtime) if self.stage in ON_DEVICE else runtime
 
     @cached_property
     def tracking(self) -> TrackingConfig:
@@ -141,6 +147,16 @@ class Job:
     def threads(self) -> int:
         """Kernel threads."""
         return self.runtime.threads
+
+    @property
+    def device(self) -> str:
+        """``cuda`` if this job computes on a GPU, else ``cpu``."""
+        return self.runtime.device if self.stage in ON_DEVICE else CPU
+
+    def take_device(self) -> None:
+        """Wait for room on a GPU, and see no other; call this before anything asks CUDA for its devices."""
+        if self.stage in ON_DEVICE:
+            self._slots = devices.take(self.runtime, whole=self.stage == HARNESS.module)
 
     # Where it works, and what it reads
 
@@ -228,7 +244,7 @@ class Job:
         Args:
             files: digests of what it reads beside results of stages.
         """
-        return {
+        about = {
             "stage": self.stage,
             "code": code_version(self.stage),
             "settings": settings,
@@ -236,6 +252,7 @@ class Job:
             "threads": self.threads,
             "versions": _versions(),
         }
+        return about | ({"device": CUDA} if self.device == CUDA else {})
 
     def finish(self, identity: dict, payload: dict) -> dict:
         """Write result.json, which says whose work it is, and run.json; returns the result."""
@@ -248,15 +265,25 @@ class Job:
     def write_result(self, payload: dict) -> dict:
         """Write result.json alone."""
         place = str(self.folder).removeprefix(f"{paths.CACHE}/")
+        payload = devices.marked(payload, self._earlier, self.device)
         return write_json(self.folder / "result.json", self._kind, {"of": place, **payload})
 
     def read_result(self) -> dict:
-        """What an earlier run of this job left.
+        """What an earlier run of this job left; without what this one shall measure anew, on the device that was asked for.
 
         Raises:
             ArtifactError: as `lorcbench.common.artifacts.read_json`.
         """
-        return read_json(self.folder / "result.json", self._kind)
+        result = read_json(self.folder / "result.json", self._kind)
+        if "variants" in result:
+            anew = set(self.config.variants) if self.cfg.runtime.device != AUTO else set()
+            self._earlier = {
+                name: entry
+                for name, entry in result["variants"].items()
+                if name not in anew or computed_on(result, [name]) == {self.device}
+            }
+            result["variants"] = dict(self._earlier)
+        return result
 
     def _run_record(self) -> dict:
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -269,6 +296,7 @@ class Job:
             "python": platform.python_version(),
             "machine": platform.machine(),
             "commit": _commit(),
+            **devices.record(self.device, self._slots),
         }
 
     def fail(self, error: BaseException) -> None:
@@ -319,10 +347,11 @@ def run(stage: str, overrides: list[str], work: Callable[[Job], None]) -> None:
     try:
         job = Job(stage, overrides)
         threads = job.threads
-    except ConfigError as error:
+    except (ConfigError, GpuError) as error:
         print(f"{stage}: {error}", file=sys.stderr)
         sys.exit(2)
     try:
+        job.take_device()
         with kernel_threads(threads):
             work(job)
     except KeyboardInterrupt:

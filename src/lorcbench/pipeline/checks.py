@@ -14,7 +14,7 @@ from lorcbench.data import hub, stdlib_text, texts
 from lorcbench.study import given
 from lorcbench.study.cells import Study
 
-_KEYS = ("model_path", "name", "overrides", "study", "text_path")
+_KEYS = ("device", "model_path", "name", "overrides", "study", "text_path")
 _MACHINE = ("runtime.", "tracking.")  # values of these may be in quotes, since paths have blanks
 _OVERRIDES = ("study.", "eval.tasks=", *given.OVERRIDES, *_MACHINE)
 
@@ -70,7 +70,8 @@ def overrides_of(settings: dict) -> list[str]:
             )
         if not override.startswith(_MACHINE) and ("'" in override or '"' in override):
             raise ConfigError(f"override {override!r}: expected it without quotes, such as study.ranks=[0,8]")
-    return overrides
+    # A key of its own, so that a profile's configfile can say it whatever the command line overrides; which wins.
+    return [f"runtime.device={settings['device']}", *overrides] if "device" in settings else overrides
 
 
 def check_windows(study: Study) -> None:

@@ -15,15 +15,16 @@ from omegaconf import OmegaConf
 
 from lorcbench.common import paths
 from lorcbench.common.artifacts import ArtifactError, canonical, fingerprint, read_json
+from lorcbench.common.gpus import CPU
 from lorcbench.common.paths import Wildcards
 from lorcbench.common.versions import code_version
 from lorcbench.config import compose, folders, gguf
 from lorcbench.data import texts
-from lorcbench.pipeline import checks, lifecycle
+from lorcbench.pipeline import checks, gpus, lifecycle
 from lorcbench.pipeline.resources import Resources
 from lorcbench.study import naming
 from lorcbench.study.expansion import load_study
-from lorcbench.study.stages import HARNESS, PREPARE, STAGES, TASK, TEXT
+from lorcbench.study.stages import EVALUATE, HARNESS, PREPARE, STAGES, TASK, TEXT, StageJob
 
 
 class Pipeline:
@@ -38,15 +39,20 @@ class Pipeline:
         resources: what its jobs ask for.
         lifecycle: its start and its end.
 
+        choice: what they compute on.
+
+    Args:
+        local: the jobs run on this machine, not on a cluster.
+        dry_run: no job runs.
+
     Raises:
         ConfigError: anything that makes no sense, in one line.
     """
 
-    def __init__(self, settings: dict) -> None:
+    def __init__(self, settings: dict, local: bool = True, dry_run: bool = False) -> None:
         self._overrides = checks.overrides_of(settings)
         runtime = [override for override in self._overrides if override.startswith("runtime.")]
         tracking = [override for override in self._overrides if override.startswith("tracking.")]
-        lifecycle.set_environment(runtime)
         self._typed = checks.study_of(settings)
         self._name = naming.check_name(settings["name"]) if "name" in settings else None
         model_path, text_path = settings.get("model_path"), settings.get("text_path")
@@ -54,16 +60,24 @@ class Pipeline:
         self.study = load_study(self._typed, self._overrides, model_path, self._name, text_path)
         composed = compose.compose([*runtime, *tracking])
         self._runtime = OmegaConf.to_object(composed.runtime)
+        self.choice = gpus.chosen(self._runtime, local, dry_run)
+        lifecycle.set_environment(runtime, self.choice)
+        self._recomputed = gpus.Recomputed(self._runtime.device)
         OmegaConf.to_object(composed.tracking)  # checked before the first job, not after the last
         self.folder = paths.STUDY.format(study=self.study.name)
         self.complete = f"{self.folder}/.complete"
-        self.resources = Resources(self.study, self._runtime)
+        self.resources = Resources(self.study, self._runtime, self.choice)
         self.lifecycle = lifecycle.Lifecycle(self._runtime.threads, Path(self.complete), self._study_arguments())
         self._params: dict[tuple, str] = {}
         checks.check_vocabularies(self.study)
         checks.check_files(self.study)
         checks.check_windows(self.study)
         checks.check_data(self.study, self._runtime)
+
+    def device_lines(self) -> list[str]:
+        """What people are told of the device: which GPUs the run uses, or why it uses none although one is here."""
+        using = [] if self.choice.device == CPU else [f"computes on {self.choice.line()}"]
+        return [*([self.choice.note] if self.choice.note else []), *using]
 
     # Where a stage's files lie: patterns with Snakemake's wildcards
 
@@ -88,8 +102,11 @@ class Pipeline:
         """The results that a job reads."""
 
         def ask(wildcards: Any) -> list[str]:
-            jobs = STAGES[stage].inputs(self.study, Wildcards.of(wildcards))
-            return [f"{job.folder}/result.json" for job in jobs]
+            names = Wildcards.of(wildcards)
+            jobs = STAGES[stage].inputs(self.study, names)
+            ranks = self._variants(stage, names) if stage in (EVALUATE.name, HARNESS.name) else None
+            again = self._recomputed.inputs(StageJob(STAGES[stage], names), ranks)
+            return [*(f"{job.folder}/result.json" for job in jobs), *again]
 
         return ask
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from lorcbench.common.artifacts import ArtifactError, read_json
 from lorcbench.config import compose
+from lorcbench.report import devices
 from lorcbench.report.intervals import perplexity
 from lorcbench.study import meaning
 from lorcbench.study.cells import Cell, Study
@@ -34,6 +35,7 @@ class CellResult:
         weights: number of weights in the block linears; None for full precision.
         max_damp: the largest GPTQ damping that was needed, None without GPTQ.
         seconds, peak_rss_mib: of the jobs that made the cell (shared ones counted in full) and their largest memory.
+        device: what computed it: ``cpu``, the name of a GPU, or several with `` + `` between them; "" unless ok.
         harness: lm-eval metrics, ``{"task/metric": value}``, standard errors as ``task/metric_stderr``.
         documents: what each document gives for a metric of lm-eval, ``{"task/metric": values}``.
         tasks: version, number of documents and shots of each lm-eval task.
@@ -63,6 +65,7 @@ class CellResult:
     max_damp: float | None = None
     seconds: float | None = None
     peak_rss_mib: float | None = None
+    device: str = ""
     harness: dict[str, float] = field(default_factory=dict)
     documents: dict[str, list] = field(default_factory=dict)
     tasks: dict[str, dict] = field(default_factory=dict)
@@ -158,6 +161,9 @@ def _fill(result: CellResult, evaluation: dict, folders: dict[str, Path]) -> Non
     runs = [run for stage in ("quantized", "factors", "evaluation") if (run := _run(folders.get(stage)))]
     result.seconds = round(sum(run["seconds"] for run in runs), 3)
     result.peak_rss_mib = max((run["peak_rss_mib"] for run in runs), default=None)
+    before = [_run(folders.get(artifact)) for artifact in ("statistics", "hessians", "quantized", "factors")]
+    measured_on = devices.of_variant(evaluation, result.cell.variant, _run(folders["evaluation"]))
+    result.device = devices.together([*(devices.named(run) for run in before if run), measured_on])
 
 
 def _fill_harness(result: CellResult) -> None:
@@ -211,7 +217,7 @@ def _parsed(path: Path) -> dict | None:
 
 
 def stage_costs(results: list[CellResult]) -> list[dict]:
-    """Jobs, seconds and largest memory of each stage that the cells rest on: one record per stage, in their order."""
+    """Jobs, seconds, largest memory and devices of each stage that the cells rest on: one record per stage, in their order."""
     folders: dict[str, dict[Path, None]] = {}  # each job once, however many cells share it
     for result in results:
         for name, folder in result.folders.items():
@@ -225,6 +231,7 @@ def stage_costs(results: list[CellResult]) -> list[dict]:
             "jobs": len(records),
             "seconds": round(sum(record["seconds"] for record in records), 1),
             "peak_rss_mib": max(record["peak_rss_mib"] for record in records),
+            "device": devices.together(map(devices.named, records)),
         }
         for stage, records in runs.items()
     ]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lorcbench.common import paths
 from lorcbench.config import compose
+from lorcbench.report import devices
 from lorcbench.report.findings import Findings
 from lorcbench.report.intervals import perplexity
 from lorcbench.report.results import CellResult
@@ -48,6 +49,7 @@ def summary(study: Study, results: list[CellResult], findings: Findings, folder:
     lines += [f"  {line}" for line in (*window_lines(study, results), *rank_lines(study))]
     origins = {result.cell.model: result.origin for result in results if result.origin}
     lines += [f"  {model}: {origin}, dequantized" for model, origin in origins.items()]
+    lines += [f"  {line}" for line in devices.lines(result.device for result in results if result.status == "ok")]
     lines += findings.lines()
     places = {"page": folder / "report.html", "table": folder / "cells.csv", "MLflow": Path(paths.MLFLOW)}
     lines += [f"  {name:6} {path}" for name, path in places.items()]

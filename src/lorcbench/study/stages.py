@@ -47,6 +47,7 @@ class Stage:
         settings: the config groups that its bytes depend on, besides its inputs and its code; as a function of the names where
             that differs from job to job.
         inputs: the jobs whose results a job reads.
+        on_device: whether it does its arithmetic on a GPU if the run has one (``runtime.device``).
     """
 
     name: str
@@ -56,6 +57,7 @@ class Stage:
     pattern: str
     settings: tuple[str, ...] | Callable[[Wildcards], tuple[str, ...]]
     inputs: Callable[[Study, Wildcards], list[StageJob]]
+    on_device: bool = False
 
     def folder(self, names: Wildcards) -> Path:
         """The folder of one job."""
@@ -227,6 +229,7 @@ CALIBRATE = Stage(
     pattern=_CALIBRATION + "/statistics",
     settings=("calibration",),
     inputs=_calibrate,
+    on_device=True,
 )
 FACTOR = Stage(
     name="factor",
@@ -236,6 +239,7 @@ FACTOR = Stage(
     pattern=_CALIBRATION + "/hessians/damp{damp}-{order}-{dead}",
     settings=(),
     inputs=_factor,
+    on_device=True,
 )
 GATE = Stage(
     name="gate",
@@ -254,6 +258,7 @@ QUANTIZE = Stage(
     pattern=f"{CACHE}/quantize/{_WEIGHTS}",
     settings=("method", "calibration"),
     inputs=_quantize,
+    on_device=True,
 )
 LORC = Stage(
     name="lorc",
@@ -263,6 +268,7 @@ LORC = Stage(
     pattern=f"{CACHE}/lorc/{_WEIGHTS}" + "/{lorc}/cap{cap}",
     settings=lambda names: ("lorc", "calibration") if _is_distilled(names) else ("lorc",),
     inputs=_lorc,
+    on_device=True,
 )
 EVALUATE = Stage(
     name="evaluate",
@@ -272,6 +278,7 @@ EVALUATE = Stage(
     pattern=f"{CACHE}/evaluate/{_WEIGHTS}" + "/{activation}/{protocol}",
     settings=("eval",),
     inputs=_evaluate,
+    on_device=True,
 )
 HARNESS = Stage(
     name="harness",
@@ -281,6 +288,7 @@ HARNESS = Stage(
     pattern=f"{CACHE}/harness/{_WEIGHTS}" + "/{activation}/{protocol}",
     settings=("eval",),
     inputs=_harness,
+    on_device=True,
 )
 TRACK = Stage(
     name="track",
@@ -309,6 +317,9 @@ STAGES = {
         *(GATE, QUANTIZE, LORC, EVALUATE, HARNESS, TRACK, REPORT),
     )
 }
+
+
+ON_DEVICE = {stage.module for stage in STAGES.values() if stage.on_device}
 
 
 def jobs_of(study: Study, cell: Cell) -> dict[str, StageJob]:

@@ -1,0 +1,72 @@
+"""What a run of the workflow computes on, and which finished results of the other kind of device it computes again."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from lorcbench.common.artifacts import ArtifactError, read_json
+from lorcbench.common.gpus import AUTO, CPU, CUDA, Choice, GpuError, choose, computed_on
+from lorcbench.common.paths import RECOMPUTE
+from lorcbench.config.checks import ConfigError
+from lorcbench.config.schema import RuntimeConfig
+from lorcbench.study.stages import StageJob
+
+
+def chosen(runtime: RuntimeConfig, local: bool, dry_run: bool = False) -> Choice:
+    """The device of a run.
+
+    Args:
+        local: its jobs run on this machine. Elsewhere ``auto`` is the CPU, and who gives the jobs their GPUs is the cluster.
+        dry_run: no job runs, so a GPU that is missing here is no error: the run may be meant for another machine.
+
+    Raises:
+        ConfigError: the settings want a GPU that is not here.
+    """
+    if not local:
+        return Choice(CUDA, None) if runtime.device == CUDA else Choice(CPU)
+    try:
+        choice = choose(runtime.device, runtime.gpus)
+    except GpuError as error:
+        if dry_run:
+            return Choice(CUDA, None, f"{error}; a dry run needs none")
+        raise ConfigError(str(error)) from None
+    if choice.gpus and runtime.gpus_per_job > len(choice.gpus):
+        raise ConfigError(f"runtime.gpus_per_job={runtime.gpus_per_job}: expected at most {len(choice.gpus)}, which are here")
+    return choice
+
+
+class Recomputed:
+    """Jobs whose finished results another kind of device computed than the one that the user named.
+
+    With ``runtime.device=auto`` there is none: a finished result counts, whatever computed it. Snakemake runs a job again if an
+    input is newer than its result. So each of these jobs gets one input more, a file that is touched when a run begins. After
+    the job has run its result is of the right device, and the file no longer an input.
+
+    Args:
+        setting: ``runtime.device``, as the user gave it.
+    """
+
+    def __init__(self, setting: str) -> None:
+        self._setting = setting
+        self._known: dict[Path, list[str]] = {}
+
+    def inputs(self, job: StageJob, variants: list[str] | None) -> list[str]:
+        """The file that makes `job` run again, if it is one of them.
+
+        Args:
+            variants: the ranks that it measures; None for a job of another stage.
+        """
+        if self._setting == AUTO or not job.stage.on_device:
+            return []
+        if job.folder not in self._known:
+            self._known[job.folder] = self._asked(job, variants)
+        return self._known[job.folder]
+
+    def _asked(self, job: StageJob, variants: list[str] | None) -> list[str]:
+        with suppress(ArtifactError):  # no result, or one that runs again anyway
+            if computed_on(read_json(job.folder / "result.json", job.stage.kind), variants) - {self._setting}:
+                if not any(self._known.values()):
+                    Path(RECOMPUTE).touch()
+                return [RECOMPUTE]
+        return []
