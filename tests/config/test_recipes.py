@@ -65,7 +65,7 @@ def test_what_reads_more_takes_more():
 
     def takes(name: str) -> tuple[float, float]:
         method = compose.load("method", name)
-        return method.estimate(SHAPE, calibration if method.data == "tokens" else None, 2**30)
+        return method.estimate(SHAPE, calibration if method.data == "tokens" else None)
 
     memory = {name: takes(name)[0] for name in ("rtn", "gptq-cached", "gptq")}
     work = {name: takes(name)[1] for name in ("rtn", "gptq-cached", "gptq", "zq_local", "zq_global")}

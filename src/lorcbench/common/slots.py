@@ -32,6 +32,11 @@ def shares_of(gpu: Gpu) -> int:
     return int(_USABLE * gpu.memory) // SHARE
 
 
+def memory_for_jobs(gpus: Sequence[Gpu]) -> tuple[int, ...]:
+    """MiB of each GPU that jobs may take together."""
+    return tuple(SHARE * shares_of(gpu) for gpu in gpus)
+
+
 class Slots:
     """Shares of GPUs that this process holds until it ends, or until `release`.
 

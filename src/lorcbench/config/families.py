@@ -78,4 +78,16 @@ LLAMA = Family(
     standin={"tie_word_embeddings": True},
 )
 
+# Model types of transformers 5.23 whose classes know no fused attention (`_supports_sdpa`): the scores of all heads exist as
+# one matrix, which estimates of memory count.
+# fmt: off
+WHOLE_SCORES = frozenset({
+    "big_bird", "bigbird_pegasus", "bloom", "codegen", "cpmant", "deepseek_v4", "falcon_mamba",
+    "flint", "gemma2", "git", "got_ocr2", "gpt_neo", "gpt_neox_japanese", "gpt_oss", "gptj",
+    "granite_swa", "granitemoe_swa", "hy_v4", "inkling2_text", "mamba", "mamba2", "megatron-bert",
+    "mimo_v2_flash", "mpt", "mvp", "openai-gpt", "prophetnet", "reformer", "rembert", "roformer",
+    "rwkv", "trocr", "vaultgemma", "xglm", "xlm", "xlnet", "xlstm",
+})
+# fmt: on
+
 FAMILIES = {family.model_type: family for family in (OPT, BLOOM, LLAMA)}

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 from lorcbench.config.checks import ConfigError
+from lorcbench.config.families import WHOLE_SCORES
 from lorcbench.config.shape import Input, Shape
 
 # What a checkpoint is read from: configurations, tokenizers of every format, weights.
@@ -22,6 +23,7 @@ _IN_BLOCK = re.compile(r"(?:(.*?)\.)?(\d+)\.(.*)\.weight")  # list of blocks, bl
 # What ``config.json`` calls sizes, by family.
 _HIDDEN = ("hidden_size", "n_embd", "n_embed", "d_model", "dim")
 _FFN = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
+_HEADS = ("num_attention_heads", "n_head", "n_heads")
 _POSITIONS = ("max_position_embeddings", "n_positions")
 _SHARED = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("gate_proj", "up_proj"))
 
@@ -120,7 +122,10 @@ def shape(folder: str) -> Shape | None:
         inputs.setdefault((width, parent, shared), []).append(rows)
     embedding = max(outside, key=lambda shape: shape[0] * shape[1])
     hidden = max(embedding[1], min(width for width, *_ in inputs))
-    return Shape(len(blocks), hidden, embedding[0], tuple(Input(key[0], tuple(rows)) for key, rows in inputs.items()))
+    inputs_of_block = tuple(Input(key[0], tuple(rows)) for key, rows in inputs.items())
+    heads = (_stated(folder, _HEADS) or 0) if _model_type(folder) in WHOLE_SCORES else 0
+    weights_outside = sum(rows * width for rows, width in outside)
+    return Shape(len(blocks), hidden, embedding[0], inputs_of_block, weights_outside, heads)
 
 
 def widths(folder: str) -> tuple[int, ...]:
@@ -146,9 +151,19 @@ def positions(folder: str) -> int | None:
 
 def _stated(folder: str, names: tuple[str, ...]) -> int | None:
     """A size in ``config.json``, which has one of several names; None if it has none of them."""
+    config = _config(folder)
+    return next((size for name in names if isinstance(size := config.get(name), int) and size > 0), None)
+
+
+def _model_type(folder: str) -> str | None:
+    name = _config(folder).get("model_type")
+    return name if isinstance(name, str) else None
+
+
+def _config(folder: str) -> dict:
+    """What ``config.json`` says of the text model; empty if there is none that can be read."""
     try:
         config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-        text = {**config, **config.get("text_config", {})}
+        return {**config, **config.get("text_config", {})}
     except (OSError, ValueError, TypeError, AttributeError):  # `prepare` says what is wrong
-        return None
-    return next((size for name in names if isinstance(size := text.get(name), int) and size > 0), None)
+        return {}

@@ -38,7 +38,7 @@ class Method:
     trains_in_float32: bool = False
     optimizes: bool = False
 
-    def estimate(self, shape: Shape, calibration: CalibrationConfig | None, hidden_bytes: float) -> tuple[float, float]:
+    def estimate(self, shape: Shape, calibration: CalibrationConfig | None) -> tuple[float, float]:
         """Bytes and floating-point operations that quantizing a model takes; here, of rounding every weight once.
 
         Bytes are those beside the imported libraries and, if `data` is ``tokens``, beside the block walk.
@@ -46,9 +46,19 @@ class Method:
         Args:
             shape: of the model.
             calibration: what it reads, if `data` is ``tokens``.
-            hidden_bytes: hidden states up to this size stay in memory.
         """
         return shape.workspace, 10 * shape.layers * shape.block
+
+    def gpu_bytes(self, shape: Shape, calibration: CalibrationConfig | None) -> float:
+        """Bytes that quantizing one block takes on a GPU at its highest point, beside the block and its hidden states.
+
+        Here: the codes of the block, and what rounding its largest matrix takes: the matrix, its steps, codes in float32.
+        """
+        return shape.block + 6 * shape.widest * 4
+
+    def states(self, shape: Shape) -> tuple[int, ...]:
+        """Widths of the sets of states that it holds at a time, if `data` is ``tokens``; the first enters a block."""
+        return (shape.hidden,)
 
 
 @dataclass
@@ -121,7 +131,7 @@ class GptqMethod(Method, GptqSettings):
         published = vars(GptqSettings(damp=self.damp, block=self.block))
         return self.hessian == "propagated" and published.items() <= vars(self).items()
 
-    def estimate(self, shape: Shape, calibration: CalibrationConfig | None, hidden_bytes: float) -> tuple[float, float]:
+    def estimate(self, shape: Shape, calibration: CalibrationConfig | None) -> tuple[float, float]:
         """With cached Hessians the sweep alone; else all Hessians of a block too, and passes that observe and advance."""
         if self.data == "statistics":
             memory = shape.workspace + shape.squares * 2 + 2 * shape.widest_input**2 * 4
@@ -130,6 +140,19 @@ class GptqMethod(Method, GptqSettings):
         memory = shape.workspace + shape.squares * 4 + 3 * shape.widest_input**2 * 4
         solve = shape.layers * (2 * shape.sweep + shape.cubes / 3)
         return memory, 5 / 3 * shape.forward(tokens) + shape.layers * shape.squares * tokens + solve
+
+    def gpu_bytes(self, shape: Shape, calibration: CalibrationConfig | None) -> float:
+        """The largest of three: factoring the widest Hessian, sweeping the largest stack, and installing what was made.
+
+        Beside all second moments of the block there are the damped Hessian and its factor; with `act_order`, the Hessian in the
+        order of the sweep too.
+        """
+        largest = shape.widest_input**2 * 4
+        sweep = largest + shape.block + 6 * shape.widest * 4
+        if self.data == "statistics":
+            return sweep
+        factor = shape.block + shape.squares * 4 + (3 if self.act_order else 2) * largest
+        return max(factor, sweep, shape.block * (1 + 4 + 4))
 
 
 @dataclass
@@ -172,18 +195,30 @@ class ZeroQuantMethod(Method, DistillSettings):
         """As the paper names both."""
         return "ZQ-Local" if self.unit == "linear" else "ZQ-Global"
 
-    def estimate(self, shape: Shape, calibration: CalibrationConfig | None, hidden_bytes: float) -> tuple[float, float]:
-        """Seven copies of the unit (masters, gradients, Adam's two, rounded, kept, given), and a second set of states.
+    def estimate(self, shape: Shape, calibration: CalibrationConfig | None) -> tuple[float, float]:
+        """Seven copies of the unit (masters, gradients, Adam's two, rounded, kept, given), and the passes of one sequence.
 
         A step is a pass forward and two back; the held-out share is passed once per learning rate.
         """
-        trained, width = (shape.block, shape.hidden) if self.unit == "block" else (shape.widest, 2 * shape.widest_input)
+        trained = shape.block if self.unit == "block" else shape.widest
         tokens = calibration.n_samples * calibration.length
-        states = min(tokens * width * 4, 2 * hidden_bytes)
-        memory = 7 * 4 * trained + states + 40 * calibration.length * shape.hidden * 4
+        memory = 7 * 4 * trained + 40 * calibration.length * shape.hidden * 4
         rates = len(self.lr_grid) if self.lr == "auto" else 1
         passes = 3 * self.iterations + self.held_out * calibration.n_samples
         return memory, rates * passes * shape.forward(calibration.length) + 3 * shape.forward(tokens)
+
+    def gpu_bytes(self, shape: Shape, calibration: CalibrationConfig | None) -> float:
+        """As on the CPU, what rounding the largest matrix takes, and the targets of the held-out sequences, twice."""
+        targets = shape.hidden if self.unit == "block" else shape.widest_output
+        held_out = 2 * self.held_out * calibration.n_samples * calibration.length * targets * 4
+        return self.estimate(shape, calibration)[0] + 6 * shape.widest * 4 + held_out
+
+    def states(self, shape: Shape) -> tuple[int, ...]:
+        """What enters a block and what leaves it; of linears also one input, and the outputs of one that reads it."""
+        both = (shape.hidden, shape.hidden)
+        if self.unit == "block":
+            return both
+        return both + max(((width, max(rows)) for width, rows in shape.inputs), key=sum)
 
 
 # By kind, which is also what a conf file names after `/schema/method@_here_:`.

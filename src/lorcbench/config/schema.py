@@ -18,7 +18,7 @@ from lorcbench.config.checks import MOST, ConfigError
 from lorcbench.config.checks import one_of as _one_of
 from lorcbench.config.checks import positive as _positive
 from lorcbench.config.checks import seed as _seed
-from lorcbench.config.families import FAMILIES, Family
+from lorcbench.config.families import FAMILIES, WHOLE_SCORES, Family
 from lorcbench.config.machine import RuntimeConfig, TrackingConfig
 from lorcbench.config.protocols import CalibrationConfig, EvalConfig, TaskConfig, TextConfig
 from lorcbench.config.recipes import METHODS, DistilledLorc, LorcConfig
@@ -151,7 +151,8 @@ class ModelConfig:
         vocabulary = self.record.vocabulary if self.record else max(family.vocabulary for family in FAMILIES.values())
         if self.standin:
             vocabulary = self.standin.vocabulary
-        return Shape.plain(self.layers, self.hidden, self.ffn, vocabulary, matrices)
+        heads = self.heads if self.family in WHOLE_SCORES else None
+        return Shape.plain(self.layers, self.hidden, self.ffn, vocabulary, matrices, heads or 0)
 
     @property
     def block_weights(self) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
@@ -22,23 +22,34 @@ class Shape:
         hidden: width of the hidden states.
         vocabulary: tokens.
         inputs: of the linears of a block.
+        outside: weights outside the blocks: embeddings, and a head of its own.
+        score_heads: attention heads, if their scores (windows, heads, length, length) exist as a whole; 0 if the kernel that
+            computes attention never holds them.
     """
 
     layers: int
     hidden: int
     vocabulary: int
     inputs: tuple[Input, ...]
+    outside: int = field(default=0, compare=False)
+    score_heads: int = field(default=0, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.outside:  # a head that is the embedding
+            object.__setattr__(self, "outside", self.vocabulary * self.hidden)
 
     @classmethod
-    def plain(cls, layers: int, hidden: int, ffn: int, vocabulary: int, mlp_matrices: int = 2) -> Shape:
+    def plain(cls, layers: int, hidden: int, ffn: int, vocabulary: int, mlp_matrices: int = 2, score_heads: int = 0) -> Shape:
         """The shape that a conf file states. Keys and values count as wide as queries; some models have narrower ones.
 
         Args:
             ffn: width of the feed-forward part.
             mlp_matrices: of a block's feed-forward part; all but one read the hidden states.
+            score_heads: as the attribute.
         """
         attention = Input(hidden, (hidden, hidden, hidden)), Input(hidden, (hidden,))
-        return cls(layers, hidden, vocabulary, (*attention, Input(hidden, (ffn,) * (mlp_matrices - 1)), Input(ffn, (hidden,))))
+        inputs = *attention, Input(hidden, (ffn,) * (mlp_matrices - 1)), Input(ffn, (hidden,))
+        return cls(layers, hidden, vocabulary, inputs, score_heads=score_heads)
 
     @property
     def block(self) -> int:
@@ -49,6 +60,11 @@ class Shape:
     def widest_input(self) -> int:
         """Numbers in the widest input of a linear: usually the width of the feed-forward part."""
         return max(width for width, _ in self.inputs)
+
+    @property
+    def widest_output(self) -> int:
+        """Numbers that the linears of one input make of a token, at most: with gates, both halves of the feed-forward part."""
+        return max(sum(rows) for _, rows in self.inputs)
 
     @property
     def squares(self) -> int:

@@ -2,6 +2,8 @@
 
 Each formula follows the stage's own code: what lives at the same time at its peak, what it multiplies, what it writes. Peaks
 are meant to hold; times are the arithmetic divided by a rate, without waiting for disks and downloads.
+
+With `runtime.device=cuda` the arithmetic, and what it works on, is on the GPU. Then memory is what stays on the host.
 """
 
 from __future__ import annotations
@@ -11,19 +13,24 @@ from dataclasses import dataclass
 from lorcbench.common.paths import Wildcards
 from lorcbench.config import compose, folders, places
 from lorcbench.config.protocols import CalibrationConfig, EvalConfig
+from lorcbench.config.recipes import LorcConfig, Method
 from lorcbench.config.schema import ModelConfig, RuntimeConfig
 from lorcbench.config.shape import Shape
+from lorcbench.pipeline.walking import ITEMSIZE, SCORED_AT_ONCE, Walk
 from lorcbench.study.cells import weight_format
 
 MIB = 2**20
 # Resident after imports, measured, in MiB: torch and safetensors alone, with transformers, with lm-eval.
 _LIGHT, _MODEL, _HARNESS = 420, 620, 800
 _TRAINING = 900  # a stand-in
-_ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
-_SCORED_AT_ONCE = 512  # tokens whose logits exist together (lorcbench.models.blocks)
 _WINDOWS = 600  # of a protocol that measures whole texts: about what WikiText-2, PTB and C4 have of 2,048 tokens
 _TASK_TOKENS = 2_000_000  # that the usual lm-eval tasks score
 _KRYLOV_PRODUCTS = 12  # with a matrix, of as many columns as components
+_CUDA_HOST = 1536  # MiB of a process's libraries and buffers on the host once it uses a GPU
+_CONTEXT = 512  # MiB of GPU memory that a process takes for its context and kernels, beside PyTorch's
+# PyTorch keeps freed memory in pieces that do not fit what is asked for next. Beside the hidden states it held 1.15 (LoRC) to
+# 1.47 (perplexity) times what was in use at the peak, on an H200 (benchmarks/README.md, "On a GPU").
+_RESERVED = 1.5
 
 
 def shape_of(model: ModelConfig) -> Shape | None:
@@ -34,11 +41,29 @@ def shape_of(model: ModelConfig) -> Shape | None:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Peak memory in MiB, floating-point operations, and MiB written to disk."""
+    """Peak memory in MiB, floating-point operations, MiB written to disk, and peak GPU memory in MiB; 0 if it uses none."""
 
     memory: float
     operations: float
     disk: float
+    gpu: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Bytes:
+    """Bytes at the peak of a job.
+
+    Attributes:
+        cpu: of its process beside the imports, if the CPU computes.
+        host: the same, if a GPU does.
+        gpu: on that GPU, of what is kept all the time.
+        gpu_peaks: on that GPU beside it, each at another time.
+    """
+
+    cpu: float
+    host: float
+    gpu: float
+    gpu_peaks: tuple[float, ...]
 
 
 def estimate(stage: str, shape: Shape, names: Wildcards, runtime: RuntimeConfig, variants: int = 1) -> Estimate:
@@ -53,61 +78,147 @@ def estimate(stage: str, shape: Shape, names: Wildcards, runtime: RuntimeConfig,
     if stage == "prepare":
         written = 2 * (shape.layers * shape.block + shape.vocabulary * shape.hidden)
         return Estimate(_TRAINING + 3 * shape.block * 4 / MIB, 0, written / MIB)
-    if stage in ("calibrate", "factor"):
-        return _calibrate(stage, shape, names, runtime)
-    if stage == "quantize":
-        return _quantize(shape, names, runtime)
-    if stage == "lorc":
-        components = int(names.cap) or shape.hidden
-        memory = _LIGHT + (shape.block * (2 + 4) + 4 * shape.widest * 4) / MIB
-        operations = shape.layers * shape.block * 2 * _KRYLOV_PRODUCTS * min(components, 128)
-        # In FP16, the larger of both types.
-        return Estimate(memory, operations, 2 * shape.layers * components * shape.sides / MIB)
-    protocol: EvalConfig = compose.load("eval", names.protocol)
-    if stage == "harness":
-        parameters = shape.layers * shape.block + shape.vocabulary * shape.hidden
-        logits = max(runtime.batch_tokens, protocol.window) * shape.vocabulary * 4 * 3
-        memory = _HARNESS + (parameters * _ITEMSIZE[protocol.dtype] * 1.1 + shape.block * 8 + logits) / MIB
-        return Estimate(memory, variants * shape.forward(_TASK_TOKENS), 1)
-    tokens = protocol.window * sum(
-        corpus.windows or protocol.max_windows or _WINDOWS // len(protocol.corpora) for corpus in protocol.corpora.values()
-    )
-    memory = _walk(shape, tokens, protocol.dtype, runtime) + 4 * shape.block + _SCORED_AT_ONCE * shape.vocabulary * 12
-    head = 2 * tokens * shape.hidden * shape.vocabulary
-    return Estimate(_MODEL + memory / MIB, variants * (shape.forward(tokens) + head), 1)
+    stages = {"calibrate": _calibrate, "factor": _factor, "quantize": _quantize, "lorc": _lorc, "harness": _harness}
+    imports, peak, operations, disk = stages.get(stage, _evaluate)(shape, names, runtime)
+    if stage in ("evaluate", "harness"):
+        operations *= variants
+    if runtime.device != "cuda":
+        return Estimate(imports + peak.cpu / MIB, operations, disk)
+    gpu = _CONTEXT + (peak.gpu + _RESERVED * max(peak.gpu_peaks)) / MIB
+    return Estimate(imports + _CUDA_HOST + peak.host / MIB, operations, disk, gpu)
 
 
-def _walk(shape: Shape, tokens: int, dtype: str, runtime: RuntimeConfig) -> float:
-    """Bytes of a block walk: embeddings, one block as stored and as used, hidden states, and what one forward pass makes."""
-    size = _ITEMSIZE[dtype]
-    hidden = min(tokens * shape.hidden * size, runtime.hidden_gib * 2**30)
-    passing = runtime.batch_tokens * (shape.widest_input + 8 * shape.hidden) * size
-    return shape.vocabulary * shape.hidden * size + shape.block * (2 + size) + hidden + passing
+# Each of these returns MiB of imports, bytes at the peak, operations (per rank, if it measures ranks), and MiB on disk.
+_Takes = tuple[int, _Bytes, float, float]
 
 
-def _calibrate(stage: str, shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> Estimate:
-    """Second moments of the unquantized model, or the factors of the Hessians that they make."""
-    disk = shape.layers * shape.squares * 2 / MIB  # float32 triangles
-    if stage == "factor":
-        memory = shape.squares * 2 * 2 + 3 * shape.widest_input**2 * 4
-        return Estimate(_LIGHT + memory / MIB, shape.layers * shape.cubes / 3, disk)
-    settings: CalibrationConfig = compose.load("calibration", names.calibration)
+def _calibrate(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> _Takes:
+    """Second moments of the unquantized model; those of one block are kept until its inputs have all been seen."""
+    walk, settings = _calibration_walk(shape, names, runtime, (shape.hidden,), rounded=False)
+    largest, moments = shape.widest_input**2 * 4, shape.squares * 4
+    waiting = 3 * runtime.batch_tokens * shape.widest_input * 4  # inputs that wait for the second thread
     tokens = settings.n_samples * settings.length
-    memory = _walk(shape, tokens, settings.dtype, runtime) + shape.squares * 4 + 2 * shape.widest_input**2 * 4
-    memory += 3 * runtime.batch_tokens * shape.widest_input * 4  # inputs that wait for the second thread
-    return Estimate(_MODEL + memory / MIB, shape.forward(tokens) + shape.layers * shape.squares * tokens, disk)
+    peak = _Bytes(
+        cpu=walk.cpu + moments + 2 * largest + waiting,
+        host=walk.host + walk.pinned(1) + moments / 2 + 2 * largest,
+        gpu=walk.near,
+        gpu_peaks=(walk.ends, walk.block + moments + max(walk.passing, largest)),
+    )
+    return _MODEL, peak, shape.forward(tokens) + shape.layers * shape.squares * tokens, _triangles(shape)
 
 
-def _quantize(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> Estimate:
+def _factor(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> _Takes:
+    """The factors of the Hessians that calibration made, one after another; the file is read and written on the host."""
+    largest = shape.widest_input**2 * 4
+    copies = 4 if names.order == "act_order" else 3  # the Hessian, in the order of the sweep, damped, and its factor
+    peak = _Bytes(
+        cpu=shape.squares * 4 + 3 * largest, host=shape.squares * 4 + 2 * largest, gpu=0, gpu_peaks=(copies * largest,)
+    )
+    return _LIGHT, peak, shape.layers * shape.cubes / 3, _triangles(shape)
+
+
+def _triangles(shape: Shape) -> float:
+    """MiB of the float32 triangles of all inputs."""
+    return shape.layers * shape.squares * 2 / MIB
+
+
+def _quantize(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> _Takes:
     """The method's own estimate, beside what its process imports, the block walk if it reads tokens, and what is stored."""
-    method, fmt = compose.load("method", names.method), weight_format(names.weight)
+    method: Method = compose.load("method", names.method)
+    fmt = weight_format(names.weight)
     stored_bits = fmt.bits + (16 + fmt.bits) / (fmt.group or shape.hidden)
     disk = shape.layers * shape.block * stored_bits / 8 / MIB
-    hidden_bytes = runtime.hidden_gib * 2**30
     if method.data != "tokens":
-        memory, operations = method.estimate(shape, None, hidden_bytes)
-        return Estimate(_LIGHT + memory / MIB, operations, disk)
+        memory, operations = method.estimate(shape, None)
+        # The stored factors of one block, and the largest of them unfolded.
+        factors = shape.squares * 2 + shape.widest_input**2 * 4 if method.data == "statistics" else 0
+        host = 3 * shape.block + factors
+        return _LIGHT, _Bytes(memory, host, 0, (method.gpu_bytes(shape, None),)), operations, disk
+    walk, settings = _calibration_walk(shape, names, runtime, method.states(shape), method.sees_activations)
+    memory, operations = method.estimate(shape, settings)
+    training = 3 * walk.scores if method.trains_in_float32 else 0
+    peak = _Bytes(
+        cpu=walk.cpu + memory,
+        host=walk.host + walk.pinned(2) + shape.block,
+        gpu=walk.near,
+        gpu_peaks=(
+            walk.ends,
+            walk.block + walk.passing + (0 if method.trains_in_float32 else shape.squares * 4),
+            walk.block + method.gpu_bytes(shape, settings) + training,
+        ),
+    )
+    return _MODEL, peak, operations, disk
+
+
+def _lorc(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> _Takes:
+    """The quantized block in float32, and of its largest matrix the weights, the error and the factors; or training them."""
+    components = int(names.cap) or shape.hidden
+    settings: LorcConfig = compose.load("lorc", names.lorc)
+    factors = components * shape.sides * 4
+    operations = shape.layers * shape.block * 2 * _KRYLOV_PRODUCTS * min(components, 128)
+    disk = 2 * shape.layers * components * shape.sides / MIB  # in FP16, the larger of both types
+    cpu = shape.block * (2 + 4) + 4 * shape.widest * 4
+    # Packed codes, all matrices in float32, and of the largest the weights, as stored and in float32, the error, and its copy.
+    packed = shape.block * weight_format(names.weight).bits / 8
+    decomposed = packed + shape.block * 4 + shape.widest * (2 + 3 * 4) + factors
+    host = 3 * shape.block + factors
+    if settings.kind != "distilled":
+        return _LIGHT, _Bytes(cpu, host, 0, (decomposed,)), operations, disk
+    walk, calibration = _calibration_walk(shape, names, runtime, (shape.hidden, shape.hidden), names.trained != "a16")
+    # The corrections of all matrices, the sums with them, the gradients of both, and seven copies of the factors.
+    training = 4 * shape.block * 4 + 7 * factors + 40 * calibration.length * shape.hidden * 4 + 3 * walk.scores
+    peak = _Bytes(
+        cpu=walk.cpu + max(cpu, training) + factors,
+        host=walk.host + walk.pinned(2) + host,
+        gpu=walk.near,
+        gpu_peaks=(walk.ends, walk.block + walk.passing, walk.block + max(decomposed, training)),
+    )
+    passes = settings.iterations * (len(settings.lr_grid) if settings.lr == "auto" else 1)
+    return _MODEL, peak, operations + 3 * passes * shape.forward(calibration.length), disk
+
+
+def _evaluate(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> _Takes:
+    """Perplexity: the walk, a quantized block while it is decoded and corrected, and logits."""
+    protocol: EvalConfig = compose.load("eval", names.protocol)
+    per_corpus = _WINDOWS // len(protocol.corpora)
+    tokens = [protocol.window * (corpus.windows or protocol.max_windows or per_corpus) for corpus in protocol.corpora.values()]
+    states = tuple(count * shape.hidden * ITEMSIZE[protocol.dtype] for count in tokens)
+    walk = Walk(shape, runtime, protocol.dtype, protocol.window, states, names.activation != "a16")
+    # Packed codes, and in float32 the weights, their corrections, and the sums of both.
+    quantized = 0 if names.method == "none" else shape.block * (1 + 3 * 4)
+    peak = _Bytes(
+        cpu=walk.cpu + 4 * shape.block + SCORED_AT_ONCE * shape.vocabulary * 12,
+        host=walk.host + walk.pinned(len(states)) + shape.block,
+        gpu=walk.near,
+        gpu_peaks=(walk.ends, walk.block + walk.passing, walk.block + quantized),
+    )
+    head = 2 * sum(tokens) * shape.hidden * shape.vocabulary
+    return _MODEL, peak, shape.forward(sum(tokens)) + head, 1
+
+
+def _harness(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> _Takes:
+    """lm-eval: the whole model, one block of weights on their way into it, and the logits of a batch."""
+    protocol: EvalConfig = compose.load("eval", names.protocol)
+    walk = Walk(shape, runtime, protocol.dtype, protocol.window, (), names.activation != "a16")
+    parameters = shape.layers * walk.block + walk.outside
+    logits = max(runtime.batch_tokens, protocol.window) * shape.vocabulary * 4 * 3
+    quantized = 0 if names.method == "none" else shape.block * (1 + 3 * 4)
+    peak = _Bytes(
+        cpu=parameters * 1.1 + shape.block * 8 + logits,
+        host=walk.host + shape.block,
+        gpu=parameters,
+        gpu_peaks=(walk.passing, logits, walk.block + quantized),
+    )
+    return _HARNESS, peak, shape.forward(_TASK_TOKENS), 1
+
+
+def _calibration_walk(
+    shape: Shape, names: Wildcards, runtime: RuntimeConfig, widths: tuple[int, ...], rounded: bool
+) -> tuple[Walk, CalibrationConfig]:
+    """The walk over calibration sequences, which holds sets of states of some widths; and the calibration."""
     settings: CalibrationConfig = compose.load("calibration", names.calibration)
-    memory, operations = method.estimate(shape, settings, hidden_bytes)
-    walk = _walk(shape, settings.n_samples * settings.length, settings.dtype, runtime)
-    return Estimate(_MODEL + (walk + memory) / MIB, operations, disk)
+    per_number = settings.n_samples * settings.length * ITEMSIZE[settings.dtype]
+    rounded = rounded and names.trained != "a16"
+    return Walk(
+        shape, runtime, settings.dtype, settings.length, tuple(per_number * width for width in widths), rounded
+    ), settings

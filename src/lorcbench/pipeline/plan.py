@@ -12,38 +12,72 @@ from pathlib import Path
 import psutil
 
 from lorcbench.common import paths
+from lorcbench.common.paths import Wildcards
 from lorcbench.config.schema import RuntimeConfig
-from lorcbench.pipeline.estimate import Estimate, estimate, shape_of
+from lorcbench.pipeline.estimate import Estimate, shape_of
+from lorcbench.pipeline.fitting import Sized, setting_that_fits
 from lorcbench.study.cells import Cell, Study
 from lorcbench.study.ranks import rank_lines
 from lorcbench.study.stages import STAGES, StageJob, jobs_of
 
 _SMALL = {"tokens": Estimate(600, 0, 30), "gate": Estimate(100, 0, 0)}  # alike for all models
 _START = 2.0  # seconds of a job that are no arithmetic
+GPU_RATE = 50e12  # floating-point operations per second that any GPU gets done
 
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """One job: its stage and model, whether its result exists, and what it takes; None for a model of unknown shape."""
+    """One job of a study.
+
+    Attributes:
+        stage: its module.
+        names: of its folder.
+        done: whether its result exists.
+        takes: what it takes; None for a model of unknown shape.
+        sized: what `takes` was computed from; None too for a job that takes as much for all models.
+    """
 
     stage: str
-    model: str
+    names: Wildcards
     done: bool
     takes: Estimate | None
+    sized: Sized | None = None
+
+    @property
+    def model(self) -> str:
+        """The name of its model."""
+        return self.names.model
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to run on: cores, MiB of memory and of free disk, floating-point operations a second of one core."""
+    """What there is to run on.
+
+    Attributes:
+        cores: that jobs may use.
+        memory, disk: MiB of memory for jobs, and of free disk.
+        rate: floating-point operations per second of one core.
+        gpus: MiB of memory of each GPU that jobs may use; empty where none is known.
+    """
 
     cores: int
     memory: float
     disk: float
     rate: float
+    gpus: tuple[float, ...] = ()
+
+    @property
+    def gpu(self) -> float:
+        """MiB of memory of the largest GPU; 0 where none is known."""
+        return max(self.gpus, default=0.0)
 
 
-def this_machine(runtime: RuntimeConfig) -> Machine:
-    """Measured here, in a tenth of a second; `runtime.memory_gib` overrules what the machine says of its memory."""
+def this_machine(runtime: RuntimeConfig, gpus: tuple[float, ...] = ()) -> Machine:
+    """Measured here, in a tenth of a second; `runtime.memory_gib` overrules what the machine says of its memory.
+
+    Args:
+        gpus: MiB of memory for jobs of each GPU of the run.
+    """
     import numpy as np
 
     matrix, best = np.ones((1024, 1024), np.float32), float("inf")
@@ -54,7 +88,7 @@ def this_machine(runtime: RuntimeConfig) -> Machine:
     place = next(folder for folder in (Path(paths.CACHE), Path(paths.CACHE).parent, Path()) if folder.is_dir())
     memory, disk = total_memory(runtime), shutil.disk_usage(place).free
     # Products of the shapes that occur run at about half of the rate of this one.
-    return Machine(len(os.sched_getaffinity(0)), memory, disk / 2**20, 0.5 * 2 * 1024**3 / best)
+    return Machine(len(os.sched_getaffinity(0)), memory, disk / 2**20, 0.5 * 2 * 1024**3 / best, gpus)
 
 
 def total_memory(runtime: RuntimeConfig) -> float:
@@ -75,10 +109,9 @@ def jobs(study: Study, runtime: RuntimeConfig) -> list[PlannedJob]:
     planned = []
     for folder, job in sorted(first.items(), key=lambda item: order.index(item[1].stage.name)):
         stage, shape = job.stage.module, shapes[job.names.model]
-        takes = _SMALL.get(stage)
-        if shape and not takes:
-            takes = estimate(stage, shape, job.names, runtime, len(cells[folder]))
-        planned.append(PlannedJob(stage, job.names.model, (folder / "result.json").is_file(), takes))
+        sized = Sized(stage, shape, job.names, len(cells[folder])) if shape and stage not in _SMALL else None
+        takes = sized.takes(runtime) if sized else _SMALL.get(stage)
+        planned.append(PlannedJob(stage, job.names, (folder / "result.json").is_file(), takes, sized))
     return planned
 
 
@@ -87,55 +120,109 @@ def report(study: Study, runtime: RuntimeConfig, machine: Machine) -> tuple[str,
     planned = jobs(study, runtime)
     to_do = [job for job in planned if not job.done]
     known = [job.takes for job in to_do if job.takes]
-    # Cores and memory are both shared: a job that needs half of either keeps half of the machine.
-    share = [max(runtime.threads / machine.cores, min(1.0, takes.memory / machine.memory)) for takes in known]
+    share = [_share(takes, runtime, machine) for takes in known]
     seconds = [_seconds(takes, runtime, machine) for takes in known]
     wall = max([sum(part * time_ for part, time_ in zip(share, seconds, strict=True)), *seconds, 0.0])
     disk = sum(takes.disk for takes in known)
+    gpus = f", GPUs of {', '.join(f'{gpu / 1024:.0f}' for gpu in machine.gpus)} GiB" if machine.gpus else ""
     lines = [
         f"study {study.name}: {len(study.cells)} cells on {len({cell.model for cell in study.cells})} models, "
         f"{len(planned)} jobs, {len(planned) - len(to_do)} of them done",
         f"this machine: {machine.cores} cores of {machine.rate / 1e9:.0f} GFLOP/s, {machine.memory / 1024:.1f} GiB of memory "
-        f"for jobs, {machine.disk / 1024:.0f} GiB of disk free",
+        f"for jobs, {machine.disk / 1024:.0f} GiB of disk free{gpus}",
         "",
-        f"{'stage':10}{'jobs':>7}{'done':>7}{'hours':>10}{'peak GiB':>10}{'disk GiB':>10}",
+        *_table(planned, runtime, machine),
+        "",
+        f"together about {_duration(wall)} here, and {disk / 1024:.1f} GiB on disk, without downloads and the page",
     ]
-    counts, done = Counter(job.stage for job in planned), Counter(job.stage for job in planned if job.done)
-    for stage in counts:
-        takes = [job.takes for job in to_do if job.stage == stage and job.takes]
-        hours = sum(_seconds(one, runtime, machine) for one in takes) / 3600
-        peak, written = max((one.memory for one in takes), default=0), sum(one.disk for one in takes)
-        lines.append(f"{stage:10}{counts[stage]:7}{done[stage]:7}{hours:10.2f}{peak / 1024:10.1f}{written / 1024:10.1f}")
-    lines += ["", f"together about {_duration(wall)} here, and {disk / 1024:.1f} GiB on disk, without downloads and the page"]
     if unknown := sorted({job.model for job in to_do if job.takes is None}):
         lines.append(f"not estimated, for want of a shape: {', '.join(unknown)}")
     if study.too_large:
         lines.append(f"left out by study.max_params={study.config.max_params:g}: {', '.join(study.too_large)}")
     lines += rank_lines(study)
-    return "\n".join(lines), misfits(study, to_do, machine)
+    return "\n".join(lines), misfits(study, to_do, machine) + gpu_misfits(study, to_do, runtime, machine)
+
+
+def _table(planned: list[PlannedJob], runtime: RuntimeConfig, machine: Machine) -> list[str]:
+    """A line per stage: its jobs, and what those that are to do take; GPU memory too if the jobs use a GPU."""
+    on_gpu = runtime.device == "cuda"
+    head = f"{'stage':10}{'jobs':>7}{'done':>7}{'hours':>10}{'peak GiB':>10}{'disk GiB':>10}"
+    lines = [head + f"{'GPU GiB':>10}" if on_gpu else head]
+    counts, done = Counter(job.stage for job in planned), Counter(job.stage for job in planned if job.done)
+    for stage in counts:
+        takes = [job.takes for job in planned if job.stage == stage and job.takes and not job.done]
+        hours = sum(_seconds(one, runtime, machine) for one in takes) / 3600
+        peak, written = max((one.memory for one in takes), default=0), sum(one.disk for one in takes)
+        line = f"{stage:10}{counts[stage]:7}{done[stage]:7}{hours:10.2f}{peak / 1024:10.1f}{written / 1024:10.1f}"
+        gpu = max((one.gpu for one in takes), default=0)
+        lines.append(line + f"{gpu / 1024:10.1f}" if on_gpu else line)
+    return lines
 
 
 def misfits(study: Study, to_do: list[PlannedJob], machine: Machine) -> list[str]:
     """A line for every model whose jobs need more memory than there is, and one if the disk is too small."""
     lines, large = [], set()
     for model in dict.fromkeys(job.model for job in to_do):
-        needs = {job.stage: job.takes.memory for job in to_do if job.model == model and job.takes}
-        stage = max(needs, key=needs.get, default=None)
-        if stage and needs[stage] > machine.memory:
+        largest = max(
+            (job for job in to_do if job.model == model and job.takes), key=lambda job: job.takes.memory, default=None
+        )
+        if largest and largest.takes.memory > machine.memory:
             large.add(model)
-            wanted, there = needs[stage] / 1024, machine.memory / 1024
-            lines.append(f"{model}: {stage} needs about {wanted:.1f} GiB of memory, here are {there:.1f}")
+            needed, there = largest.takes.memory / 1024, machine.memory / 1024
+            lines.append(f"{model}: {largest.stage} needs about {needed:.1f} GiB of memory, here are {there:.1f}")
     if large:
-        fitting = [study.model(cell.model).block_weights or 0 for cell in study.cells if cell.model not in large]
-        lines.append(f"what fits: study.max_params={max(fitting):.3g}" if any(fitting) else "none of the study's models fits")
+        lines.append(_what_fits(study, large))
     disk = sum(job.takes.disk for job in to_do if job.takes)
     if disk > machine.disk:
         lines.append(f"disk: about {disk / 1024:.0f} GiB will be written, {machine.disk / 1024:.0f} are free")
     return lines
 
 
+def gpu_misfits(study: Study, to_do: list[PlannedJob], runtime: RuntimeConfig, machine: Machine) -> list[str]:
+    """A line for every model whose jobs need more memory than the largest GPU has, and one that says what would fit.
+
+    None if the jobs use no GPU, or nobody knows how much memory it has.
+    """
+    lines, large, fitting = [], set(), []
+    for model in dict.fromkeys(job.model for job in to_do) if machine.gpus else ():
+        own = [job for job in to_do if job.model == model and job.sized]
+        largest = max(own, key=lambda job: job.takes.gpu, default=None)
+        sized = [job.sized for job in own]
+        if largest is None or largest.takes.gpu <= machine.gpu:
+            fitting += sized
+            continue
+        needed, there = largest.takes.gpu / 1024, machine.gpu / 1024
+        line = f"{model}: {largest.stage} needs about {needed:.1f} GiB of GPU memory, here are {there:.1f}"
+        if setting_that_fits(sized, runtime, machine.gpu, machine.memory):
+            fitting += sized
+        else:
+            large.add(model)
+            line += ", with any runtime.batch_tokens and runtime.hidden_gib"
+        lines.append(line)
+    if lines and (setting := setting_that_fits(fitting, runtime, machine.gpu, machine.memory)):
+        lines.append(f"what fits: {setting}")
+    if large:
+        lines.append(f"{_what_fits(study, large)}; on the CPU all may: runtime.device=cpu")
+    return lines
+
+
+def _what_fits(study: Study, large: set[str]) -> str:
+    """The setting that leaves out the models that do not fit."""
+    fitting = [study.model(cell.model).block_weights or 0 for cell in study.cells if cell.model not in large]
+    return f"what fits: study.max_params={max(fitting):.3g}" if any(fitting) else "none of the study's models fits"
+
+
+def _share(takes: Estimate, runtime: RuntimeConfig, machine: Machine) -> float:
+    """The part of the machine that a job keeps busy: of its cores, its memory or its GPUs, whichever is more.
+
+    A job that needs half of any keeps half of the machine. Jobs that share a GPU take as long as one after the other.
+    """
+    of_gpus = 1 / max(1, len(machine.gpus)) if takes.gpu else 0.0
+    return max(runtime.threads / machine.cores, min(1.0, takes.memory / machine.memory), of_gpus)
+
+
 def _seconds(takes: Estimate, runtime: RuntimeConfig, machine: Machine) -> float:
-    return _START + takes.operations / (machine.rate * runtime.threads)
+    return _START + takes.operations / (GPU_RATE if takes.gpu else machine.rate * runtime.threads)
 
 
 def _duration(seconds: float) -> str:

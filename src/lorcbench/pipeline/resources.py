@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from lorcbench.common.gpus import CUDA, Choice
 from lorcbench.common.paths import Wildcards
-from lorcbench.common.slots import SHARE, shares_of
+from lorcbench.common.slots import SHARE, memory_for_jobs
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.schema import RuntimeConfig
 from lorcbench.pipeline import plan
@@ -17,9 +18,7 @@ from lorcbench.study.cells import Study
 from lorcbench.study.stages import HARNESS, STAGES
 
 _SMALL = 400_000_000  # weights of the decoder blocks, up to which jobs on a cluster share submissions: minutes on one core
-# MiB of a GPU that each process takes for itself, and by how much the rest may exceed its estimate.
-_GPU_START, _GPU_SLACK = 600, 1.25
-_CORE_RATE, _GPU_RATE = 30e9, 50e12  # floating-point operations per second that any core, and any GPU, gets done
+_CORE_RATE = 30e9  # floating-point operations per second that any core gets done
 
 
 class Resources:
@@ -30,7 +29,8 @@ class Resources:
     """
 
     def __init__(self, study: Study, runtime: RuntimeConfig, choice: Choice) -> None:
-        self._study, self._runtime, self._choice = study, runtime, choice
+        self._study, self._choice = study, choice
+        self._runtime = replace(runtime, device=choice.device)
         self._shapes = {model: shape_of(study.model(model)) for model in study.models}
 
     def memory(self, stage: str) -> Callable[..., int]:
@@ -47,7 +47,7 @@ class Resources:
 
         def ask(wildcards: Any, attempt: int = 1) -> int:
             takes = self._takes(stage, wildcards)
-            rate = _GPU_RATE if self.gpus(stage) else _CORE_RATE * self.threads
+            rate = plan.GPU_RATE if self.gpus(stage) else _CORE_RATE * self.threads
             return int((10 + 3 * takes.operations / rate / 60 if takes else 240) * 2 ** (attempt - 1))
 
         return ask
@@ -81,12 +81,12 @@ class Resources:
             count = self.gpus(stage)
             if not count or not self._choice.gpus:
                 return 0
-            largest = sorted(map(shares_of, self._choice.gpus), reverse=True)
+            largest = sorted(memory_for_jobs(self._choice.gpus), reverse=True)
             takes = self._takes(stage, wildcards)
             if count > 1 or not takes:
-                return SHARE * sum(largest[:count])
-            needed = (_GPU_START + _GPU_SLACK * gpu_need(takes)) * 2 ** (attempt - 1)
-            return SHARE * min(math.ceil(needed / SHARE), largest[0])
+                return sum(largest[:count])
+            needed = takes.gpu * 2 ** (attempt - 1)
+            return min(SHARE * math.ceil(needed / SHARE), largest[0])
 
         return ask
 
@@ -104,31 +104,28 @@ class Resources:
         Raises:
             ConfigError: a job that is still to do needs more.
         """
-        totals = {"mem_mb": self.total_memory(given.get("mem_mb"))}
-        if self._choice.device == CUDA and self._choice.gpus:
+        totals = {"mem_mb": given.get("mem_mb", int(plan.total_memory(self._runtime)))}
+        if gpus := memory_for_jobs(self._choice.gpus or ()):
             if given.get("gpu") == 0 or given.get("gpu_mb") == 0:
                 raise ConfigError("--resources gpu=0: expected 1 or more, or overrides='runtime.device=cpu'")
-            totals["gpu_mb"] = SHARE * sum(map(shares_of, self._choice.gpus))
-        return totals | {name: given[name] for name in totals if name in given}
+            totals["gpu_mb"] = given.get("gpu_mb", sum(gpus))
+        self._refuse_misfits(plan.Machine(1, totals["mem_mb"], math.inf, 1.0, gpus), "mem_mb" in given)
+        return totals
 
-    def total_memory(self, limit: int | None = None) -> int:
-        """MiB for all jobs of a local run together.
+    def _refuse_misfits(self, machine: plan.Machine, is_memory_given: bool) -> None:
+        """Refuse to begin what cannot end here.
 
         Args:
-            limit: that the user gave to Snakemake, if any.
+            machine: what there is for the jobs of the run.
+            is_memory_given: the user said how much memory there is.
 
         Raises:
-            ConfigError: a job that is still to do needs more.
+            ConfigError: a job that is still to do needs more memory, or more of a GPU, than there is.
         """
-        total = plan.total_memory(self._runtime) if limit is None else limit
         to_do = [job for job in plan.jobs(self._study, self._runtime) if not job.done]
-        if misfits := plan.misfits(self._study, to_do, plan.Machine(1, total, math.inf, 1.0)):
-            key = "runtime.memory_gib=…" if limit is None else "--resources mem_mb=…"
+        if misfits := plan.misfits(self._study, to_do, machine):
+            key = "--resources mem_mb=…" if is_memory_given else "runtime.memory_gib=…"
             more = f"run them where there is more, or say how much there is with {key}"
             raise ConfigError(f"{'; '.join(misfits)}; {more}")
-        return int(total)
-
-
-def gpu_need(takes: Estimate) -> float:
-    """MiB of GPU memory that a job takes, as estimated; as much as of the host's where that is not estimated."""
-    return getattr(takes, "gpu", takes.memory)
+        if misfits := plan.gpu_misfits(self._study, to_do, self._runtime, machine):
+            raise ConfigError("; ".join(misfits))
