@@ -35,7 +35,7 @@ try:
     if local:
         # Registering overrides the command line, where the user's own totals are: `--resources mem_mb=… gpu=… gpu_mb=…`.
         asked = {name: workflow.global_resources.get(name) for name in ("mem_mb", "gpu", "gpu_mb")}
-        given = {name: limit.value for name, limit in asked.items() if limit is not None}
+        given = {name: limit.value for name, limit in asked.items() if limit and limit.value is not None}
         for name, total in pipeline.resources.totals(given).items():
             if name not in given:
                 workflow.register_resource(name, total)
