@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from lorcbench.common.gpus import AUTO, CPU, CUDA, Choice, GpuError, choose, com
 from lorcbench.common.paths import RECOMPUTE
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.schema import RuntimeConfig
-from lorcbench.study.stages import StageJob
+from lorcbench.study.cells import Study
+from lorcbench.study.stages import StageJob, jobs_of
 
 
 def chosen(runtime: RuntimeConfig, local: bool, dry_run: bool = False) -> Choice:
@@ -34,6 +36,18 @@ def chosen(runtime: RuntimeConfig, local: bool, dry_run: bool = False) -> Choice
     if choice.gpus and runtime.gpus_per_job > len(choice.gpus):
         raise ConfigError(f"runtime.gpus_per_job={runtime.gpus_per_job}: expected at most {len(choice.gpus)}, which are here")
     return choice
+
+
+def plan_lines(study: Study, choice: Choice) -> list[str]:
+    """What a plan says of devices: what a run here would compute on, and what computed the jobs that are done."""
+    folders = {job.folder for cell in study.cells for job in jobs_of(study, cell).values() if job.stage.on_device}
+    devices: Counter[str] = Counter()
+    for folder in sorted(folders):
+        with suppress(ArtifactError):  # it is not done
+            devices[read_json(folder / "run.json", "run").get("device", CPU)] += 1
+    done = ", ".join(f"{count} on {device}" for device, count in devices.items())
+    lines = [choice.note] if choice.note else []
+    return [*lines, f"computes on {choice.line()}" + (f"; jobs that are done: {done}" if done else "")]
 
 
 class Recomputed:

@@ -6,7 +6,7 @@ import sys
 
 from lorcbench.config import compose
 from lorcbench.jobs.job import Job
-from lorcbench.pipeline import checks, plan
+from lorcbench.pipeline import checks, gpus, plan
 from lorcbench.stages import run_by_old_name
 from lorcbench.study.expansion import study_from_arguments
 
@@ -15,8 +15,10 @@ def main(job: Job) -> None:
     """Print the plan; exit with 1, and a line each, if something cannot fit."""
     for given in (part for part in job.overrides if part.startswith("model_path=")):
         checks.fetch_config(compose.unquoted(given.removeprefix("model_path=")))
-    text, misfits = plan.report(study_from_arguments(job.overrides), job.runtime, plan.this_machine(job.runtime))
-    print(text)
+    study = study_from_arguments(job.overrides)
+    choice = gpus.chosen(job.runtime, local=True, dry_run=True)
+    text, misfits = plan.report(study, job.runtime, plan.this_machine(job.runtime))
+    print("\n".join([text, *gpus.plan_lines(study, choice)]))
     if misfits:
         sys.exit("\n".join(["does not fit:", *(f"  {line}" for line in misfits)]))
 
