@@ -54,7 +54,7 @@ class Recomputed:
     """Jobs whose finished results another kind of device computed than the one that the user named.
 
     With ``runtime.device=auto`` there is none: a finished result counts, whatever computed it. Snakemake runs a job again if an
-    input is newer than its result. So each of these jobs gets one input more, a file that is touched when a run begins. After
+    input is newer than its result. So each of these jobs gets one input more, a file that is newer than all such results. After
     the job has run its result is of the right device, and the file no longer an input.
 
     Args:
@@ -78,9 +78,11 @@ class Recomputed:
         return self._known[job.folder]
 
     def _asked(self, job: StageJob, variants: list[str] | None) -> list[str]:
+        result, newer = job.folder / "result.json", Path(RECOMPUTE)
         with suppress(ArtifactError):  # no result, or one that runs again anyway
-            if computed_on(read_json(job.folder / "result.json", job.stage.kind), variants) - {self._setting}:
-                if not any(self._known.values()):
-                    Path(RECOMPUTE).touch()
+            if computed_on(read_json(result, job.stage.kind), variants) - {self._setting}:
+                # The node of a cluster finds it newer already: touched again, it would be newer than what other nodes made.
+                if not newer.exists() or newer.stat().st_mtime <= result.stat().st_mtime:
+                    newer.touch()
                 return [RECOMPUTE]
         return []
