@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import importlib.metadata
 import json
-import platform
-import resource
-import subprocess
 import sys
 import time
 import traceback
@@ -32,12 +28,11 @@ from lorcbench.config.protocols import CalibrationConfig, EvalConfig, TaskConfig
 from lorcbench.config.recipes import LorcConfig
 from lorcbench.config.schema import ModelConfig, RuntimeConfig, TrackingConfig
 from lorcbench.core.formats import ActivationFormat, WeightFormat
-from lorcbench.jobs import devices
+from lorcbench.jobs import devices, records
 from lorcbench.jobs.threads import kernel_threads
 from lorcbench.study import meaning
 from lorcbench.study.stages import HARNESS, ON_DEVICE, Stage, StageJob
 
-_LIBRARIES = ("torch", "transformers", "tokenizers", "lm_eval", "numpy", "scipy", "numba")
 _PROGRESS_EVERY = 5.0  # seconds between progress lines
 
 
@@ -250,14 +245,15 @@ class Job:
             "settings": settings,
             "inputs": self.inputs | files,
             "threads": self.threads,
-            "versions": _versions(),
+            "versions": records.versions(),
         }
         return about | ({"device": CUDA} if self.device == CUDA else {})
 
     def finish(self, identity: dict, payload: dict) -> dict:
         """Write result.json, which says whose work it is, and run.json; returns the result."""
         body = self.write_result({"identity": identity, **payload})
-        write_json(self.folder / "run.json", "run", self._run_record())
+        about = {"stage": self.stage, **records.of_process(time.monotonic() - self.started)}
+        write_json(self.folder / "run.json", "run", about | devices.record(self.device, self._slots))
         (self.folder / "failed.json").unlink(missing_ok=True)
         self._say(f"done, {time.monotonic() - self.started:.1f} s")
         return body
@@ -285,20 +281,6 @@ class Job:
             result["variants"] = dict(self._earlier)
         return result
 
-    def _run_record(self) -> dict:
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        return {
-            "stage": self.stage,
-            "seconds": round(time.monotonic() - self.started, 3),
-            "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
-            "peak_rss_mib": round(usage.ru_maxrss / 1024, 1),
-            "host": platform.node(),
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "commit": _commit(),
-            **devices.record(self.device, self._slots),
-        }
-
     def fail(self, error: BaseException) -> None:
         """Leave a record of the failure beside where the result would be, the traceback in the log."""
         self.log("".join(traceback.format_exception(error)))
@@ -307,18 +289,6 @@ class Job:
             record["variants"] = getattr(error, "variants", None)  # the ranks concerned; null is the whole job
             with contextlib.suppress(OSError):  # on a full disk the message on the terminal must do
                 write_text(self.folder / "failed.json", json.dumps(record) + "\n")
-
-
-def _versions() -> dict[str, str]:
-    """Versions of the libraries that numbers depend on."""
-    return {name: importlib.metadata.version(name) for name in _LIBRARIES}
-
-
-def _commit() -> str | None:
-    found = subprocess.run(
-        ["git", "-C", str(compose.conf_dir()), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or None
 
 
 def _parsed(parse: Callable[[str], Any], key: str, text: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from lorcbench.common.gpus import AUTO, CPU, CUDA, Choice, GpuError, choose, com
 from lorcbench.common.paths import RECOMPUTE
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.schema import RuntimeConfig
-from lorcbench.study.stages import StageJob
+from lorcbench.study.cells import Study
+from lorcbench.study.stages import StageJob, jobs_of
 
 
 def chosen(runtime: RuntimeConfig, local: bool, dry_run: bool = False) -> Choice:
@@ -36,11 +38,23 @@ def chosen(runtime: RuntimeConfig, local: bool, dry_run: bool = False) -> Choice
     return choice
 
 
+def plan_lines(study: Study, choice: Choice) -> list[str]:
+    """What a plan says of devices: what a run here would compute on, and what computed the jobs that are done."""
+    folders = {job.folder for cell in study.cells for job in jobs_of(study, cell).values() if job.stage.on_device}
+    devices: Counter[str] = Counter()
+    for folder in sorted(folders):
+        with suppress(ArtifactError):  # it is not done
+            devices[read_json(folder / "run.json", "run").get("device", CPU)] += 1
+    done = ", ".join(f"{count} on {device}" for device, count in devices.items())
+    lines = [choice.note] if choice.note else []
+    return [*lines, f"computes on {choice.line()}" + (f"; jobs that are done: {done}" if done else "")]
+
+
 class Recomputed:
     """Jobs whose finished results another kind of device computed than the one that the user named.
 
     With ``runtime.device=auto`` there is none: a finished result counts, whatever computed it. Snakemake runs a job again if an
-    input is newer than its result. So each of these jobs gets one input more, a file that is touched when a run begins. After
+    input is newer than its result. So each of these jobs gets one input more, a file that is newer than all such results. After
     the job has run its result is of the right device, and the file no longer an input.
 
     Args:
@@ -64,9 +78,11 @@ class Recomputed:
         return self._known[job.folder]
 
     def _asked(self, job: StageJob, variants: list[str] | None) -> list[str]:
+        result, newer = job.folder / "result.json", Path(RECOMPUTE)
         with suppress(ArtifactError):  # no result, or one that runs again anyway
-            if computed_on(read_json(job.folder / "result.json", job.stage.kind), variants) - {self._setting}:
-                if not any(self._known.values()):
-                    Path(RECOMPUTE).touch()
+            if computed_on(read_json(result, job.stage.kind), variants) - {self._setting}:
+                # The node of a cluster finds it newer already: touched again, it would be newer than what other nodes made.
+                if not newer.exists() or newer.stat().st_mtime <= result.stat().st_mtime:
+                    newer.touch()
                 return [RECOMPUTE]
         return []

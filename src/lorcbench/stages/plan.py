@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 from lorcbench.common import slots
 from lorcbench.config import compose
@@ -16,10 +17,13 @@ def main(job: Job) -> None:
     """Print the plan; exit with 1, and a line each, if something cannot fit."""
     for given in (part for part in job.overrides if part.startswith("model_path=")):
         checks.fetch_config(compose.unquoted(given.removeprefix("model_path=")))
+    study = study_from_arguments(job.overrides)
     choice = gpus.chosen(job.runtime, local=True, dry_run=True)
-    machine = plan.this_machine(job.runtime, slots.memory_for_jobs(choice.gpus or ()))
-    text, misfits = plan.report(study_from_arguments(job.overrides), job.runtime, machine)
-    print(text)
+    runtime = replace(job.runtime, device=choice.device)
+    machine = plan.this_machine(runtime, slots.memory_for_jobs(choice.gpus or ()))
+    text, misfits = plan.report(study, runtime, machine)
+    print("
+".join([text, *gpus.plan_lines(study, choice)]))
     if misfits:
         sys.exit("\n".join(["does not fit:", *(f"  {line}" for line in misfits)]))
 
