@@ -116,7 +116,7 @@ def distill(
 
     start = held_out_loss(parameters)
     # The held-out loss of the best constant output. A run that ends above both this and the start counts as diverged.
-    constant = float(targets[held_out].var((0, 1), correction=0).mean())
+    constant = float(targets[held_out].to(device).var((0, 1), correction=0).mean())
     objective = _Objective(loss, held_out_loss, start, max(start, constant))
     lr, run, losses = _best_run(parameters, objective, train, settings)
     notes = {"lr": lr, "step": run.step, "loss_rtn": start, "loss": run.loss, "loss_constant": constant}

@@ -73,9 +73,7 @@ def distill_linears(
         x = _inputs_of(walk, block, group[0], block_inputs)
         for name in group:
             linear = block.get_submodule(name)
-            y = walk.buffer(*x.shape[:2], linear.out_features)
-            for batch, states in walk.fetched(x):
-                y[batch] = linear(states)
+            y = _outputs_of(walk, linear, x)
             parameters = dict(linear.named_parameters()) if method.trainable == "all" else {"weight": linear.weight}
 
             def forward(values: dict[str, torch.Tensor], x: torch.Tensor, linear=linear) -> torch.Tensor:
@@ -85,6 +83,8 @@ def distill_linears(
             quantized.matrices[name] = unit.quantized["weight"]
             quantized.trained.update({f"{name}.{part}": value for part, value in unit.others.items()})
             quantized.notes[name] = unit.notes
+            del y, unit  # before the next are made: those of a feed-forward part are 17 GB in OPT-6.7b
+        del x
     return quantized
 
 
@@ -126,12 +126,20 @@ def distill_factors(
     return {name: (unit.others[f"{name}.B"], unit.others[f"{name}.A"]) for name in start}, unit.notes
 
 
+def _outputs_of(walk: BlockWalk, linear: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    """What a linear makes (sequences, length, out) of its inputs (sequences, length, in)."""
+    y = walk.buffer(*x.shape[:2], linear.out_features, streamed=False)
+    for batch, states in walk.fetched(x):
+        y[batch] = linear(states)
+    return y
+
+
 def _inputs_of(walk: BlockWalk, block: nn.Module, linear: str, block_inputs: torch.Tensor) -> torch.Tensor:
     """What the block gives one of its linears as input (sequences, length, in), of hidden states that enter the block."""
     # Here, because it loads Numba: 45 MB that the distillation of whole blocks does without.
     from lorcbench.models.observe import recorded
 
-    x = walk.buffer(*block_inputs.shape[:2], block.get_submodule(linear).in_features)
+    x = walk.buffer(*block_inputs.shape[:2], block.get_submodule(linear).in_features, streamed=False)
     with recorded(block, linear) as recordings:
         for batch, states in walk.fetched(block_inputs):
             walk.forward(block, states)

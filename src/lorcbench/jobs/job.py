@@ -33,6 +33,7 @@ from lorcbench.jobs.threads import kernel_threads
 from lorcbench.study import meaning
 from lorcbench.study.stages import HARNESS, ON_DEVICE, Stage, StageJob
 
+Explain = Callable[["Job", BaseException], str | None]
 _PROGRESS_EVERY = 5.0  # seconds between progress lines
 
 
@@ -42,6 +43,7 @@ class Job:
     Attributes:
         stage: the stage's name, which is that of its module.
         overrides: the command line.
+        explain: what more there is to say of an error, in one line; None if nothing.
         cfg: the composed configuration.
         config: what of it stands in no group.
         weight_format: of the weights.
@@ -58,6 +60,7 @@ class Job:
     def __init__(self, stage: str, overrides: list[str]) -> None:
         self.stage = stage
         self.overrides = overrides
+        self.explain: Explain = lambda job, error: None
         commands.check(overrides)
         # The name of what the command line gives may look like a number or null: it never passes through Hydra's grammar.
         named = [override for override in overrides if not override.startswith("model.name=")]
@@ -227,11 +230,21 @@ class Job:
             self._say(line)
 
     def _say(self, line: str) -> None:
-        """One line on the terminal, with the names by which the job is known from others that run beside it."""
+        """One line on the terminal."""
+        print(f"[{self.title}] {line}", file=sys.stderr, flush=True)
+
+    @property
+    def title(self) -> str:
+        """The names by which the job is known from others that run beside it."""
         names = self.names
         recipe = (names.method, names.weight) if names.method != "none" else ()
-        title = [name for name in (names.model, *recipe, names.activation) if name not in ("none", "a16")]
-        print(f"[{' '.join([self.stage, *title])}] {line}", file=sys.stderr, flush=True)
+        return " ".join(
+            [self.stage, *(name for name in (names.model, *recipe, names.activation) if name not in ("none", "a16"))]
+        )
+
+    def reason(self, error: BaseException) -> str:
+        """An error in one line: as `explain` has it, else its kind and its message."""
+        return self.explain(self, error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
 
     def identity(self, settings: Any, **files: str) -> dict:
         """What this job's bytes depend on: settings, digests of what it uses, code, kernel threads, library versions.
@@ -285,7 +298,8 @@ class Job:
         """Leave a record of the failure beside where the result would be, the traceback in the log."""
         self.log("".join(traceback.format_exception(error)))
         if self.folder:
-            record = {"stage": self.stage, "reason": " ".join(str(error).split()) or type(error).__name__}
+            reason = self.explain(self, error) or " ".join(str(error).split()) or type(error).__name__
+            record = {"stage": self.stage, "reason": reason}
             record["variants"] = getattr(error, "variants", None)  # the ranks concerned; null is the whole job
             with contextlib.suppress(OSError):  # on a full disk the message on the terminal must do
                 write_text(self.folder / "failed.json", json.dumps(record) + "\n")
@@ -308,14 +322,18 @@ def shard_identity(identity: dict) -> str:
     return fingerprint(identity)
 
 
-def run(stage: str, overrides: list[str], work: Callable[[Job], None]) -> None:
+def run(stage: str, overrides: list[str], work: Callable[[Job], None], explain: Explain | None = None) -> None:
     """Run a stage as a process.
+
+    Args:
+        explain: as `Job.explain`.
 
     Raises:
         SystemExit: 1 with a record of the failure; 2, with one too if work had begun, for a configuration that makes no sense.
     """
     try:
         job = Job(stage, overrides)
+        job.explain = explain or job.explain
         threads = job.threads
     except (ConfigError, GpuError) as error:
         print(f"{stage}: {error}", file=sys.stderr)
@@ -329,5 +347,5 @@ def run(stage: str, overrides: list[str], work: Callable[[Job], None]) -> None:
     except Exception as error:  # the boundary of the process: every failure is recorded, none is swallowed
         job.fail(error)
         where = f"; log: {job.folder}/log.txt" if job.folder else ""
-        print(f"{stage} failed: {type(error).__name__}: {' '.join(str(error).split())}{where}", file=sys.stderr)
+        print(f"{stage} failed: {job.reason(error)}{where}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)

@@ -62,7 +62,7 @@ def bring_up_to_date(job: Job, settings: dict, about: dict, open_model: Callable
         try:
             kept[variant] = {"identity": marks[variant], **measure(variant)}
         except (ArtifactError, ArithmeticError, ValueError, RuntimeError) as error:
-            failures[variant] = f"{type(error).__name__}: {error}"
+            failures[variant] = job.reason(error)
         job.progress(number + 1, len(missing), "rank")
     job.log(f"measured {missing}, failed {sorted(failures)}")
     job.finish(identity, {**about, "variants": kept})

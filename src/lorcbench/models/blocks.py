@@ -10,7 +10,7 @@
 The blocks, the embeddings and the head are Hugging Face's own modules, called with the arguments that the model itself passes
 (mask, ALiBi, positions), to each block its own. To embed tokens, the model runs with stand-ins for its blocks, which keep what
 is passed to them; to score, with stand-ins that return the final hidden states. Memory holds the embeddings, one block and the
-hidden states, whatever the depth.
+hidden states, whatever the depth. A GPU holds the embeddings and the head only while they work, and one block at other times.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import math
 import os
 import re
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,8 +45,8 @@ class BlockWalk:
         dtype: of the forward passes.
         device: where they run.
         batch_tokens: tokens in one forward pass.
-        hidden_bytes: hidden states up to this size stay on the device. Larger ones lie in pinned memory of the host if the
-            device is a GPU, else in a file without a name.
+        hidden_bytes: states of the walk up to this size together stay on the device. Those beyond it lie in pinned memory of
+            the host if the device is a GPU, else in a file without a name.
         scratch: the folder of that file.
 
     Raises:
@@ -69,11 +70,13 @@ class BlockWalk:
         self.batch_tokens = batch_tokens
         self._hidden_bytes = hidden_bytes
         self._scratch = scratch
+        self._near: list[weakref.ref[torch.Tensor]] = []  # what `buffer` has put on the device
         self.model = empty_network(checkpoint.folder, checkpoint.config, dtype)
         self.attention = self.model.config._attn_implementation
         self._empty_blocks = self.model.get_submodule(self.architecture.blocks)
         for block in self._empty_blocks:
             plain_linears(block)
+        self._outside_device = ""  # where embeddings and head are
         self._load_outside()
         # What the model passes to each block, per shape of a batch of tokens. Blocks that get the same tensor share it here.
         self._arguments: dict[torch.Size, dict[nn.Module, Arguments]] = {}
@@ -98,7 +101,7 @@ class BlockWalk:
         inside = self.architecture.blocks + "."
         expected = {name for name, _ in self.model.named_parameters() if not name.startswith(inside)}
         read = self.checkpoint.outside(expected | self.model.all_tied_weights_keys.keys())
-        tensors = {name: self._converted(tensor) for name, tensor in read.items()}
+        tensors = {name: self._converted(tensor, "cpu") for name, tensor in read.items()}
         # Of a tied pair `save_pretrained` keeps the embedding and the hub's converter the head; some files hold both.
         for head, embedding in self.model.all_tied_weights_keys.items():
             expected.discard(head)
@@ -110,16 +113,26 @@ class BlockWalk:
                 )
         if missing := sorted(expected - set(tensors)):
             raise CheckpointError(f"{self.checkpoint.folder}: no tensor {missing[0]}")
-        self._assign(self.model, {name: tensor for name, tensor in tensors.items() if name in expected})
-        self.model.tie_weights()
+        self._outside = {name: tensor for name, tensor in tensors.items() if name in expected}
+        self._move_outside("cpu")
         for module in self.model.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 if not buffer.is_meta:
                     setattr(module, name, buffer.to(self.device))
 
-    def _converted(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor on the walk's device; floating-point numbers in the type of the forward passes."""
-        return tensor.to(device=self.device, dtype=self.dtype if tensor.is_floating_point() else tensor.dtype)
+    def _move_outside(self, device: str) -> None:
+        """Have embeddings, final norm and head on the walk's device, where they work, or on the host, where they wait.
+
+        They stay on the host too, so that nothing is copied back. Those of BLOOM-176b are 7 GB in float16.
+        """
+        if device != self._outside_device:
+            self._assign(self.model, {name: tensor.to(device) for name, tensor in self._outside.items()})
+            self.model.tie_weights()
+            self._outside_device = device
+
+    def _converted(self, tensor: torch.Tensor, device: str) -> torch.Tensor:
+        """A tensor on a device; floating-point numbers in the type of the forward passes."""
+        return tensor.to(device=device, dtype=self.dtype if tensor.is_floating_point() else tensor.dtype)
 
     def _assign(self, module: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
         """Make tensors the parameters of a module, by name, without a copy.
@@ -156,6 +169,7 @@ class BlockWalk:
     @torch.no_grad()
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Hidden states (n, length, hidden) that enter block 0, for token windows (n, length)."""
+        self._move_outside(self.device)
         hidden = None
         for batch in self.batches(tokens):
             with self.stand_ins() as blocks:
@@ -171,6 +185,7 @@ class BlockWalk:
     @contextmanager
     def block(self, index: int):
         """Decoder block `index` with its tensors, which are dropped at the end."""
+        self._move_outside("cpu")
         block = self._loaded(index)
         try:
             yield block
@@ -182,6 +197,7 @@ class BlockWalk:
 
     def whole(self) -> nn.Module:
         """The model with all its blocks in memory, for what does not work block by block; the walk is over then."""
+        self._move_outside(self.device)
         for index in range(self.depth):
             self._loaded(index)
         return self.model
@@ -203,7 +219,7 @@ class BlockWalk:
         if wrong := sorted({*unknown, *(parameters - set(stored))}):
             raise CheckpointError(f"{self.checkpoint.folder}: block {index} and its class disagree about {wrong[0]}")
         read = self.checkpoint.block(index, [name for name in stored if name in block.state_dict()])
-        tensors = {name: self._converted(tensor) for name, tensor in read.items()}
+        tensors = {name: self._converted(tensor, self.device) for name, tensor in read.items()}
         self._assign(block, tensors)
         return block
 
@@ -225,22 +241,35 @@ class BlockWalk:
         """Replace the hidden states (n, length, hidden) by the output of the block, in place."""
         for batch, states in self.fetched(hidden):
             hidden[batch].copy_(self.forward(block, states), non_blocking=True)
+        if not self._is_near(hidden):
+            torch.cuda.current_stream().synchronize()  # the host may read them now
 
-    def buffer(self, *shape: int) -> torch.Tensor:
+    def buffer(self, *shape: int, streamed: bool = True) -> torch.Tensor:
         """An uninitialized tensor in the type of the forward passes, on the device if `hidden_bytes` allows.
+
+        Args:
+            streamed: whether it passes through blocks. If a GPU computes, other tensors beyond `hidden_bytes` go to a file too:
+                they may be many times as large as hidden states, and the kernel can take back memory that a file fills.
 
         Raises:
             OSError: the file that is to hold it does not fit on its disk.
         """
         size = math.prod(shape) * self.dtype.itemsize
-        if size <= self._hidden_bytes:
-            return torch.empty(shape, dtype=self.dtype, device=self.device)
-        if self.device != "cpu":
+        self._near = [reference for reference in self._near if reference() is not None]
+        if size + sum(tensor.nbytes for reference in self._near if (tensor := reference()) is not None) <= self._hidden_bytes:
+            near = torch.empty(shape, dtype=self.dtype, device=self.device)
+            self._near.append(weakref.ref(near))
+            return near
+        if self.device != "cpu" and streamed:
             return torch.empty(shape, dtype=self.dtype, pin_memory=True)
         with tempfile.TemporaryFile(dir=self._scratch) as file:
             os.posix_fallocate(file.fileno(), 0, size)  # without it a full disk would be a bus error later
             mapped = np.memmap(file, np.uint8, "r+", shape=(size,))
         return torch.from_numpy(mapped).view(self.dtype).view(shape)  # bytes → numbers → (n, length, hidden)
+
+    def _is_near(self, states: torch.Tensor) -> bool:
+        """Whether states are where the arithmetic is; on the CPU those in a file are too."""
+        return states.device.type == torch.device(self.device).type
 
     def fetched(self, hidden: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
         """Batches of hidden states (n, length, hidden), each on the device.
@@ -248,7 +277,7 @@ class BlockWalk:
         If they lie on the host, the next batch is copied, in a stream of its own, while the caller works on this one.
         """
         batches = list(self.batches(hidden))
-        if hidden.device.type == torch.device(self.device).type:
+        if self._is_near(hidden):
             yield from ((batch, hidden[batch]) for batch in batches)
             return
         computing = torch.cuda.current_stream()
@@ -275,6 +304,7 @@ class BlockWalk:
             hidden: the output of the last block, (n, length, hidden).
             tokens: the windows, (n, length).
         """
+        self._move_outside(self.device)
         losses = torch.empty(len(tokens), dtype=torch.float32)
         for batch, states in self.fetched(hidden):
             with self.stand_ins(states):

@@ -36,7 +36,7 @@ class Sized:
 
 
 def setting_that_fits(jobs: list[Sized], runtime: RuntimeConfig, gpu: float, memory: float) -> str | None:
-    """The values with which all jobs fit, as the command line takes them; None if there are none.
+    """The values with which all jobs fit, as the command line takes them; None if there are none, or all fit as it is.
 
     Hidden states that move to the host change no result and hardly any time, so they are tried first, then half as many
     tokens in one forward pass, and so on: the first that fits is as near as can be to the present values.
@@ -47,7 +47,7 @@ def setting_that_fits(jobs: list[Sized], runtime: RuntimeConfig, gpu: float, mem
         memory: MiB of the host's for one job.
     """
     large = [job for job in jobs if job.takes(runtime).gpu > gpu]
-    for candidate in _candidates(large, runtime, gpu):
+    for candidate in _candidates(large, runtime, gpu) if large else ():
         takes = [job.takes(candidate) for job in jobs]
         if all(one.gpu <= gpu and one.memory <= memory for one in takes):
             keys = ("batch_tokens", "hidden_gib")

@@ -199,10 +199,11 @@ def gpu_misfits(study: Study, to_do: list[PlannedJob], runtime: RuntimeConfig, m
             large.add(model)
             line += ", with any runtime.batch_tokens and runtime.hidden_gib"
         lines.append(line)
-    if lines and (setting := setting_that_fits(fitting, runtime, machine.gpu, machine.memory)):
-        lines.append(f"what fits: {setting}")
+    setting = setting_that_fits(fitting, runtime, machine.gpu, machine.memory)
     if large:
-        lines.append(f"{_what_fits(study, large)}; on the CPU all may: runtime.device=cpu")
+        lines.append(_what_fits(study, large) + (f" {setting}" if setting else ""))
+    elif lines:
+        lines.append(f"what fits: {setting}" if setting else "each model fits with other settings: run them one by one")
     return lines
 
 

@@ -24,10 +24,11 @@ def main(name: str, overrides: list[str]) -> None:
     let_threads_sleep()  # before any numerical library is loaded
     warm.hand_over(name, overrides)  # ends this process; returns where there is no warm process
     from lorcbench.jobs.job import run  # here: what has handed over imports nothing more
+    from lorcbench.pipeline.out_of_memory import explained
 
     stage = importlib.import_module(f"lorcbench.stages.{name}")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on, what was begun is tidied up
-    run(name, overrides, stage.main)
+    run(name, overrides, stage.main, explained)
 
 
 def usage() -> str:

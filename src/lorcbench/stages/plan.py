@@ -22,8 +22,7 @@ def main(job: Job) -> None:
     runtime = replace(job.runtime, device=choice.device)
     machine = plan.this_machine(runtime, slots.memory_for_jobs(choice.gpus or ()))
     text, misfits = plan.report(study, runtime, machine)
-    print("
-".join([text, *gpus.plan_lines(study, choice)]))
+    print("\n".join([text, *gpus.plan_lines(study, choice)]))
     if misfits:
         sys.exit("\n".join(["does not fit:", *(f"  {line}" for line in misfits)]))
 

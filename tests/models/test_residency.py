@@ -1,0 +1,137 @@
+"""What a walk keeps on a GPU, by pretended devices: one block, whatever the depth; embeddings and head only while they work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from pretended_cuda import MEMORY, PretendedCuda, load_guard
+from tiny_stages import NAMES, WINDOWS, prepare, run
+
+from lorcbench.common.paths import Wildcards
+from lorcbench.config import folders
+from lorcbench.config.schema import RuntimeConfig
+from lorcbench.core import gptq
+from lorcbench.core.formats import ActivationFormat
+from lorcbench.jobs.job import Job
+from lorcbench.models import discovery, observe
+from lorcbench.models.blocks import BlockWalk
+from lorcbench.models.perplexity import window_losses
+from lorcbench.pipeline.estimate import MIB, estimate
+from lorcbench.stages import calibrate, lorc, quantize
+
+pytestmark = pytest.mark.slow
+
+FULL = ActivationFormat(16)
+SEQUENCES, LENGTH = WINDOWS.shape
+
+
+@pytest.fixture(scope="module", autouse=True)
+def guard(tmp_path_factory) -> None:
+    load_guard(tmp_path_factory.mktemp("guard"))
+
+
+@pytest.fixture
+def cuda(monkeypatch) -> Iterator[None]:
+    """A pretended GPU; Triton and addresses, which it has not, are replaced: the kernel by what it must equal."""
+    monkeypatch.setattr(gptq, "_sweep_block_triton", gptq.sweep_block_reference)
+    monkeypatch.setattr(observe, "_memory", lambda tensor: getattr(tensor, "payload", tensor).untyped_storage().data_ptr())
+    with PretendedCuda():
+        yield
+
+
+def walk_of(folder: Path, **settings) -> BlockWalk:
+    return BlockWalk(discovery.opened(folder), torch.float32, **{"batch_tokens": 2 * LENGTH, "device": "cuda", **settings})
+
+
+def losses_of(walk: BlockWalk) -> list[float]:
+    return window_losses(walk, {"text": WINDOWS}, lambda index: {}, FULL)["text"]
+
+
+def on_gpu(walk: BlockWalk) -> set[str]:
+    return {name for name, parameter in walk.model.named_parameters() if parameter.is_cuda}
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_embeddings_and_head_are_on_the_gpu_only_while_they_work(tmp_path, kind, cuda):
+    walk = walk_of(tiny.checkpoint(tmp_path, kind))
+    inside = tiny.BLOCKS[kind] + "."
+    outside = {name for name, _ in walk.model.named_parameters() if not name.startswith(inside)}
+    assert on_gpu(walk) == set()
+    hidden = walk.embed(WINDOWS)
+    assert on_gpu(walk) == outside
+    for index in range(walk.depth):
+        with walk.block(index) as block:
+            assert all(name.startswith(f"{inside}{index}.") for name in on_gpu(walk))
+            walk.advance(block, hidden)
+        assert on_gpu(walk) == set()
+    walk.score(hidden, WINDOWS)
+    assert on_gpu(walk) == outside
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_where_hidden_states_lie_changes_no_bit(tmp_path, kind, cuda):
+    folder = tiny.checkpoint(tmp_path, kind)
+    device, host = (losses_of(walk_of(folder, hidden_bytes=budget)) for budget in (math.inf, 0))
+    assert device == host
+    assert device == pytest.approx(losses_of(walk_of(folder, device="cpu")), rel=1e-5)
+
+
+def test_states_of_a_walk_share_one_budget(tmp_path, cuda):
+    walk = walk_of(tiny.checkpoint(tmp_path, "opt"), hidden_bytes=1000, scratch=tmp_path)
+    first, second = walk.buffer(100), walk.buffer(200)
+    assert [first.is_cuda, second.is_cuda, walk.buffer(150).is_cuda] == [True, False, True]
+    del first
+    assert walk.buffer(200).is_cuda
+    assert not walk.buffer(300, streamed=False).is_cuda
+    assert any("(deleted)" in line and str(tmp_path) in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+def on_pretended_gpu(main, stage: str, method: str = "gptq", **changed: str) -> float:
+    """Run a stage with the pretended GPU; returns the most bytes that lived on it."""
+
+    def with_gpu(job: Job) -> None:
+        job.runtime = replace(job.runtime, device="cuda", batch_tokens=2 * LENGTH)
+        job.stage = stage
+        main(job)
+
+    MEMORY.restart()
+    before = MEMORY.now
+    run(with_gpu, method, weight="w4-asym-row", **changed)
+    return MEMORY.peak - before
+
+
+STAGES = {"calibrate": calibrate.main, "quantize": quantize.main, "lorc": lorc.main}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_memory_of_a_gpu_does_not_grow_with_depth(tmp_path, monkeypatch, stage, cuda):
+    peaks = []
+    for layers in (2, 5):
+        monkeypatch.setattr(tiny, "LAYERS", layers)
+        folder = tmp_path / str(layers)
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        prepare(folder, "opt")
+        if stage == "lorc":
+            on_pretended_gpu(quantize.main, "quantize")
+        peaks.append(on_pretended_gpu(STAGES[stage], stage))
+    assert peaks[0] > 0
+    assert peaks[1] == pytest.approx(peaks[0], rel=0.02)
+
+
+@pytest.mark.parametrize("method", ["rtn", "gptq"])
+@pytest.mark.parametrize("kind", ["opt", "llama"])
+def test_what_lives_on_a_gpu_is_within_the_estimate(tiny_checkpoint, kind, method, cuda):
+    folder = tiny_checkpoint(kind)
+    shape = folders.shape(str(folder))
+    names = Wildcards(**{**NAMES, "method": method, "calibration": f"stdlib+n_samples={SEQUENCES}+length={LENGTH}"})
+    runtime = RuntimeConfig(device="cuda", batch_tokens=2 * LENGTH)
+    measured = on_pretended_gpu(quantize.main, "quantize", method)
+    estimated = (estimate("quantize", shape, names, runtime).gpu - 512) * MIB
+    assert measured <= estimated <= 6 * measured
