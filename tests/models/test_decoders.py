@@ -89,8 +89,11 @@ def test_attention_and_feed_forward_share_an_input_where_the_model_says_so(tmp_p
 FUSED = ["bloom", "gpt_neox", "gpt2", "phi3", "falcon, one key", "falcon, a key per head", "falcon, new", "glm4"]
 CASES |= {"mpt": ("mpt", {}), "codegen": ("codegen", {"n_head": 4}), "gpt_bigcode": ("gpt_bigcode", {})}
 CASES |= {"gpt_bigcode, a key per head": ("gpt_bigcode", {"multi_query": False}), "persimmon": ("persimmon", {})}
+# Its queries and keys are normalized, so that their scale would show nothing.
+CASES |= {"persimmon, queries and keys as they are": ("persimmon", {"qk_layernorm": False})}
 CASES |= {"glm": ("glm", {}), "openai-gpt": ("openai-gpt", {}), "gpt_neox_japanese": ("gpt_neox_japanese", {})}
 FUSED += ["mpt", "codegen", "gpt_bigcode", "gpt_bigcode, a key per head", "glm", "openai-gpt", "gpt_neox_japanese"]
+FUSED += ["persimmon, queries and keys as they are"]
 
 
 def inputs_of(walk: BlockWalk, block: nn.Module, hidden: torch.Tensor, linear: str) -> torch.Tensor:
