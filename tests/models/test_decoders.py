@@ -207,7 +207,7 @@ def test_of_several_models_in_one_the_text_model_is_taken(tmp_path):
 def test_a_config_with_numbers_as_transformers_spells_infinity_is_refused_in_one_line(tmp_path, model_type):
     decoders.shrunk(model_type, architectures=["any"]).save_pretrained(tmp_path)
     assert '"__float__": "Infinity"' in (tmp_path / "config.json").read_text()
-    with pytest.raises(CheckpointError, match="config.json: .*time_step_limit") as refusal:
+    with pytest.raises(CheckpointError, match=r"config\.json: .*time_step_limit") as refusal:
         discovery.opened(tmp_path)
     assert "\n" not in str(refusal.value)
 
@@ -228,7 +228,7 @@ def test_a_size_that_is_no_number_is_refused_in_one_line(tmp_path, key, value):
     path = saved(tmp_path, "llama") / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     assert folders.hidden(str(tmp_path)) in (32, None) and folders.positions(str(tmp_path)) in (64, None)
-    with pytest.raises(CheckpointError, match="config.json: ") as refusal:
+    with pytest.raises(CheckpointError, match=r"config\.json: ") as refusal:
         discovery.opened(tmp_path)
     assert "\n" not in str(refusal.value)
 

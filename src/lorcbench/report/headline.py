@@ -38,8 +38,8 @@ def none_usable(one: Recommendation) -> str:
 def criterion() -> str:
     """What is called usable, in one sentence."""
     return (
-        f"A recipe is usable if the mean PPL rises by at most {100 * USABLE:.0f} %: of the published OPT and BLOOM models, one of "
-        "a tenth of the weights loses less than that in full precision, and takes fewer bits."
+        f"A recipe is usable if the mean PPL rises by at most {100 * USABLE:.0f} %: of the published OPT and BLOOM models, "
+        "one of a tenth of the weights loses less than that in full precision, and takes fewer bits."
     )
 
 
