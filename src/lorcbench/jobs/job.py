@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from lorcbench.common import paths
 from lorcbench.common.artifacts import fingerprint, read_json, remove_leftovers, write_json, write_text
 from lorcbench.common.versions import code_version
-from lorcbench.config import commands, compose
+from lorcbench.config import commands, compose, gguf
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.protocols import CalibrationConfig, EvalConfig, TaskConfig, TextConfig
 from lorcbench.config.recipes import LorcConfig
@@ -88,6 +88,8 @@ class Job:
             raise ConfigError(f"stage {self.stage} needs {group}=NAME; known: {', '.join(compose.names(group))}")
         if group == "model":
             node.name = self.names.model
+            if "model=gguf" in self.overrides:
+                node.path = gguf.absolute(node.path)
         if any(f"{group}={given}" in self.overrides for given in ("folder", "file")):
             node.path = str(Path(node.path).expanduser().resolve())  # a setting, and the same from wherever it is typed
         return OmegaConf.to_object(node)
