@@ -22,7 +22,7 @@ from lorcbench.common.artifacts import fingerprint, read_json, remove_leftovers,
 from lorcbench.common.gpus import AUTO, CPU, CUDA, GpuError, computed_on
 from lorcbench.common.slots import Slots
 from lorcbench.common.versions import code_version
-from lorcbench.config import commands, compose
+from lorcbench.config import commands, compose, gguf
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.protocols import CalibrationConfig, EvalConfig, TaskConfig, TextConfig
 from lorcbench.config.recipes import LorcConfig
@@ -91,6 +91,8 @@ class Job:
             raise ConfigError(f"stage {self.stage} needs {group}=NAME; known: {', '.join(compose.names(group))}")
         if group == "model":
             node.name = self.names.model
+            if "model=gguf" in self.overrides:
+                node.path = gguf.absolute(node.path)
         if any(f"{group}={given}" in self.overrides for given in ("folder", "file")):
             node.path = str(Path(node.path).expanduser().resolve())  # a setting, and the same from wherever it is typed
         return OmegaConf.to_object(node)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from lorcbench.config import commands, compose, folders, gguf, places
+from lorcbench.config import commands, compose, gguf, places
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.protocols import HALVES
-from lorcbench.config.schema import ModelConfig, RuntimeConfig
+from lorcbench.config.schema import RuntimeConfig
 from lorcbench.config.variants import Variant
 from lorcbench.data import hub, stdlib_text, texts
 from lorcbench.study import given
@@ -29,7 +29,7 @@ def study_of(settings: dict) -> str:
         return str(settings["study"])
     if "text_path" in settings and "model_path" not in settings:
         raise ConfigError(
-            f"text_path={settings['text_path']}: expected model_path=FOLDER or model_path=OWNER/NAME beside it, or study=NAME"
+            f"text_path={settings['text_path']}: expected model_path=FOLDER, FILE.gguf or OWNER/NAME beside it, or study=NAME"
         )
     return "own" if "model_path" in settings else "demo"
 
@@ -38,7 +38,7 @@ def fetch_config(model_path: object) -> None:
     """Download the ``config.json`` of a model that is named on the hub, so that its sizes are known before the first job.
 
     Raises:
-        ConfigError: the hub does not give it, or it is neither a name nor a checkpoint folder.
+        ConfigError: the hub does not give it, or it is neither a name, a checkpoint folder nor a GGUF file.
     """
     if not isinstance(model_path, str) or not model_path or "\0" in model_path:
         return  # refused later
@@ -75,25 +75,18 @@ def overrides_of(settings: dict) -> list[str]:
 
 
 def check_windows(study: Study) -> None:
-    """Refuse windows that are longer than the positions of a stand-in, or of a checkpoint folder."""
+    """Refuse windows that are longer than the positions of a stand-in, a checkpoint folder or a GGUF file."""
     protocol = compose.load("eval", study.eval)
     lengths = {} if protocol.fit else {f"study.eval={study.eval}+window": protocol.window}
     for name in study.calibrations:
         if not (calibration := compose.load("calibration", name)).fit:
             lengths[f"study.calibrations=[{name}+length"] = calibration.length
     for model in study.models:
-        limit = _positions(study.model(model))
+        limit = places.positions(study.model(model))
         for setting, length in lengths.items():
             if limit is not None and length > limit:
                 hint = f"{setting}={limit}" + ("]" if "[" in setting else "")
                 raise ConfigError(f"windows of {length} tokens, but {model} has {limit} positions; expected {hint}")
-
-
-def _positions(model: ModelConfig) -> int | None:
-    """How many positions a model has; None if they are computed, or not known before it is there."""
-    if folder := places.config_folder(model):
-        return folders.positions(folder)
-    return model.standin.positions if model.standin and model.record.learned_positions else None
 
 
 def check_vocabularies(study: Study) -> None:

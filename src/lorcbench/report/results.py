@@ -14,7 +14,9 @@ from lorcbench.report import devices
 from lorcbench.report.intervals import perplexity
 from lorcbench.study import meaning
 from lorcbench.study.cells import Cell, Study
-from lorcbench.study.stages import StageJob, jobs_of
+from lorcbench.study.stages import StageJob, jobs_of, upstream
+
+NOT_RUN = "not run"  # of a job that did not even begin
 
 
 @dataclass
@@ -40,6 +42,7 @@ class CellResult:
         documents: what each document gives for a metric of lm-eval, ``{"task/metric": values}``.
         tasks: version, number of documents and shots of each lm-eval task.
         prefix_token: what lm-eval put before a text without context.
+        tasks_reason: of a cell that lm-eval was to measure and did not, why.
         channels: of full precision, how uneven the inputs of the linears are (`lorcbench.models.channels.unevenness`): one
             entry per block, by the first linear that reads the input.
         corpora: of each the text, its number of documents, whether they are the published ones, windows, tokens per window,
@@ -70,6 +73,7 @@ class CellResult:
     documents: dict[str, list] = field(default_factory=dict)
     tasks: dict[str, dict] = field(default_factory=dict)
     prefix_token: str = ""
+    tasks_reason: str = ""
     channels: dict[str, list[dict]] = field(default_factory=dict)
     corpora: dict[str, dict] = field(default_factory=dict)
     independent: frozenset[str] = frozenset()
@@ -127,11 +131,14 @@ def _collect(study: Study, cell: Cell, foreign: dict[Path, str | None]) -> CellR
         result.status = "failed"
         result.reason = reason
     elif cell.variant not in evaluation["variants"]:
-        result.reason = _why_not(folders)
+        result.reason = _why_not(study, jobs["evaluation"])
     else:
         _fill(result, evaluation, folders)
         if cell in study.harness and not foreign[result.folders["harness"]]:
             _fill_harness(result)
+        if cell in study.harness and not result.harness:
+            job = jobs["harness"]
+            result.tasks_reason = _failure(job.folder, cell.variant) or foreign[job.folder] or _why_not(study, job)
     return result
 
 
@@ -186,24 +193,33 @@ def _run(folder: Path | None) -> dict | None:
     return read_json(path, "run") if path and path.is_file() else None
 
 
-def _failure(folder: Path, variant: str) -> str | None:
-    """What a failed job left, if no success followed it."""
+def _failure(folder: Path, variant: str | None = None) -> str | None:
+    """What a failed job left, if no success followed it.
+
+    Args:
+        variant: whose failure counts, where that of some ranks left the others alone; None is any of them.
+    """
     path = folder / "failed.json"
     if not path.is_file():
         return None
     record = json.loads(path.read_text(encoding="utf-8"))
-    if record["variants"] is None:
+    of_variants = record["variants"]
+    if of_variants is None or variant is None:
         return f"{record['stage']}: {record['reason']}"
-    return f"{record['stage']}: {record['variants'][variant]}" if variant in record["variants"] else None
+    return f"{record['stage']}: {of_variants[variant]}" if variant in of_variants else None
 
 
-def _why_not(folders: dict[str, Path]) -> str:
-    """Which job is the first that did not finish, and whether it began."""
-    missing = next(
-        stage for stage, folder in folders.items() if not (folder / "result.json").is_file() or stage == "evaluation"
-    )
-    started = (folders[missing] / "log.txt").is_file()
-    return f"{missing}: killed without a record, or cut off" if started else f"{missing}: not run"
+def _why_not(study: Study, last: StageJob) -> str:
+    """Why a job did not run: the failure of another that has to finish before it, else the first without a result.
+
+    A job whose file lacks a cell, though all that it reads is there, is the last one itself.
+    """
+    jobs = upstream(study, last)
+    if reason := next(filter(None, (_failure(job.folder) for job in jobs if job.folder != last.folder)), None):
+        return reason
+    missing = next((job for job in jobs if not (job.folder / "result.json").is_file()), last)
+    started = (missing.folder / "log.txt").is_file()
+    return f"{missing.stage.artifact}: {'killed without a record, or cut off' if started else NOT_RUN}"
 
 
 def jobs(results: list[CellResult]) -> dict[Path, dict]:

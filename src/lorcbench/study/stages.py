@@ -339,6 +339,21 @@ def jobs_of(study: Study, cell: Cell) -> dict[str, StageJob]:
     return {job.stage.artifact: job for job in ordered if "{model}" in job.stage.pattern}
 
 
+def upstream(study: Study, job: StageJob) -> list[StageJob]:
+    """A job and all that have to finish before it, texts and tasks too, in the order of the stages.
+
+    They are more than `jobs_of` has: an evaluation waits for the factors of all its ranks, and a gate for another evaluation.
+    """
+    jobs = {job.folder: job}
+    waiting = [job]
+    for one in waiting:  # which grows
+        new = {other.folder: other for other in one.stage.inputs(study, one.names) if other.folder not in jobs}
+        jobs |= new
+        waiting += new.values()
+    order = list(STAGES)
+    return sorted(jobs.values(), key=lambda one: order.index(one.stage.name))
+
+
 def job_folders(study: Study, cell: Cell) -> dict[str, Path]:
     """The folders of the jobs that a cell rests on, as `jobs_of` orders them."""
     return {artifact: job.folder for artifact, job in jobs_of(study, cell).items()}

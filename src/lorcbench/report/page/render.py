@@ -181,6 +181,8 @@ def _alerts(study: Study, results: list[CellResult]) -> str:
             groups.setdefault((result.status, result.reason), []).append(result.cell.key)
         elif reason := degraded(result):
             groups.setdefault(("degraded", f"more damping than configured: {reason}"), []).append(result.cell.key)
+        if result.tasks_reason:
+            groups.setdefault(("not run", f"no numbers of lm-eval: {result.tasks_reason}"), []).append(result.cell.key)
     if groups:
         items = "".join(
             f"<li>{chip(status)} {escape(reason)} <span class='note'>{_named(keys)}</span></li>"
