@@ -12,6 +12,7 @@ from typing import Any
 CACHE = "results/cache"
 LOCK = "results/.lock"
 OWNER = "results/.owner"
+DIGESTS = "results/.digests"  # recorded digests of large files
 MLFLOW = "results/mlflow.db"
 MLFLOW_ARTIFACTS = "results/mlflow-artifacts"
 

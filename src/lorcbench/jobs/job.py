@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 
 from lorcbench.common import paths
 from lorcbench.common.artifacts import fingerprint, read_json, remove_leftovers, write_json, write_text
+from lorcbench.common.digests import verifying
 from lorcbench.common.versions import code_version
 from lorcbench.config import commands, compose
 from lorcbench.config.checks import ConfigError
@@ -318,12 +319,12 @@ def run(stage: str, overrides: list[str], work: Callable[[Job], None]) -> None:
     """
     try:
         job = Job(stage, overrides)
-        threads = job.threads
+        threads, verify = job.threads, job.runtime.verify
     except ConfigError as error:
         print(f"{stage}: {error}", file=sys.stderr)
         sys.exit(2)
     try:
-        with kernel_threads(threads):
+        with kernel_threads(threads), verifying(verify):
             work(job)
     except KeyboardInterrupt:
         sys.exit(130)
