@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from lorcbench.common.digests import VERIFY
 from lorcbench.config.checks import ConfigError, one_of, positive
 
 _EXPERIMENT = re.compile(r"(?!.*\.\.)[\w./+=,@-]{1,120}", re.ASCII)
@@ -26,6 +27,8 @@ class RuntimeConfig:
         memory_gib: memory that the jobs of a local run may take together; null is nine tenths of the machine's.
         bootstrap: once the resamples of an interval. Intervals need none any more (docs/intervals.md), so any value but the
             default is refused.
+        verify: ``changed`` hashes a large file again only if its size, times or inode changed since its digest was recorded;
+            ``always`` hashes what is read at every reading, which notices also a disk that loses bits by itself.
         data_dir: a folder with copies of public data sets; a text or task with a file there is read from it, not from the hub.
     """
 
@@ -37,10 +40,12 @@ class RuntimeConfig:
     hidden_gib: float = 8.0
     memory_gib: float | None = None
     bootstrap: int = 2000
+    verify: str = "changed"
     data_dir: str | None = None
 
     def __post_init__(self) -> None:
         one_of("runtime", "device", self.device, ("auto", "cpu", "cuda"))
+        one_of("runtime", "verify", self.verify, VERIFY)
         positive("runtime", threads=self.threads, batch_tokens=self.batch_tokens, bootstrap=self.bootstrap)
         positive("runtime", gpus=self.gpus, gpus_per_job=self.gpus_per_job)
         positive("runtime", hidden_gib=self.hidden_gib, memory_gib=self.memory_gib)

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 from lorcbench.common import paths
 from lorcbench.common.artifacts import fingerprint, read_json, remove_leftovers, write_json, write_text
+from lorcbench.common.digests import verifying
 from lorcbench.common.gpus import AUTO, CPU, CUDA, GpuError, computed_on
 from lorcbench.common.slots import Slots
 from lorcbench.common.versions import code_version
@@ -336,13 +337,13 @@ def run(stage: str, overrides: list[str], work: Callable[[Job], None], explain: 
     try:
         job = Job(stage, overrides)
         job.explain = explain or job.explain
-        threads = job.threads
+        threads, verify = job.threads, job.runtime.verify
     except (ConfigError, GpuError) as error:
         print(f"{stage}: {error}", file=sys.stderr)
         sys.exit(2)
     try:
         job.take_device()
-        with kernel_threads(threads):
+        with kernel_threads(threads), verifying(verify):
             work(job)
     except KeyboardInterrupt:
         sys.exit(130)
