@@ -10,7 +10,7 @@ from lorcbench.config.checks import ConfigError
 from lorcbench.config.protocols import HALVES
 from lorcbench.config.schema import RuntimeConfig
 from lorcbench.config.variants import Variant
-from lorcbench.data import hub, stdlib_text, texts
+from lorcbench.data import hub, stdlib_text, task_files, texts
 from lorcbench.study import given
 from lorcbench.study.cells import Study
 
@@ -117,13 +117,14 @@ def check_data(study: Study, runtime: RuntimeConfig) -> None:
     """Refuse texts and tasks that are unknown, and files that are missing on this machine."""
     entries = [("text", name) for name in study.texts]
     entries += [("task", name) for name in study.tasks] if study.harness else []
-    patterns, any_local = [], False
+    patterns, any_local, data_dir = [], False, runtime.data_dir
     for group, name in entries:
         config = study.entry(group, name)
         if getattr(config, "source", None) == "file" and not texts.own_file(config, None).is_file():
             raise ConfigError(f"text.path={config.path} of {name}: no such file")
         patterns += config.local
-        any_local = any_local or texts.local_file(config.local, runtime.data_dir) is not None
+        local = task_files.all_files(config, data_dir) if group == "task" else texts.local_file(config.local, data_dir)
+        any_local = any_local or bool(local)
     for text in study.texts_given.values():
         try:
             texts.check_start(Path(text.path), text.column)

@@ -19,12 +19,12 @@ from lorcbench.common.gpus import CPU
 from lorcbench.common.paths import Wildcards
 from lorcbench.common.versions import code_version
 from lorcbench.config import compose, folders, gguf
-from lorcbench.data import texts
+from lorcbench.data import task_files, texts
 from lorcbench.pipeline import checks, gpus, lifecycle
 from lorcbench.pipeline.resources import Resources
 from lorcbench.study import naming
 from lorcbench.study.expansion import load_study
-from lorcbench.study.stages import EVALUATE, HARNESS, PREPARE, STAGES, TASK, TEXT, StageJob
+from lorcbench.study.stages import EVALUATE, HARNESS, PREPARE, STAGES, TASK, TEXT, StageJob, task_documents
 
 
 class Pipeline:
@@ -111,18 +111,20 @@ class Pipeline:
         return ask
 
     def local_file(self, group: str) -> Callable[[Any], list[str]]:
-        """The file on this machine that a text or a task is copied from; none for one that is downloaded or made."""
+        """The files on this machine that a text or a task is copied from; none for one that is downloaded or made."""
 
         def ask(wildcards: Any) -> list[str]:
-            path = self._local_file(group, Wildcards.of(wildcards))
-            return [str(path)] if path else []
+            return [str(path) for path in self._local_files(group, Wildcards.of(wildcards))]
 
         return ask
 
-    def _local_file(self, group: str, names: Wildcards) -> Path | None:
+    def _local_files(self, group: str, names: Wildcards) -> list[Path]:
         config = self.study.entry(group, getattr(names, group))
-        data_dir = self._runtime.data_dir
-        return texts.own_file(config, data_dir) if group == "text" else texts.local_file(config.local, data_dir)
+        if group == "task":
+            definition = [path] if (path := Path(config.definition or "")).is_absolute() else []
+            return definition + task_files.all_files(config, self._runtime.data_dir)
+        path = texts.own_file(config, self._runtime.data_dir)
+        return [path] if path else []
 
     def _given_files(self, stage: str, names: Wildcards) -> dict[str, list[int]]:
         """Size and time of the files on this machine that a job reads by their path, so that it runs again when they change."""
@@ -132,8 +134,9 @@ class Pipeline:
                 return gguf.state(model)
             return folders.state(Path(model.path)) if model.source == "folder" else {}
         if stage in (TEXT.name, TASK.name):
-            path = self._local_file(stage, names)
-            return {path.name: folders.file_state(path)} if path and path.is_file() else {}
+            paths = [path for path in self._local_files(stage, names) if path.is_file()]
+            alike = len({path.name for path in paths}) < len(paths)  # files of a copy of the hub's, a folder per subject
+            return {str(path) if alike else path.name: folders.file_state(path) for path in paths}
         return {}
 
     def params(self, stage: str) -> Callable[[Any], str]:
@@ -243,8 +246,7 @@ class Pipeline:
         names = [name for name in self.study.texts if self.study.entry("text", name).source != "stdlib"]
         folders = [TEXT.folder(Wildcards(text=name)) for name in names]
         if self.study.harness:
-            tasks = [name for name in self.study.tasks if compose.load("task", name).text is None]
-            folders += [TASK.folder(Wildcards(task=name)) for name in tasks]
+            folders += [job.folder for name in self.study.tasks if (job := task_documents(name)).stage is TASK]
         models = [name for name in self.study.models if self.study.model(name).source in ("hub", "folder")]
         folders += [PREPARE.folder(Wildcards(model=name)) for name in models]
         return [f"{folder}/result.json" for folder in folders]

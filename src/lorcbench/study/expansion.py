@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,7 +74,7 @@ def load_study(
     protocol = compose.canonical("eval", request.config.eval)
     cells, not_applicable, too_large = _expand(request)
     changed = naming.changed_keys(name, overrides)
-    tasks = list(composed.eval.tasks) if naming.TASKS in changed else compose.load("eval", protocol).tasks
+    tasks = _tasks(composed.eval.tasks if naming.TASKS in changed else compose.load("eval", protocol).tasks)
     chosen = [_spelled(request, grid) for grid in request.config.harness] if tasks else []
     # The text is part of the study's own name.
     without_text = str(Variant.parse(protocol).without("text")) if request.texts else protocol
@@ -107,6 +107,11 @@ def study_from_arguments(arguments: list[str]) -> Study:
     return load_study(values["study"], overrides, model, values.get("name"), text)
 
 
+def _tasks(names: Iterable[str]) -> list[str]:
+    """Each lm-eval task once, in its one spelling."""
+    return list(dict.fromkeys(compose.canonical("task", name) for name in names))
+
+
 def _name(request: _Request, changes: dict[str, Any]) -> str:
     """What a study is called that the command line changed, without what changes nothing.
 
@@ -116,7 +121,7 @@ def _name(request: _Request, changes: dict[str, Any]) -> str:
     stem = request.name.partition("+")[0]
     own = compose.load("study", stem)
     protocol = compose.canonical("eval", own.eval)
-    unchanged = compose.plain(own) | {"eval": protocol, naming.TASKS: compose.load("eval", protocol).tasks}
+    unchanged = compose.plain(own) | {"eval": protocol, naming.TASKS: _tasks(compose.load("eval", protocol).tasks)}
     # An axis replaces that axis in every grid, so it may change cells even where it is the study's own.
     kept = {key: value for key, value in changes.items() if key in AXES or value != unchanged[key]}
     kept |= {axis: _values(request, axis, kept[axis]) for axis in AXES if axis in kept}

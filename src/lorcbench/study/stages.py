@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from lorcbench.common.paths import CACHE, STUDY, Wildcards
 from lorcbench.config import compose
+from lorcbench.config.protocols import MEASURED
+from lorcbench.config.variants import Variant
 from lorcbench.study.cells import Cell, Study
 from lorcbench.study.published import GATE_PROTOCOL
 
@@ -146,8 +148,12 @@ def _harness(study: Study, names: Wildcards) -> list[StageJob]:
 
 def task_documents(task: str) -> StageJob:
     """The job that stages the documents of an lm-eval task: that of the text which carries them, or one of their own."""
-    text = compose.load("task", task).text
-    return StageJob(TEXT, Wildcards(text=text)) if text else StageJob(TASK, Wildcards(task=task))
+    if text := compose.load("task", task).text:
+        return StageJob(TEXT, Wildcards(text=text))
+    documents = Variant.parse(task)
+    for key in MEASURED:
+        documents = documents.without(key)
+    return StageJob(TASK, Wildcards(task=str(documents)))
 
 
 def _weights(study: Study, cells: Iterable[Cell]) -> list[StageJob]:
