@@ -16,7 +16,7 @@ def main(job: Job) -> None:
     for given in (part for part in job.overrides if part.startswith("model_path=")):
         checks.fetch_config(compose.unquoted(given.removeprefix("model_path=")))
     study = study_from_arguments(job.overrides)
-    choice = gpus.chosen(job.runtime, local=True, dry_run=True)
+    choice = gpus.chosen(job.runtime, local=True)
     text, misfits = plan.report(study, job.runtime, plan.this_machine(job.runtime))
     print("\n".join([text, *gpus.plan_lines(study, choice)]))
     if misfits:
