@@ -105,12 +105,12 @@ def test_totals_of_the_user_win(two_gpus):
         resources.totals({"gpu": 0})
 
 
-def test_a_gpu_that_is_not_there_is_refused_before_the_first_job_but_not_by_a_dry_run(two_gpus, monkeypatch):
+def test_a_gpu_that_is_not_there_is_said_once(two_gpus, monkeypatch):
     monkeypatch.setattr(gpus, "visible", list)
     assert pipeline().choice == Choice("cpu")
-    with pytest.raises(ConfigError, match=r"runtime.device=cuda: no GPU"):
-        pipeline("runtime.device=cuda")
-    assert "a dry run needs none" in pipeline("runtime.device=cuda", dry_run=True).device_lines()[0]
+    made = pipeline("runtime.device=cuda")
+    assert made.choice.refusal.startswith("runtime.device=cuda: no GPU")
+    assert made.device_lines() == [made.choice.refusal]
 
 
 @pytest.mark.parametrize("override", ["runtime.device=gpu", "runtime.gpus=0", "runtime.gpus_per_job=0"])
@@ -266,9 +266,17 @@ def test_the_table_says_what_computed_each_cell(smoke):
         assert json.loads(record.read_text())["device"] == "cpu"
 
 
+def test_a_gpu_that_is_not_there_is_refused_before_the_first_job(tmp_path):
+    done = snakemake(tmp_path, "--config", "study=smoke", "device=cuda", PATH=without_driver())
+    assert done.returncode != 0
+    assert "error: runtime.device=cuda: no GPU is here: there is no program nvidia-smi" in done.stdout
+    assert not list(tmp_path.rglob("log.txt"))
+
+
 WARM = """
 import torch
 asked = []
+torch._C._cuda_getCurrentRawStream = None                         # which is there in a build with CUDA
 torch._C._cuda_getDeviceCount = lambda: asked.append(1) or 2      # on a machine with GPUs, this starts CUDA
 torch._C._cuda_init = lambda: asked.append(1)
 torch.cuda._device_count_nvml = lambda: 2                         # and this does not

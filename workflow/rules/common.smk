@@ -22,9 +22,10 @@ report: "../report/workflow.rst"
 
 
 try:
-    # On the node of a cluster this is not the main process.
-    local = workflow.local_exec and workflow.is_main_process
-    pipeline = Pipeline(config, local, workflow.dryrun)
+    # Which executor runs the jobs, Snakemake decides after this. A cluster has a number of jobs at a time, this machine one of
+    # cores, even in a dry run. On the node of a cluster this is not the main process.
+    local = workflow.resource_settings.nodes is None and workflow.is_main_process
+    pipeline = Pipeline(config, local)
     if workflow.is_main_process:
         pull_back_times(Path(paths.CACHE))
         views.refresh(pipeline.study)
@@ -61,6 +62,10 @@ wildcard_constraints:
 
 
 onstart:
+    if pipeline.choice.refusal:
+        sys.exit(f"error: {pipeline.choice.refusal}")
+    if workflow.local_exec != local:
+        sys.exit("error: --jobs is for a cluster; a run on this machine has --cores alone")
     pipeline.lifecycle.take_lock()
     if workflow.local_exec:
         pipeline.lifecycle.start_warm()

@@ -44,11 +44,13 @@ class Choice:
         device: ``cpu`` or ``cuda``.
         gpus: those that its jobs share out among themselves; None if something else gives each job its own, as a cluster does.
         note: a line for people, if a GPU is here that the run does not use; "" otherwise.
+        refusal: why no job can run like this on this machine; "" if it can.
     """
 
     device: str
     gpus: tuple[Gpu, ...] | None = ()
     note: str = ""
+    refusal: str = ""
 
     def line(self) -> str:
         """The device in words: ``cpu``, or how many GPUs of which name and memory."""

@@ -15,24 +15,23 @@ from lorcbench.study.cells import Study
 from lorcbench.study.stages import StageJob, jobs_of
 
 
-def chosen(runtime: RuntimeConfig, local: bool, dry_run: bool = False) -> Choice:
-    """The device of a run.
+def chosen(runtime: RuntimeConfig, local: bool) -> Choice:
+    """The device of a run. That a GPU is missing is its `refusal`, since a dry run or a plan needs none.
 
     Args:
         local: its jobs run on this machine. Elsewhere ``auto`` is the CPU, and who gives the jobs their GPUs is the cluster.
-        dry_run: no job runs, so a GPU that is missing here is no error: the run may be meant for another machine.
 
     Raises:
-        ConfigError: the settings want a GPU that is not here.
+        ConfigError: the settings want more GPUs than are here.
     """
     if not local:
         return Choice(CUDA, None) if runtime.device == CUDA else Choice(CPU)
     try:
         choice = choose(runtime.device, runtime.gpus)
     except GpuError as error:
-        if dry_run:
-            return Choice(CUDA, None, f"{error}; a dry run needs none")
-        raise ConfigError(str(error)) from None
+        if runtime.device != CUDA or str(error).startswith("runtime.gpus"):
+            raise ConfigError(str(error)) from None
+        return Choice(CUDA, None, refusal=str(error))
     if choice.gpus and runtime.gpus_per_job > len(choice.gpus):
         raise ConfigError(f"runtime.gpus_per_job={runtime.gpus_per_job}: expected at most {len(choice.gpus)}, which are here")
     return choice
@@ -46,7 +45,7 @@ def plan_lines(study: Study, choice: Choice) -> list[str]:
         with suppress(ArtifactError):  # it is not done
             devices[read_json(folder / "run.json", "run").get("device", CPU)] += 1
     done = ", ".join(f"{count} on {device}" for device, count in devices.items())
-    lines = [choice.note] if choice.note else []
+    lines = [line for line in (choice.note, choice.refusal) if line]
     return [*lines, f"computes on {choice.line()}" + (f"; jobs that are done: {done}" if done else "")]
 
 

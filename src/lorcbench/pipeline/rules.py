@@ -43,13 +43,12 @@ class Pipeline:
 
     Args:
         local: the jobs run on this machine, not on a cluster.
-        dry_run: no job runs.
 
     Raises:
         ConfigError: anything that makes no sense, in one line.
     """
 
-    def __init__(self, settings: dict, local: bool = True, dry_run: bool = False) -> None:
+    def __init__(self, settings: dict, local: bool = True) -> None:
         self._overrides = checks.overrides_of(settings)
         runtime = [override for override in self._overrides if override.startswith("runtime.")]
         tracking = [override for override in self._overrides if override.startswith("tracking.")]
@@ -60,7 +59,7 @@ class Pipeline:
         self.study = load_study(self._typed, self._overrides, model_path, self._name, text_path)
         composed = compose.compose([*runtime, *tracking])
         self._runtime = OmegaConf.to_object(composed.runtime)
-        self.choice = gpus.chosen(self._runtime, local, dry_run)
+        self.choice = gpus.chosen(self._runtime, local)
         lifecycle.set_environment(runtime, self.choice)
         self._recomputed = gpus.Recomputed(self._runtime.device)
         OmegaConf.to_object(composed.tracking)  # checked before the first job, not after the last
@@ -76,8 +75,8 @@ class Pipeline:
 
     def device_lines(self) -> list[str]:
         """What people are told of the device: which GPUs the run uses, or why it uses none although one is here."""
-        using = [] if self.choice.device == CPU else [f"computes on {self.choice.line()}"]
-        return [*([self.choice.note] if self.choice.note else []), *using]
+        using = "" if self.choice.device == CPU or self.choice.refusal else f"computes on {self.choice.line()}"
+        return [line for line in (self.choice.note, self.choice.refusal, using) if line]
 
     # Where a stage's files lie: patterns with Snakemake's wildcards
 
@@ -206,7 +205,9 @@ class Pipeline:
         folder = [f"model_path={compose.quoted(path)}" for path in self.study.folders.values()]
         folder += [f"text_path={compose.quoted(text.path)}" for text in self.study.texts_given.values()]
         name = [f"name={self._name}"] if self._name else []
-        return [f"study={self._typed}", *name, *self._overrides, *folder]
+        # Facts of the machine reach the stages through their environment, and make no page again.
+        overrides = [override for override in self._overrides if not override.startswith("runtime.")]
+        return [f"study={self._typed}", *name, *overrides, *folder]
 
     def variants(self, stage: str) -> Callable[[Any, Any], str]:
         """LoRC settings and ranks that a job of ``evaluate`` or ``harness`` measures.
