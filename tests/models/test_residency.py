@@ -88,7 +88,8 @@ def test_states_of_a_walk_share_one_budget(tmp_path, cuda):
     assert [first.is_cuda, second.is_cuda, walk.buffer(150).is_cuda] == [True, False, True]
     del first
     assert walk.buffer(200).is_cuda
-    assert not walk.buffer(300, streamed=False).is_cuda
+    in_a_file = walk.buffer(300, streamed=False)
+    assert not in_a_file.is_cuda
     assert any("(deleted)" in line and str(tmp_path) in line for line in Path("/proc/self/maps").read_text().splitlines())
 
 

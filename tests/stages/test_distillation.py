@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import weakref
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
@@ -14,13 +18,14 @@ from lorcbench.core.formats import ActivationFormat
 from lorcbench.core.quantizer import fake_quantize_activations
 from lorcbench.core.zeroquant import Diverged
 from lorcbench.jobs import sources
+from lorcbench.jobs.job import Job
 from lorcbench.models import discovery
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.observe import recorded
 from lorcbench.models.perplexity import window_losses
 from lorcbench.stages import lorc as lorc_stage
 from lorcbench.stages import quantize as stage
-from lorcbench.study.stages import LORC
+from lorcbench.study.stages import LORC, QUANTIZE
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +77,39 @@ def test_training_starts_at_rtn_under_the_activation_format_of_the_cell(tiny_che
     distilled = outputs(folder, names, given, activation)
     for index in range(tiny.LAYERS):
         assert mse_loss(distilled[index][9:], wanted[index][9:]) == pytest.approx(notes[index]["loss"], rel=0.02)
+
+
+def test_inputs_and_outputs_of_one_linear_are_held_at_a_time(tiny_checkpoint, monkeypatch):
+    tiny_checkpoint("opt")
+    held, most, original = [], [], BlockWalk.buffer
+
+    def buffer(walk: BlockWalk, *shape: int, streamed: bool = True) -> torch.Tensor:
+        made = original(walk, *shape, streamed=streamed)
+        if not streamed:
+            held.append(weakref.ref(made.untyped_storage()))
+            alive = [storage for reference in held if (storage := reference()) is not None]
+            most.append(sum(storage.nbytes() for storage in alive))
+        return made
+
+    monkeypatch.setattr(BlockWalk, "buffer", buffer)
+    run(stage.main, "zq_local" + QUICK)
+    assert len(most) == tiny.LAYERS * (4 + 6)  # of four inputs and six linears per block
+    assert max(most) == WINDOWS.numel() * (tiny.HIDDEN + 40) * 4  # of the feed-forward part: 24 → 40 and 40 → 24
+
+
+def test_states_in_a_file_change_no_bit(tiny_checkpoint):
+    tiny_checkpoint("opt")
+    digests = []
+    for gib in (1, 1e-6):
+
+        def main(job: Job, gib: float = gib) -> None:
+            job.runtime = replace(job.runtime, hidden_gib=gib)
+            stage.main(job)
+
+        names = run(main, "zq_local" + QUICK, "a8-asym-token")
+        digests.append(result(names)["shards"])
+        shutil.rmtree(QUANTIZE.folder(names))
+    assert digests[0] == digests[1]
 
 
 def test_gptq_calibrates_on_rounded_activations_where_it_is_told_so(tiny_checkpoint):
