@@ -123,8 +123,9 @@ def _moments(record: Record, device: str, widths: tuple[int, ...]) -> None:
             exact, found = rows.T @ rows / len(rows), moment.mean()
             kind = str(dtype).removeprefix("torch.")
             error = ((found.double() - exact).norm() / exact.norm()).item()
-            record.add("a", f"second moment of {width} {kind} inputs: relative error", error)
-            record.add("a", f"second moment of {width} {kind} inputs: symmetric", bool(torch.equal(found, found.T)))
+            record.add("a", f"second moment of {width} {kind} inputs: relative error", error, target="≤ 1e-6")
+            is_symmetric = bool(torch.equal(found, found.T))
+            record.add("a", f"second moment of {width} {kind} inputs: symmetric", is_symmetric, target="True")
 
 
 def _spaces(record: Record, device: str, shapes: tuple[tuple[int, int], ...]) -> None:

@@ -17,7 +17,7 @@ from lorcbench.models import discovery
 from lorcbench.models.architecture import Architecture
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.checkpoint import Checkpoint
-from lorcbench.models.observe import last_linear_skipped, observed
+from lorcbench.models.observe import last_linear_skipped, observed, recorded
 from lorcbench.models.perplexity import window_losses
 from lorcbench.models.surgery import install_weights
 
@@ -110,6 +110,7 @@ def run(record: Record, settings: Settings) -> None:
     model = RandomModel(settings.device, settings.layers, settings.tiny)
     _loading(record, settings)
     _gptq(record, settings, model, product)
+    _layer_losses(record, settings, model)
     _lorc(record, settings, model)
     _perplexity(record, settings, model, product)
 
@@ -185,6 +186,30 @@ def _gptq(record: Record, settings: Settings, model: RandomModel, product: float
     record.add("c", "GPTQ: share of the limit without what need not be done", least / seconds)
     for kind, value in peak.items():
         record.add("c", f"GPTQ: peak memory {kind}", value, "GiB", target="≤ 12")
+
+
+def _layer_losses(record: Record, settings: Settings, model: RandomModel) -> None:
+    """Whether the wide matrices are solved right, of which stand-ins have none: block 0's moments beside whole products, and
+    the loss tr(Δ H Δᵀ) of GPTQ's errors Δ beside that of rounding to nearest, by these products.
+    """
+    walk = BlockWalk(model, torch.float16, settings.device, settings.batch_tokens)
+    hidden = walk.embed(model.tokens(2 if settings.tiny else 16))
+    with walk.block(0) as block:
+        for name in ("self_attn.q_proj", "fc2"):
+            with observed(block, walk.architecture) as moments, recorded(block, name) as inputs:
+                for _, states in walk.fetched(hidden):
+                    walk.forward(block, states)
+            whole = sum(part.flatten(0, -2).float().T @ part.flatten(0, -2).float() for part in inputs)
+            whole /= moments[name].tokens
+            mean, weight = moments[name].mean(), block.get_submodule(name).weight
+            error = ((mean - whole).norm() / whole.norm()).item()
+            record.add("c", f"{name}: relative error of its moment", error, target="≤ 1e-5")
+            prepared = gptq.prepare(mean, gptq.GptqSettings())
+            solved = gptq.quantize_stacked([weight], prepared, FORMAT, gptq.GptqSettings())[0]
+            errors = (weight.float() - dequantize(matrix) for matrix in (solved, quantize(weight, FORMAT)))
+            solved_loss, rounded_loss = (((error @ whole) * error).sum() for error in errors)
+            record.add("c", f"{name}: layer loss, GPTQ over rounding", (solved_loss / rounded_loss).item(), target="< 1")
+            del inputs, whole, mean, prepared
 
 
 def _lorc(record: Record, settings: Settings, model: RandomModel) -> None:

@@ -58,16 +58,18 @@ SlurmdParameters=config_overrides
 GresTypes=gpu
 CONF
   for number in $(seq "$nodes"); do
-    gpu=$([ "$number" = 1 ] && echo "Gres=gpu:1" || true) # a card in name only, to see where jobs that ask for one go
+    gpu=$([ "$number" = 1 ] && echo "Gres=gpu:2" || true) # cards in name only, to see where jobs that ask for one go
+    cores=$([ "$number" = 1 ] && echo 4 || echo 2) # n1 has room for more jobs than cards
     weight=$([ "$number" = 3 ] && echo 1 || echo 10)
     echo "NodeName=n$number NodeHostname=$host NodeAddr=127.0.0.1 Port=$((17000 + number))" \
-      "CPUs=${CPUS_PER_NODE:-2} RealMemory=${MEMORY_PER_NODE:-8000} $gpu Weight=$weight State=UNKNOWN"
+      "CPUs=${CPUS_PER_NODE:-$cores} RealMemory=${MEMORY_PER_NODE:-8000} $gpu Weight=$weight State=UNKNOWN"
   done
   echo "PartitionName=main Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP"
   echo "PartitionName=doomed Nodes=n[2-3] MaxTime=INFINITE State=UP" # n3 first: the node that a test takes away
   echo "PartitionName=gpu Nodes=n1 MaxTime=INFINITE State=UP"
 } >"$base/slurm.conf"
-echo "NodeName=n1 Name=gpu File=/dev/null" >"$base/gres.conf"
+touch "$base"/gpu0 "$base"/gpu1
+echo "NodeName=n1 Name=gpu File=$base/gpu[0-1]" >"$base/gres.conf"
 # Not by SLURM_CONF: Snakemake's job step takes that out of the environment of its srun.
 ln -sfn "$base/slurm.conf" /etc/slurm/slurm.conf
 ln -sfn "$base/gres.conf" /etc/slurm/gres.conf

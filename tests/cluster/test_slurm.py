@@ -174,6 +174,59 @@ def test_a_job_that_asks_for_a_gpu_gets_one_where_they_are(finished):
         assert job["TresPerJob"] == "gres:gpu:1"
 
 
+def environment(pid: int) -> dict[str, str]:
+    """What a process was started with."""
+    entries = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return dict(entry.split("=", 1) for entry in entries if "=" in entry)
+
+
+@pytest.fixture(scope="module")
+def on_gpus(runs, cluster):
+    """Three runs whose jobs ask for one of two GPUs each, in the partition that the profile names: what the jobs saw.
+
+    The first two stages that run are held until the third job has been looked at.
+    """
+    profile = runs.base / "profile"
+    profile.mkdir()
+    text = (ROOT / "profiles/slurm/config.yaml").read_text()
+    (partition,) = re.findall(r"^# (set-resources: \[.*)\]$", text, re.MULTILINE)
+    (profile / "config.yaml").write_text(f"{text}\n{partition}, quantize:gpu=1, lorc:gpu=1]\n")
+    names = ("gpu-first", "gpu-second", "gpu-third")
+    where = {"LORCBENCH_SLOTS": str(profile / "slots")}
+    started = {
+        name: runs.pool.submit(snakemake, runs.folder(name), "--profile", str(profile), *SHORT, **where) for name in names
+    }
+    held: dict[str, int] = {}
+
+    def hold() -> bool:
+        for name in set(names) - held.keys():
+            if len(held) < 2 and (pids := stages_in(runs.base / name)):
+                os.kill(pids[0], signal.SIGSTOP)
+                held[name] = pids[0]
+        return len(held) == 2
+
+    wait_for(hold, "two stages on GPUs")
+    seen = [environment(pid) for pid in held.values()]
+    (waiting,) = set(names) - held.keys()
+    states = ("squeue", "--noheader", "--partition=gpu", "--format=%t %r %Z")
+    wait_for(lambda: any(line.endswith(f"/{waiting}") for line in slurm(*states).splitlines()), "the third job")
+    third = next(line for line in slurm(*states).splitlines() if line.endswith(f"/{waiting}"))
+    for pid in held.values():
+        os.kill(pid, signal.SIGCONT)
+    return {"seen": seen, "third": third, "slots": profile / "slots", **{name: run.result() for name, run in started.items()}}
+
+
+def test_jobs_that_ask_for_a_gpu_never_share_one(on_gpus, runs):
+    for name in ("SLURM_JOB_GPUS", "CUDA_VISIBLE_DEVICES"):
+        assert sorted(each[name] for each in on_gpus["seen"]) == ["0", "1"]
+    assert on_gpus["third"].startswith("PD ")  # both are taken
+    for name in ("gpu-first", "gpu-second", "gpu-third"):
+        assert on_gpus[name].returncode == 0, on_gpus[name].stdout
+        assert {job["Partition"] for job in jobs(on_gpus[name].stdout)} == {"gpu"}
+        same_as_local(runs, runs.base / name)
+    assert not on_gpus["slots"].exists()  # the cluster hands out its GPUs, and we take no slot
+
+
 def test_a_killed_workflow_goes_on_beside_the_job_that_it_left_behind(finished, runs):
     assert finished["killed"].returncode == 0, finished["killed"].stdout
     wait_for(lambda: not job_of(runs.base / "killed"), "the end of the job left behind")

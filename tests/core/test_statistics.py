@@ -34,6 +34,20 @@ def test_the_bands_that_a_gpu_multiplies_hold_the_lower_triangle_once(width, mon
     assert times.max() == 1
 
 
+@pytest.mark.parametrize("width", [4, 12, 13])
+def test_the_mean_is_symmetric_also_after_the_bands_that_a_gpu_multiplies(width, monkeypatch):
+    """A triangle left empty once made GPTQ on a GPU ignore every correlation of inputs in different bands."""
+    monkeypatch.setattr(moments, "_BAND", 4)
+    monkeypatch.setattr(moments, "_add_gram", moments._add_in_bands)
+    x = tokens(60, width)
+    moment = SecondMoment(width)
+    for part in x.split(20):
+        moment.add(part)
+    expected = x.double().T @ x.double() / 60
+    assert torch.equal(moment.mean(), moment.mean().T)
+    assert (moment.mean().double() - expected).norm() <= 1e-6 * expected.norm()
+
+
 def test_all_axes_but_the_last_are_tokens_and_half_precision_is_summed_in_float32():
     x = tokens(60, 8).to(torch.float16)
     flat, nested = SecondMoment(8), SecondMoment(8)

@@ -387,11 +387,11 @@ def test_every_corpus_and_calibration_rests_on_a_text_that_there_is():
 
 
 def test_every_task_is_in_the_installed_lm_eval():
-    from lorcbench.models.harness import definition, scored_split
+    from lorcbench.models.task_definitions import members
 
     for name in compose.names("task"):
-        if path := compose.load("task", name).definition:
-            assert scored_split(definition(path)[1]) in ("test", "validation")
+        if (task := compose.load("task", name)).definition:
+            assert {member.split for member in members(task)} <= {"test", "validation"}
 
 
 def test_a_table_of_tasks_names_its_columns(tmp_path):

@@ -6,6 +6,7 @@ those that have one. `tests/models/test_every_decoder.py` asks the same of every
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import decoders
@@ -16,6 +17,7 @@ from tiny_stages import cell_weights, prepare_folder, result, run
 from torch import nn
 from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
 
+from lorcbench.config import folders
 from lorcbench.models import discovery
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.checkpoint import CheckpointError
@@ -89,8 +91,11 @@ def test_attention_and_feed_forward_share_an_input_where_the_model_says_so(tmp_p
 FUSED = ["bloom", "gpt_neox", "gpt2", "phi3", "falcon, one key", "falcon, a key per head", "falcon, new", "glm4"]
 CASES |= {"mpt": ("mpt", {}), "codegen": ("codegen", {"n_head": 4}), "gpt_bigcode": ("gpt_bigcode", {})}
 CASES |= {"gpt_bigcode, a key per head": ("gpt_bigcode", {"multi_query": False}), "persimmon": ("persimmon", {})}
+# Its queries and keys are normalized, so that their scale would show nothing.
+CASES |= {"persimmon, queries and keys as they are": ("persimmon", {"qk_layernorm": False})}
 CASES |= {"glm": ("glm", {}), "openai-gpt": ("openai-gpt", {}), "gpt_neox_japanese": ("gpt_neox_japanese", {})}
 FUSED += ["mpt", "codegen", "gpt_bigcode", "gpt_bigcode, a key per head", "glm", "openai-gpt", "gpt_neox_japanese"]
+FUSED += ["persimmon, queries and keys as they are"]
 
 
 def inputs_of(walk: BlockWalk, block: nn.Module, hidden: torch.Tensor, linear: str) -> torch.Tensor:
@@ -196,6 +201,36 @@ def test_of_several_models_in_one_the_text_model_is_taken(tmp_path):
     expected = made(input_ids=tokens, use_cache=False).logits
     actual = decoders.walked(BlockWalk(checkpoint, torch.float32), tokens)
     assert (actual - expected).abs().max() <= CLOSE * expected.abs().max()
+
+
+@pytest.mark.parametrize("model_type", ["falcon_h1", "nemotron_h"])
+def test_a_config_with_numbers_as_transformers_spells_infinity_is_refused_in_one_line(tmp_path, model_type):
+    decoders.shrunk(model_type, architectures=["any"]).save_pretrained(tmp_path)
+    assert '"__float__": "Infinity"' in (tmp_path / "config.json").read_text()
+    with pytest.raises(CheckpointError, match=r"config\.json: .*time_step_limit") as refusal:
+        discovery.opened(tmp_path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_infinity_and_nan_in_a_config_are_read_as_python_reads_them(tmp_path):
+    """That is how `json.dump` spells them; what no class reads does not matter."""
+    path = saved(tmp_path, "llama") / "config.json"
+    odd = {"time_step_limit": [0.0, float("inf")], "reason": float("nan"), "lowest": -float("inf")}
+    path.write_text(json.dumps(json.loads(path.read_text()) | odd))
+    assert all(word in path.read_text() for word in (" Infinity", " NaN", " -Infinity"))
+    assert decoders.difference(tmp_path)[0] <= CLOSE
+    assert folders.hidden(str(tmp_path)) == 32 and folders.positions(str(tmp_path)) == 64
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("key", ["hidden_size", "vocab_size", "num_hidden_layers", "max_position_embeddings"])
+def test_a_size_that_is_no_number_is_refused_in_one_line(tmp_path, key, value):
+    path = saved(tmp_path, "llama") / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    assert folders.hidden(str(tmp_path)) in (32, None) and folders.positions(str(tmp_path)) in (64, None)
+    with pytest.raises(CheckpointError, match=r"config\.json: ") as refusal:
+        discovery.opened(tmp_path)
+    assert "\n" not in str(refusal.value)
 
 
 SHARED, PER_LAYER = "num_kv_shared_layers", "hidden_size_per_layer_input"

@@ -3,71 +3,30 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import re
 from pathlib import Path
 
 import corpus_files
-import datasets
 import pytest
-import tiny
 import torch
+from tiny_tasks import ITEMS, PAGES, own, staged, tokenizer, write
 from transformers import PreTrainedTokenizerFast
 
 from lorcbench.config import compose
 from lorcbench.data.hub import HubError
 from lorcbench.data.texts import TextError
-from lorcbench.jobs import job
-from lorcbench.models import harness
-from lorcbench.models.harness import HarnessError
+from lorcbench.models import harness, task_definitions
+from lorcbench.models.task_definitions import HarnessError
 from lorcbench.report import intervals
-from lorcbench.stages import task as task_stage
-from lorcbench.study.stages import TASK, TEXT, task_documents
+from lorcbench.study.stages import TEXT, task_documents
 
-ITEMS = [
-    {"activity_label": "Roof", "ctx_a": "the model", "ctx_b": "of a weight", "label": str(number % 4), "ind": number}
-    | {"endings": [f"layer {word} norm [title] zero." for word in ("in", "the of", "quantized", f"{number} to")]}
-    for number in range(10)
-]
-PAGES = [{"page": f" = Heading {number} = \n \n the model 's weight , of {number} @-@ point \n"} for number in range(3)]
+pytestmark = pytest.mark.usefixtures("offline")
 
 
-@pytest.fixture(autouse=True)
-def offline(tmp_path, monkeypatch):
-    """Nothing is written to the user's cache, and the hub is out of reach."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("DISABLE_MULTIPROC", "1")
-
-
-def write(path: Path, rows: list[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def staged(name: str) -> dict:
-    """Run the task stage in this process with data/ as the data folder; its result."""
-    task_stage.main(job.Job("task", [f"task={name}", "runtime.data_dir=data"]))
-    return json.loads(Path(TASK.pattern.format(task=name) + "/result.json").read_text())
-
-
-def own(name: str) -> dict:
-    documents = Path(TASK.pattern.format(task=name)) / "documents.parquet"
-    return harness.local_task(name, compose.load("task", name).definition, documents)
-
-
-@pytest.fixture(scope="module")
-def model():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "VOCABULARY", 400)
-        return tiny.model("bloom")
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(tokenizer_object=corpus_files.bpe()._tokenizer, bos_token="<s>", eos_token="</s>")
+@pytest.fixture
+def model(lm):
+    return lm
 
 
 def expected_hits(model, made) -> float:
@@ -93,7 +52,7 @@ def test_own_tasks_over_local_documents(model):
     assert (results["hellaswag"]["split"], results["hellaswag"]["documents"]) == ("validation", 10)
     assert results["wikitext"]["origin"]["file"] == "wikitext.jsonl"
     made = tokenizer()
-    found = harness.measure(model, made, [*results], [own(name) for name in results], 4, 32, io.StringIO())
+    found = harness.measure(model, made, [own(name) for name in results], 128, 32, io.StringIO())
     metrics = found["metrics"]
     assert metrics["hellaswag/acc"] == pytest.approx(expected_hits(model, made))
     share = metrics["hellaswag/acc"]
@@ -119,14 +78,20 @@ def test_only_where_the_documents_are_differs_from_lm_evals_definition(tmp_path)
         path = compose.load("task", name).definition
         if path is None:
             continue
-        content = harness.local_task(name, path, tmp_path / "documents.parquet")
-        assert Path(content["include"]).is_file()
-        (split,) = content["dataset_kwargs"]["data_files"]
-        assert [content[f"{kind}_split"] for kind in ("training", "validation", "test", "fewshot")].count(split) == 1
-        assert set(content) == {
-            *("include", "task", "dataset_path", "dataset_name", "dataset_kwargs"),
-            *("training_split", "validation_split", "test_split", "fewshot_split"),
-        }
+        shots = any(member.shots for member in task_definitions.members(compose.load("task", name)))
+        contents = task_definitions.over_staged(name, compose.load("task", f"{name}+shots=0" if shots else name), tmp_path)
+        for content in contents:
+            assert Path(content["include"]).is_file()
+            if "group" in content:
+                assert set(content) == {"include", "group"}
+                continue
+            (split,) = content["dataset_kwargs"]["data_files"]
+            assert [content[f"{kind}_split"] for kind in ("training", "validation", "test", "fewshot")].count(split) == 1
+            assert set(content) == {
+                *("include", "task", "dataset_path", "dataset_name", "dataset_kwargs"),
+                *("training_split", "validation_split", "test_split", "fewshot_split"),
+                *(("num_fewshot",) if shots else ()),
+            }
 
 
 def refusal(work, error=HarnessError) -> str:
@@ -152,7 +117,7 @@ def test_an_offline_hub_says_what_to_do():
 
 
 def test_a_definition_that_lm_eval_has_not_is_refused():
-    assert "lm-eval 0." in refusal(lambda: harness.definition("nope/nope.yaml"))
+    assert "lm-eval 0." in refusal(lambda: task_definitions.definition("nope/nope.yaml"))
 
 
 def test_a_task_that_comes_with_a_text_needs_no_stage_of_its_own():
@@ -168,7 +133,7 @@ def without_ends() -> PreTrainedTokenizerFast:
 def test_a_tokenizer_without_bos_and_eos_measures_what_needs_none(model):
     write(Path("data/lm-eval/hellaswag_val.jsonl"), ITEMS)
     staged("hellaswag")
-    found = harness.measure(model, without_ends(), ["hellaswag"], [own("hellaswag")], 4, 32, io.StringIO())
+    found = harness.measure(model, without_ends(), [own("hellaswag")], 128, 32, io.StringIO())
     assert found["metrics"]["hellaswag/acc"] == pytest.approx(expected_hits(model, tokenizer()))
     assert found["prefix_token"] == {"id": None, "text": ""}
 
@@ -177,5 +142,5 @@ def test_a_task_that_needs_bos_or_eos_says_so_before_the_model_is_asked(model, m
     write(Path("data/lm-eval/wikitext.jsonl"), PAGES)
     staged("wikitext")
     monkeypatch.setattr(type(model), "forward", None)
-    said = refusal(lambda: harness.measure(model, without_ends(), ["wikitext"], [own("wikitext")], 4, 32, io.StringIO()))
+    said = refusal(lambda: harness.measure(model, without_ends(), [own("wikitext")], 128, 32, io.StringIO()))
     assert "names neither bos_token nor eos_token" in said

@@ -2,17 +2,22 @@
 
 import dataclasses
 import math
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
-from synthetic import result, results
+from page_reader import Reader
+from synthetic import result, results, study
 
+from lorcbench.config import compose
 from lorcbench.report import headline
 from lorcbench.report.comparison import changes
 from lorcbench.report.derived import derive
-from lorcbench.report.recommend import BUDGETS, advise, fronts, kind_of, rank_costs, recommend
+from lorcbench.report.findings import find
+from lorcbench.report.page import advice as page_advice
+from lorcbench.report.recommend import BUDGETS, USABLE, advise, fronts, kind_of, rank_costs, recommend
 from lorcbench.report.wording import recipe
+from lorcbench.study import published
 from lorcbench.study.cells import Cell
 
 MODELS = ("opt-standin-s", "opt-standin-m", "bloom-standin-s")
@@ -129,6 +134,63 @@ def test_the_terminal_has_a_line_per_budget_and_the_price_of_a_rank():
     assert 3 <= len(lines) - 2 <= len(BUDGETS) and all("up to" in line and "% [" in line for line in lines[1:-1])
     assert lines[-1].endswith("rank 8 would cost 0.01.") and "12.5 % of the width" in lines[-1]
     assert headline.lines([], rank_costs(found)) == []
+
+
+# What nobody should use
+
+
+def shattered(models: tuple[str, ...] = ("opt-standin-s",)) -> list:
+    """A study whose best recipe of 3 bits multiplies the perplexity of the first model by about 190, of others by 1.1."""
+    found = []
+    for index, model in enumerate(models):
+        found.append(result(f"{model} none w16 r0"))
+        found.append(result(f"{model} rtn w2-asym-g64 r0", 5.25 if index == 0 else 0.1, seed=1))
+        found.append(result(f"{model} gptq w3-asym-g64 r0", 0.3, seed=2))
+    return found
+
+
+def test_a_budget_whose_best_recipe_more_than_doubles_the_perplexity_has_none_usable():
+    found = shattered()
+    first, second = recommend(found, changes(found), [2.5, 3.5])
+    assert not first.usable and second.usable and first.loss.value > 100 * USABLE
+    lines = headline.lines(advise(found, changes(found), [2.5, 3.5]), [])
+    assert lines[1] == "    up to 2.5 bits: none usable: the best, RTN, 2 bits, groups of 64, rises +18,952 %"
+    assert lines[2].startswith("    up to 3.5 bits: GPTQ, 3 bits, groups of 64  3.25 bits, +")
+
+
+def test_the_page_says_so_too_and_why():
+    found = shattered(("opt-standin-s", "bloom-standin-s"))
+    compared = changes(found)
+    findings = find(study(found), found, compared)
+    assert [one.usable for part in findings.advice for one in part.recommendations] == [False, True]
+    reader = Reader(page_advice.what_to_use(findings))
+    assert reader.row("3 bits")[1].startswith("none usable: the best, RTN, 2 bits, groups of 64, rises +")
+    assert headline.criterion() in page_advice.what_to_use(findings)
+    by_model = Reader(page_advice.by_model(found, compared, findings.advice)).row("3 bits")
+    assert by_model[1].startswith("none usable: the best, RTN") and by_model[2].startswith("+")
+
+
+def test_a_recipe_that_is_usable_on_average_names_the_models_that_it_breaks():
+    found = shattered(MODELS)
+    found[1] = result("opt-standin-s rtn w2-asym-g64 r0", 0.9, seed=1)  # e^0.9 is 2.5 times the perplexity
+    first = recommend(found, changes(found), [2.5])[0]
+    assert first.usable and first.broken == ("opt-standin-s",)
+    assert "not usable for opt-standin-s" in headline.remark(first)
+
+
+def test_the_bound_is_what_a_tenth_of_the_weights_costs_in_print():
+    means = {}
+    for model in {row.model for row in published.load()}:
+        if model in compose.names("model") and (full := published.full_precision(model)):
+            means[model] = sum(full.values()) / len(full)
+    weights = {model: compose.load("model", model).block_weights for model in means}
+    family = {model: model.partition("-")[0] for model in means}
+    tenths = [
+        means[small] / means[large] - 1
+        for small, large in permutations(means, 2)
+        if family[small] == family[large] and 5 <= weights[large] / weights[small] <= 15
+    ]
+    assert len(tenths) > 8 and max(tenths) < USABLE
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from lorcbench.study.cells import Cell
 
 pytestmark = pytest.mark.slow
 
-STAGES = [{"stage": "quantize", "jobs": 12, "seconds": 1234.5, "peak_rss_mib": 812.4}]
+STAGES = [{"stage": "quantize", "jobs": 12, "seconds": 1234.5, "peak_rss_mib": 812.4, "device": "cpu"}]
 
 
 def judge(found) -> list[Verdict]:

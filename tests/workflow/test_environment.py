@@ -88,10 +88,10 @@ def test_a_blank_or_a_quote_without_its_pair_is_refused_in_one_line(overrides):
 # Limits
 
 
-@pytest.mark.parametrize(("limit", "total"), [(None, 4096), (3000, 3000), (9000, 4096)])
-def test_the_smaller_of_both_memory_limits_counts(limit, total):
+@pytest.mark.parametrize(("given", "total"), [({}, 4096), ({"mem_mb": 3000}, 3000), ({"mem_mb": 9000}, 9000)])
+def test_the_memory_that_the_user_gives_to_snakemake_stands(given, total):
     resources = Pipeline({"study": "smoke", "overrides": "runtime.memory_gib=4"}).resources
-    assert resources.total_memory(limit) == total
+    assert resources.totals(given)["mem_mb"] == total
 
 
 def test_snakemakes_own_memory_limit_is_respected(tmp_path):

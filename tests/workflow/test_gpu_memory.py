@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from lorcbench.common import paths
+from lorcbench.common.gpus import CHOICE
 from lorcbench.config import compose
 from lorcbench.config.machine import RuntimeConfig
 from lorcbench.config.shape import Shape
@@ -174,6 +175,7 @@ class OutOfMemoryError(RuntimeError):
 
 def test_a_job_that_runs_out_of_memory_says_what_was_asked_and_what_would_fit(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(CHOICE, json.dumps({"device": "cuda", "gpus": None}))  # a cluster gives each job its GPU
     work = []
 
     def run_out(job: jobs.Job) -> None:

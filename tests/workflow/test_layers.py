@@ -25,6 +25,7 @@ NOT = {
 }
 KNOW_TRANSFORMERS = {
     *("models.network", "models.discovery", "models.gguf", "models.standin", "models.harness"),
+    *("models.live", "models.task_definitions", "models.spread"),
     *("data.corpora", "pipeline.warm"),
 }
 TRANSFORMERS = {"transformers", "accelerate", "lm_eval", "peft"}

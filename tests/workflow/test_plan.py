@@ -101,8 +101,8 @@ def test_models_that_do_not_fit_are_named_with_what_would():
 def test_a_local_run_refuses_what_memory_cannot_hold_before_its_first_job():
     pipeline = Pipeline({"study": "smoke", "overrides": "runtime.memory_gib=0.5"})
     with pytest.raises(ConfigError, match=r"standin-xs: \w+ needs about .* here are 0\.5.*runtime\.memory_gib=…"):
-        pipeline.resources.total_memory()
-    assert Pipeline({"study": "smoke", "overrides": "runtime.memory_gib=4"}).resources.total_memory() == 4096
+        pipeline.resources.totals({})
+    assert Pipeline({"study": "smoke", "overrides": "runtime.memory_gib=4"}).resources.totals({}) == {"mem_mb": 4096}
 
 
 def test_jobs_ask_for_more_with_every_attempt():

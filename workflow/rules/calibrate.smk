@@ -35,12 +35,14 @@ rule calibrate:
     resources:
         mem_mb=pipeline.resources.memory("calibrate"),
         runtime=pipeline.resources.minutes("calibrate"),
-        gpu=pipeline.resources.gpus(),
+        gpu=pipeline.resources.gpus("calibrate"),
+        gpu_mb=pipeline.resources.gpu_memory("calibrate"),
     params:
         arguments=pipeline.model_arguments,
         semantics=pipeline.params("calibrate"),
     shell:
-        "exec python -m lorcbench.stages calibrate {params.arguments} calibration={wildcards.calibration:q}"
+        "exec env LORCBENCH_GPU_MB={resources.gpu_mb}"
+        " python -m lorcbench.stages calibrate {params.arguments} calibration={wildcards.calibration:q}"
 
 
 rule factor:
@@ -56,9 +58,12 @@ rule factor:
     resources:
         mem_mb=pipeline.resources.memory("factor"),
         runtime=pipeline.resources.minutes("factor"),
+        gpu=pipeline.resources.gpus("factor"),
+        gpu_mb=pipeline.resources.gpu_memory("factor"),
     params:
         arguments=pipeline.model_arguments,
         semantics=pipeline.params("factor"),
     shell:
-        "exec python -m lorcbench.stages factor {params.arguments} calibration={wildcards.calibration:q}"
+        "exec env LORCBENCH_GPU_MB={resources.gpu_mb}"
+        " python -m lorcbench.stages factor {params.arguments} calibration={wildcards.calibration:q}"
         " damp={wildcards.damp:q} order={wildcards.order:q} dead={wildcards.dead:q}"

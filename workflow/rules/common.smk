@@ -22,16 +22,24 @@ report: "../report/workflow.rst"
 
 
 try:
-    pipeline = Pipeline(config)
+    # Which executor runs the jobs, Snakemake decides after this. A cluster has a number of jobs at a time, this machine one of
+    # cores, even in a dry run. On the node of a cluster this is not the main process.
+    local = workflow.resource_settings.nodes is None and workflow.is_main_process
+    pipeline = Pipeline(config, local)
     if workflow.is_main_process:
         pull_back_times(Path(paths.CACHE))
         views.refresh(pipeline.study)
         for line in pipeline.study.outline():
             logger.info(line)
-    if workflow.local_exec and workflow.is_main_process:
-        # Without a total Snakemake ignores what jobs say of their memory. The user's own is `--resources mem_mb=…`.
-        limit = workflow.global_resources.get("mem_mb")
-        workflow.register_resource("mem_mb", pipeline.resources.total_memory(limit and limit.value))
+        for line in pipeline.device_lines():
+            logger.info(line)
+    if local:
+        # Registering overrides the command line, where the user's own totals are: `--resources mem_mb=… gpu=… gpu_mb=…`.
+        asked = {name: workflow.global_resources.get(name) for name in ("mem_mb", "gpu", "gpu_mb")}
+        given = {name: limit.value for name, limit in asked.items() if limit and limit.value is not None}
+        for name, total in pipeline.resources.totals(given).items():
+            if name not in given:
+                workflow.register_resource(name, total)
 except ConfigError as error:
     sys.exit(f"error: {error}")
 
@@ -54,6 +62,10 @@ wildcard_constraints:
 
 
 onstart:
+    if pipeline.choice.refusal:
+        sys.exit(f"error: {pipeline.choice.refusal}")
+    if workflow.local_exec != local:
+        sys.exit("error: --jobs is for a cluster; a run on this machine has --cores alone")
     pipeline.lifecycle.take_lock()
     if workflow.local_exec:
         pipeline.lifecycle.start_warm()

@@ -17,14 +17,16 @@ rule evaluate:
     resources:
         mem_mb=pipeline.resources.memory("evaluate"),
         runtime=pipeline.resources.minutes("evaluate"),
-        gpu=pipeline.resources.gpus(),
+        gpu=pipeline.resources.gpus("evaluate"),
+        gpu_mb=pipeline.resources.gpu_memory("evaluate"),
     params:
         arguments=pipeline.model_arguments,
         variants=pipeline.variants("evaluate"),
         held=pipeline.held("evaluate"),
         semantics=pipeline.params("evaluate"),
     shell:
-        "exec python -m lorcbench.stages evaluate {params.arguments} method={wildcards.method:q}"
+        "exec env LORCBENCH_GPU_MB={resources.gpu_mb}"
+        " python -m lorcbench.stages evaluate {params.arguments} method={wildcards.method:q}"
         " calibration={wildcards.calibration:q} weight={wildcards.weight:q} trained={wildcards.trained:q}"
         " activation={wildcards.activation:q} eval={wildcards.protocol:q} 'variants=[{params.variants}]'"
 
@@ -43,6 +45,8 @@ rule harness:
     resources:
         mem_mb=pipeline.resources.memory("harness"),
         runtime=pipeline.resources.minutes("harness"),
+        gpu=pipeline.resources.gpus("harness"),
+        gpu_mb=pipeline.resources.gpu_memory("harness"),
     params:
         arguments=pipeline.model_arguments,
         variants=pipeline.variants("harness"),
@@ -50,7 +54,8 @@ rule harness:
         tasks=",".join(pipeline.study.tasks),
         semantics=pipeline.params("harness"),
     shell:
-        "exec python -m lorcbench.stages harness {params.arguments} method={wildcards.method:q}"
+        "exec env LORCBENCH_GPU_MB={resources.gpu_mb}"
+        " python -m lorcbench.stages harness {params.arguments} method={wildcards.method:q}"
         " calibration={wildcards.calibration:q} weight={wildcards.weight:q} trained={wildcards.trained:q}"
         " activation={wildcards.activation:q} eval={wildcards.protocol:q} 'eval.tasks=[{params.tasks}]'"
         " 'variants=[{params.variants}]'"

@@ -17,10 +17,13 @@ rule lorc:
     resources:
         mem_mb=pipeline.resources.memory("lorc"),
         runtime=pipeline.resources.minutes("lorc"),
+        gpu=pipeline.resources.gpus("lorc"),
+        gpu_mb=pipeline.resources.gpu_memory("lorc"),
     params:
         arguments=pipeline.model_arguments,
         semantics=pipeline.params("lorc"),
     shell:
-        "exec python -m lorcbench.stages lorc {params.arguments} method={wildcards.method:q}"
+        "exec env LORCBENCH_GPU_MB={resources.gpu_mb}"
+        " python -m lorcbench.stages lorc {params.arguments} method={wildcards.method:q}"
         " calibration={wildcards.calibration:q} weight={wildcards.weight:q} trained={wildcards.trained:q}"
         " lorc={wildcards.lorc:q} cap={wildcards.cap:q}"

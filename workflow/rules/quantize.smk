@@ -17,10 +17,12 @@ rule quantize:
     resources:
         mem_mb=pipeline.resources.memory("quantize"),
         runtime=pipeline.resources.minutes("quantize"),
-        gpu=pipeline.resources.gpus(),
+        gpu=pipeline.resources.gpus("quantize"),
+        gpu_mb=pipeline.resources.gpu_memory("quantize"),
     params:
         arguments=pipeline.model_arguments,
         semantics=pipeline.params("quantize"),
     shell:
-        "exec python -m lorcbench.stages quantize {params.arguments} method={wildcards.method:q}"
+        "exec env LORCBENCH_GPU_MB={resources.gpu_mb}"
+        " python -m lorcbench.stages quantize {params.arguments} method={wildcards.method:q}"
         " calibration={wildcards.calibration:q} weight={wildcards.weight:q} trained={wildcards.trained:q}"

@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from lorcbench.common.digests import Reading
+
 FORMAT_VERSION = 2
 _UNSEALED = "0" * 64  # what stands in a shard in place of its seal, until that is known
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[^.]*)\.(?P<process>\d+)\.tmp")
@@ -140,8 +142,16 @@ def verified(folder: Path, kind: str, *names: str) -> dict:
     result = read_json(folder / "result.json", kind)
     for name in names or result["files"]:
         path = folder / result.get("folder", "") / name
-        check_digest(path, file_digest(path) if path.is_file() else None, result["files"].get(name), folder)
+        check_digest(path, _digest_once(path), result["files"].get(name), folder)
     return result
+
+
+def _digest_once(path: Path) -> str | None:
+    """SHA-256 of a file's bytes, which are not read again if they cannot have changed; None if there is no such file."""
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        return Reading(file).digest(lambda: hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def check_digest(path: Path, digest: str | None, expected: str | None, folder: Path) -> None:
@@ -201,8 +211,11 @@ def read_shard(path: Path, digest: str) -> dict:
     """
     from safetensors.torch import load
 
-    content = path.read_bytes() if path.is_file() else None
-    check_digest(path, content and hashlib.sha256(content).hexdigest(), digest, path.parent)
+    if not path.is_file():
+        check_digest(path, None, digest, path.parent)
+    with open(path, "rb") as file:
+        reading, content = Reading(file), file.read()
+        check_digest(path, reading.digest(hashlib.sha256(content).hexdigest), digest, path.parent)
     return load(content)
 
 

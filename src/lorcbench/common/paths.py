@@ -12,6 +12,8 @@ from typing import Any
 CACHE = "results/cache"
 LOCK = "results/.lock"
 OWNER = "results/.owner"
+RECOMPUTE = "results/.recompute"  # an input of jobs whose results another device computed, while one is asked for by name
+DIGESTS = "results/.digests"  # recorded digests of large files
 MLFLOW = "results/mlflow.db"
 MLFLOW_ARTIFACTS = "results/mlflow-artifacts"
 

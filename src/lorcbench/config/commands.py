@@ -12,7 +12,7 @@ import re
 from dataclasses import fields
 
 from lorcbench.common.paths import Wildcards
-from lorcbench.config import compose, folders, places
+from lorcbench.config import compose, folders, gguf, places
 from lorcbench.config.checks import ConfigError, spelled
 from lorcbench.config.schema import SCHEMAS, JobConfig
 from lorcbench.config.variants import Variant
@@ -23,6 +23,7 @@ _GIVEN_KEYS = ("model.name", "model.path", "model.repo", "model.revision", "text
 # Entries of conf/ that stand for what the command line gives → the key that they need, what that is, and those they may have.
 _GIVEN = {
     ("model", "folder"): ("path", "FOLDER", ()),
+    ("model", "gguf"): ("path", "FILE", ()),
     ("model", "hub"): ("repo", "OWNER/NAME", ("revision",)),
     ("text", "file"): ("path", "FILE", ("column",)),
 }
@@ -56,15 +57,19 @@ def check(overrides: list[str]) -> None:
 
 def _check_given(values: dict[str, str]) -> None:
     """Refuse a place or a name of a model or text beside another one, and a model or text without its place."""
+    owners: dict[str, list[str]] = {}  # key → the entries of its group that may have it
     for (group, name), (key, what, more) in _GIVEN.items():
-        chosen = values.get(group) == name
-        if chosen and f"{group}.{key}" not in values:
+        if values.get(group) == name and f"{group}.{key}" not in values:
             raise ConfigError(f"{group}={name}: expected {group}.{key}={what} beside it")
         for own in (key, *more):
-            if f"{group}.{own}" in values and not (chosen or (own == "column" and "text_path" in values)):
-                raise ConfigError(f"{group}.{own}={values[f'{group}.{own}']}: expected {group}={name} beside it")
+            owners.setdefault(f"{group}.{own}", []).append(name)
+    for key, names in owners.items():
+        group = key.partition(".")[0]
+        of_study = key == "text.column" and "text_path" in values
+        if key in values and values.get(group) not in names and not of_study:
+            raise ConfigError(f"{key}={values[key]}: expected {group}={names[0]} beside it")
     if "model.name" in values:
-        if not (values.get("model") in ("folder", "hub") or "model_path" in values):
+        if not (("model", values.get("model")) in _GIVEN or "model_path" in values):
             raise ConfigError(f"model.name={values['model.name']}: expected model=folder beside it, or model_path=FOLDER")
         check_folder_name(values["model.name"])
 
@@ -115,6 +120,8 @@ def names(overrides: list[str], config: JobConfig) -> Wildcards:
     model = chosen.get("model.name", chosen.get("model", "none"))
     if model == "folder":
         model = folders.model_name(folders.resolved(compose.unquoted(chosen["model.path"]), "model.path"))
+    if model == "gguf":
+        model = places.model_name(gguf.absolute(compose.unquoted(chosen["model.path"])))
     if model == "hub":
         model = places.model_name(f"{chosen['model.repo']}@{chosen.get('model.revision', 'main')}")
     if groups["text"] == "file":

@@ -32,7 +32,7 @@ from lorcbench.config.schema import SCHEMAS, JobConfig
 EXTRA_CONF = "LORCBENCH_CONF"  # environment variable: a folder of the user's own conf files
 RUNTIME_VARIABLE = "LORCBENCH_RUNTIME"  # environment variable: runtime overrides from the workflow to its stages
 # Entries of conf/ that need a path, or a name on the hub, from the command line.
-WITHOUT_PLACE = (("model", "folder"), ("model", "hub"), ("text", "file"))
+WITHOUT_PLACE = (("model", "folder"), ("model", "gguf"), ("model", "hub"), ("text", "file"))
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 VARIANT = rf"{NAME}(?:\+[a-z_]+=[A-Za-z0-9._-]+)*"
 _CHANGED = re.compile(rf"{NAME}(?:\+[a-z_]+=[A-Za-z0-9._-]+)+(?:/r\d+)?")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from lorcbench.common.digests import VERIFY
 from lorcbench.config.checks import ConfigError, one_of, positive
 
 _EXPERIMENT = re.compile(r"(?!.*\.\.)[\w./+=,@-]{1,120}", re.ASCII)
@@ -16,27 +17,37 @@ class RuntimeConfig:
     """Machine facts.
 
     Attributes:
-        device: ``cpu`` or ``cuda``.
+        device: ``cpu``, ``cuda``, or ``auto``: GPUs if this machine has them and jobs run on it, else the CPU. ``auto`` keeps a
+            finished result, whatever computed it; the others compute again what the other kind of device did.
+        gpus: how many GPUs the jobs of a local run share; null is all that are visible.
+        gpus_per_job: how many whole GPUs a job of lm-eval takes, for a model that is larger than one.
         threads: kernel threads. A fixed number, not the host's: sums change their last bits with it, so it is recorded.
         batch_tokens: tokens in one forward pass.
         hidden_gib: hidden states up to this size stay in memory, or in the GPU's; larger ones go to a file, or to the host.
         memory_gib: memory that the jobs of a local run may take together; null is nine tenths of the machine's.
         bootstrap: once the resamples of an interval. Intervals need none any more (docs/intervals.md), so any value but the
             default is refused.
+        verify: ``changed`` hashes a large file again only if its size, times or inode changed since its digest was recorded;
+            ``always`` hashes what is read at every reading, which notices also a disk that loses bits by itself.
         data_dir: a folder with copies of public data sets; a text or task with a file there is read from it, not from the hub.
     """
 
-    device: str = "cpu"
+    device: str = "auto"
+    gpus: int | None = None
+    gpus_per_job: int = 1
     threads: int = 1
     batch_tokens: int = 2048
     hidden_gib: float = 8.0
     memory_gib: float | None = None
     bootstrap: int = 2000
+    verify: str = "changed"
     data_dir: str | None = None
 
     def __post_init__(self) -> None:
-        one_of("runtime", "device", self.device, ("cpu", "cuda"))
+        one_of("runtime", "device", self.device, ("auto", "cpu", "cuda"))
+        one_of("runtime", "verify", self.verify, VERIFY)
         positive("runtime", threads=self.threads, batch_tokens=self.batch_tokens, bootstrap=self.bootstrap)
+        positive("runtime", gpus=self.gpus, gpus_per_job=self.gpus_per_job)
         positive("runtime", hidden_gib=self.hidden_gib, memory_gib=self.memory_gib)
         if self.bootstrap != 2000:
             raise ConfigError(

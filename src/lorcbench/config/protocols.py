@@ -7,7 +7,7 @@ A *text* is a list of documents, staged once. A *corpus* says how documents of a
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 from omegaconf import MISSING
 
@@ -186,25 +186,62 @@ class EvalConfig:
         return {key: value for key, value in asdict(self).items() if key not in ("tasks", "text")}
 
 
+MEASURED = ("limit", "seed", "chat", "system", "max_gen_toks")  # keys of a task that say nothing of its staged documents
+
+
 @dataclass
 class TaskConfig:
-    """An lm-eval task.
+    """An lm-eval task, or a group of them.
 
     Attributes:
         text: the text from which the task is made, ``stdlib``; null for one of lm-eval's own tasks.
-        definition: the task's file in lm-eval's tasks folder, which says where its documents are on the hub.
+        definition: the file of the task or group in lm-eval's tasks folder, or the full path of one of your own; it says where
+            the documents are on the hub.
         columns: of a document, those that the definition reads. lm-eval itself would take a missing one for an empty string.
-        local: patterns of paths under ``runtime.data_dir``, for a file of the documents that are scored.
+        local: patterns of paths under ``runtime.data_dir``, for a file of documents. ``{task}``, ``{name}`` and ``{split}``
+            in one stand for lm-eval's name of the task, of the data set's configuration and of the split. By a pattern
+            without ``{split}`` few-shot examples are looked for in the folder ``shots`` beside.
+        shots: few-shot examples before each document; null is the definition's own number.
+        limit: only the first so many documents of each task are measured; null is all.
+        seed: of the draw of few-shot examples; the default is lm-eval's own.
+        chat: put prompts into the chat template of the model's tokenizer: ``true``, or the name of one of several templates;
+            null is plain text.
+        system: the system instruction in front of all prompts.
+        max_gen_toks: tokens that are generated at most; null is the definition's own number, else lm-eval's, 256.
     """
 
     text: str | None = None
     definition: str | None = None
     columns: list[str] = field(default_factory=list)
     local: list[str] = field(default_factory=list)
+    shots: int | None = None
+    limit: int | None = None
+    seed: int = 1234
+    chat: str | None = None
+    system: str | None = None
+    max_gen_toks: int | None = None
 
     def __post_init__(self) -> None:
         if (self.text is None) == (self.definition is None):
             raise ConfigError("task.definition: expected a file of lm-eval's tasks, such as piqa/piqa.yaml, or task.text")
+        positive("task", limit=self.limit, max_gen_toks=self.max_gen_toks)
+        positive("task", shots=self.shots or None)
+        seed("task", self.seed)
+        if self.chat is not None:  # true and false come as words
+            self.chat = {"true": "true", "false": None}.get(self.chat.lower(), self.chat)
+        for key in ("shots", "chat", "system", "max_gen_toks"):
+            if self.text is not None and (value := getattr(self, key)) is not None:
+                raise ConfigError(f"task.{key}={value}: expected none; the tasks of text={self.text} have no prompt to change")
+
+    def staged(self) -> dict:
+        """The settings on which its staged documents depend; a number of shots only if one is named."""
+        left_out = {*MEASURED, *(() if self.shots is not None else ("shots",))}
+        return {key: value for key, value in asdict(self).items() if key not in left_out}
+
+    def measured(self) -> dict:
+        """The settings beside its documents on which its numbers depend, without those at their defaults."""
+        defaults = {spec.name: spec.default for spec in fields(self)}
+        return {key: getattr(self, key) for key in MEASURED if getattr(self, key) != defaults[key]}
 
 
 def _texts(corpora: dict[str, SourceConfig]) -> list[str]:

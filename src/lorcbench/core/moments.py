@@ -31,16 +31,10 @@ class SecondMoment:
     def add(self, x: torch.Tensor) -> None:
         """Add inputs (…, width): all but the last axis are tokens."""
         rows = x.reshape(-1, x.shape[-1])  # (…, width) → (tokens, width)
-        if not rows.is_cuda:
-            _add_gram(rows.float().contiguous(), self.sum)
-        elif rows.dtype != torch.float32:
-            # A product of two 16-bit numbers is exact in float32, so the tensor cores lose nothing.
-            for band, columns in _lower_bands(rows.shape[1]):
-                part = self.sum[band, columns]
-                torch.addmm(part, rows[:, band].T, rows[:, columns], out_dtype=torch.float32, out=part)
+        if rows.is_cuda:
+            _add_in_bands(rows, self.sum)
         else:
-            for band, columns in _lower_bands(rows.shape[1]):
-                self.sum[band, columns].addmm_(rows[:, band].T, rows[:, columns])
+            _add_gram(rows.float().contiguous(), self.sum)
         self.tokens += len(rows)
 
     def mean(self) -> torch.Tensor:
@@ -51,8 +45,7 @@ class SecondMoment:
         """
         if not self.tokens:
             raise ValueError("no calibration token reached this linear")
-        mean = self.sum / self.tokens
-        return mean if mean.is_cuda else _symmetric(mean)
+        return _symmetric(self.sum / self.tokens)  # both ways of adding leave the upper triangle unfinished
 
 
 def dead_diagonal(tokens_per_sequence: int) -> float:
@@ -66,6 +59,15 @@ def _lower_bands(width: int) -> list[tuple[slice, slice]]:
     Together they hold the lower triangle, and little more than half of the matrix.
     """
     return [(slice(start, start + _BAND), slice(min(start + _BAND, width))) for start in range(0, width, _BAND)]
+
+
+def _add_in_bands(rows: torch.Tensor, total: torch.Tensor) -> None:
+    """Add the lower triangle of XᵀX to that of `total` (n, n), for X (k, n) on a GPU: little more than half the work."""
+    # A product of two 16-bit numbers is exact in float32, so the tensor cores lose nothing.
+    precision = {} if rows.dtype == torch.float32 else {"out_dtype": torch.float32}
+    for band, columns in _lower_bands(rows.shape[1]):
+        part = total[band, columns]
+        torch.addmm(part, rows[:, band].T, rows[:, columns], out=part, **precision)
 
 
 def _add_gram(rows: torch.Tensor, total: torch.Tensor) -> None:

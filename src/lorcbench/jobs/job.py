@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import importlib.metadata
 import json
-import platform
-import resource
-import subprocess
 import sys
 import time
 import traceback
@@ -23,18 +19,21 @@ from omegaconf import OmegaConf
 
 from lorcbench.common import paths
 from lorcbench.common.artifacts import fingerprint, read_json, remove_leftovers, write_json, write_text
+from lorcbench.common.digests import verifying
+from lorcbench.common.gpus import AUTO, CPU, CUDA, GpuError, computed_on
+from lorcbench.common.slots import Slots
 from lorcbench.common.versions import code_version
-from lorcbench.config import commands, compose
+from lorcbench.config import commands, compose, gguf
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.protocols import CalibrationConfig, EvalConfig, TaskConfig, TextConfig
 from lorcbench.config.recipes import LorcConfig
 from lorcbench.config.schema import ModelConfig, RuntimeConfig, TrackingConfig
 from lorcbench.core.formats import ActivationFormat, WeightFormat
+from lorcbench.jobs import devices, records
 from lorcbench.jobs.threads import kernel_threads
 from lorcbench.study import meaning
-from lorcbench.study.stages import Stage, StageJob
+from lorcbench.study.stages import HARNESS, ON_DEVICE, Stage, StageJob
 
-_LIBRARIES = ("torch", "transformers", "tokenizers", "lm_eval", "numpy", "scipy", "numba")
 Explain = Callable[["Job", BaseException], str | None]
 _PROGRESS_EVERY = 5.0  # seconds between progress lines
 
@@ -80,6 +79,8 @@ class Job:
         self.log_file = None
         self._kind = ""
         self._inputs: dict[str, str] = {}
+        self._earlier: dict[str, Any] = {}  # the numbers of each rank that an earlier run left
+        self._slots: Slots | None = None
         self._first = self._latest = None  # (done, when) of the first and the latest progress line
 
     # What it was told
@@ -91,6 +92,8 @@ class Job:
             raise ConfigError(f"stage {self.stage} needs {group}=NAME; known: {', '.join(compose.names(group))}")
         if group == "model":
             node.name = self.names.model
+            if "model=gguf" in self.overrides:
+                node.path = gguf.absolute(node.path)
         if any(f"{group}={given}" in self.overrides for given in ("folder", "file")):
             node.path = str(Path(node.path).expanduser().resolve())  # a setting, and the same from wherever it is typed
         return OmegaConf.to_object(node)
@@ -132,8 +135,9 @@ class Job:
 
     @cached_property
     def runtime(self) -> RuntimeConfig:
-        """Facts of the machine."""
-        return self._group("runtime")
+        """Facts of the machine; of a stage that computes on a device, with the device that `auto` is."""
+        runtime = self._group("runtime")
+        return devices.resolved(runtime) if self.stage in ON_DEVICE else runtime
 
     @cached_property
     def tracking(self) -> TrackingConfig:
@@ -144,6 +148,16 @@ class Job:
     def threads(self) -> int:
         """Kernel threads."""
         return self.runtime.threads
+
+    @property
+    def device(self) -> str:
+        """``cuda`` if this job computes on a GPU, else ``cpu``."""
+        return self.runtime.device if self.stage in ON_DEVICE else CPU
+
+    def take_device(self) -> None:
+        """Wait for room on a GPU, and see no other; call this before anything asks CUDA for its devices."""
+        if self.stage in ON_DEVICE:
+            self._slots = devices.take(self.runtime, whole=self.stage == HARNESS.module)
 
     # Where it works, and what it reads
 
@@ -241,19 +255,21 @@ class Job:
         Args:
             files: digests of what it reads beside results of stages.
         """
-        return {
+        about = {
             "stage": self.stage,
             "code": code_version(self.stage),
             "settings": settings,
             "inputs": self.inputs | files,
             "threads": self.threads,
-            "versions": _versions(),
+            "versions": records.versions(),
         }
+        return about | ({"device": CUDA} if self.device == CUDA else {})
 
     def finish(self, identity: dict, payload: dict) -> dict:
         """Write result.json, which says whose work it is, and run.json; returns the result."""
         body = self.write_result({"identity": identity, **payload})
-        write_json(self.folder / "run.json", "run", self._run_record())
+        about = {"stage": self.stage, **records.of_process(time.monotonic() - self.started)}
+        write_json(self.folder / "run.json", "run", about | devices.record(self.device, self._slots))
         (self.folder / "failed.json").unlink(missing_ok=True)
         self._say(f"done, {time.monotonic() - self.started:.1f} s")
         return body
@@ -261,28 +277,25 @@ class Job:
     def write_result(self, payload: dict) -> dict:
         """Write result.json alone."""
         place = str(self.folder).removeprefix(f"{paths.CACHE}/")
+        payload = devices.marked(payload, self._earlier, self.device)
         return write_json(self.folder / "result.json", self._kind, {"of": place, **payload})
 
     def read_result(self) -> dict:
-        """What an earlier run of this job left.
+        """What an earlier run of this job left; without what this one shall measure anew, on the device that was asked for.
 
         Raises:
             ArtifactError: as `lorcbench.common.artifacts.read_json`.
         """
-        return read_json(self.folder / "result.json", self._kind)
-
-    def _run_record(self) -> dict:
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        return {
-            "stage": self.stage,
-            "seconds": round(time.monotonic() - self.started, 3),
-            "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
-            "peak_rss_mib": round(usage.ru_maxrss / 1024, 1),
-            "host": platform.node(),
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "commit": _commit(),
-        }
+        result = read_json(self.folder / "result.json", self._kind)
+        if "variants" in result:
+            anew = set(self.config.variants) if self.cfg.runtime.device != AUTO else set()
+            self._earlier = {
+                name: entry
+                for name, entry in result["variants"].items()
+                if name not in anew or computed_on(result, [name]) == {self.device}
+            }
+            result["variants"] = dict(self._earlier)
+        return result
 
     def fail(self, error: BaseException) -> None:
         """Leave a record of the failure beside where the result would be, the traceback in the log."""
@@ -293,18 +306,6 @@ class Job:
             record["variants"] = getattr(error, "variants", None)  # the ranks concerned; null is the whole job
             with contextlib.suppress(OSError):  # on a full disk the message on the terminal must do
                 write_text(self.folder / "failed.json", json.dumps(record) + "\n")
-
-
-def _versions() -> dict[str, str]:
-    """Versions of the libraries that numbers depend on."""
-    return {name: importlib.metadata.version(name) for name in _LIBRARIES}
-
-
-def _commit() -> str | None:
-    found = subprocess.run(
-        ["git", "-C", str(compose.conf_dir()), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or None
 
 
 def _parsed(parse: Callable[[str], Any], key: str, text: str) -> Any:
@@ -336,12 +337,13 @@ def run(stage: str, overrides: list[str], work: Callable[[Job], None], explain: 
     try:
         job = Job(stage, overrides)
         job.explain = explain or job.explain
-        threads = job.threads
-    except ConfigError as error:
+        threads, verify = job.threads, job.runtime.verify
+    except (ConfigError, GpuError) as error:
         print(f"{stage}: {error}", file=sys.stderr)
         sys.exit(2)
     try:
-        with kernel_threads(threads):
+        job.take_device()
+        with kernel_threads(threads), verifying(verify):
             work(job)
     except KeyboardInterrupt:
         sys.exit(130)

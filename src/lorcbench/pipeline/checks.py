@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from lorcbench.config import commands, compose, folders, gguf, places
+from lorcbench.config import commands, compose, gguf, places
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.protocols import HALVES
-from lorcbench.config.schema import ModelConfig, RuntimeConfig
+from lorcbench.config.schema import RuntimeConfig
 from lorcbench.config.variants import Variant
-from lorcbench.data import hub, stdlib_text, texts
+from lorcbench.data import hub, stdlib_text, task_files, texts
 from lorcbench.study import given
 from lorcbench.study.cells import Study
 
-_KEYS = ("model_path", "name", "overrides", "study", "text_path")
+_KEYS = ("device", "model_path", "name", "overrides", "study", "text_path")
 _MACHINE = ("runtime.", "tracking.")  # values of these may be in quotes, since paths have blanks
 _OVERRIDES = ("study.", "eval.tasks=", *given.OVERRIDES, *_MACHINE)
 
@@ -29,7 +29,7 @@ def study_of(settings: dict) -> str:
         return str(settings["study"])
     if "text_path" in settings and "model_path" not in settings:
         raise ConfigError(
-            f"text_path={settings['text_path']}: expected model_path=FOLDER or model_path=OWNER/NAME beside it, or study=NAME"
+            f"text_path={settings['text_path']}: expected model_path=FOLDER, FILE.gguf or OWNER/NAME beside it, or study=NAME"
         )
     return "own" if "model_path" in settings else "demo"
 
@@ -38,7 +38,7 @@ def fetch_config(model_path: object) -> None:
     """Download the ``config.json`` of a model that is named on the hub, so that its sizes are known before the first job.
 
     Raises:
-        ConfigError: the hub does not give it, or it is neither a name nor a checkpoint folder.
+        ConfigError: the hub does not give it, or it is neither a name, a checkpoint folder nor a GGUF file.
     """
     if not isinstance(model_path, str) or not model_path or "\0" in model_path:
         return  # refused later
@@ -70,29 +70,23 @@ def overrides_of(settings: dict) -> list[str]:
             )
         if not override.startswith(_MACHINE) and ("'" in override or '"' in override):
             raise ConfigError(f"override {override!r}: expected it without quotes, such as study.ranks=[0,8]")
-    return overrides
+    # A key of its own, so that a profile's configfile can say it whatever the command line overrides; which wins.
+    return [f"runtime.device={settings['device']}", *overrides] if "device" in settings else overrides
 
 
 def check_windows(study: Study) -> None:
-    """Refuse windows that are longer than the positions of a stand-in, or of a checkpoint folder."""
+    """Refuse windows that are longer than the positions of a stand-in, a checkpoint folder or a GGUF file."""
     protocol = compose.load("eval", study.eval)
     lengths = {} if protocol.fit else {f"study.eval={study.eval}+window": protocol.window}
     for name in study.calibrations:
         if not (calibration := compose.load("calibration", name)).fit:
             lengths[f"study.calibrations=[{name}+length"] = calibration.length
     for model in study.models:
-        limit = _positions(study.model(model))
+        limit = places.positions(study.model(model))
         for setting, length in lengths.items():
             if limit is not None and length > limit:
                 hint = f"{setting}={limit}" + ("]" if "[" in setting else "")
                 raise ConfigError(f"windows of {length} tokens, but {model} has {limit} positions; expected {hint}")
-
-
-def _positions(model: ModelConfig) -> int | None:
-    """How many positions a model has; None if they are computed, or not known before it is there."""
-    if folder := places.config_folder(model):
-        return folders.positions(folder)
-    return model.standin.positions if model.standin and model.record.learned_positions else None
 
 
 def check_vocabularies(study: Study) -> None:
@@ -123,13 +117,14 @@ def check_data(study: Study, runtime: RuntimeConfig) -> None:
     """Refuse texts and tasks that are unknown, and files that are missing on this machine."""
     entries = [("text", name) for name in study.texts]
     entries += [("task", name) for name in study.tasks] if study.harness else []
-    patterns, any_local = [], False
+    patterns, any_local, data_dir = [], False, runtime.data_dir
     for group, name in entries:
         config = study.entry(group, name)
         if getattr(config, "source", None) == "file" and not texts.own_file(config, None).is_file():
             raise ConfigError(f"text.path={config.path} of {name}: no such file")
         patterns += config.local
-        any_local = any_local or texts.local_file(config.local, runtime.data_dir) is not None
+        local = task_files.all_files(config, data_dir) if group == "task" else texts.local_file(config.local, data_dir)
+        any_local = any_local or bool(local)
     for text in study.texts_given.values():
         try:
             texts.check_start(Path(text.path), text.column)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lorcbench.common.paths import Wildcards
-from lorcbench.config import compose, folders, places
+from lorcbench.config import compose, places
 from lorcbench.config.protocols import CalibrationConfig, EvalConfig
 from lorcbench.config.recipes import LorcConfig, Method
 from lorcbench.config.schema import ModelConfig, RuntimeConfig
@@ -34,9 +34,8 @@ _RESERVED = 1.5
 
 
 def shape_of(model: ModelConfig) -> Shape | None:
-    """The shape that the tensors of a checkpoint folder have, or the conf file states; None if neither says."""
-    folder = places.config_folder(model)
-    return (folders.shape(folder) if folder else None) or model.shape
+    """The shape that the tensors of a checkpoint have, or the conf file states; None if neither says."""
+    return places.shape(model)
 
 
 @dataclass(frozen=True)

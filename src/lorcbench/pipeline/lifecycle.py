@@ -8,14 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lorcbench.common.gpus import Choice
 from lorcbench.common.paths import LOCK
 from lorcbench.common.process import PARENT
 from lorcbench.config.compose import RUNTIME_VARIABLE
 from lorcbench.pipeline.warm import WarmProcess
 
 
-def set_environment(runtime: list[str]) -> None:
-    """Set what the stages inherit: the interpreter, whom they end with, and the overrides of the runtime.
+def set_environment(runtime: list[str], choice: Choice) -> None:
+    """Set what the stages inherit: the interpreter, whom they end with, the overrides of the runtime, and the device.
 
     Facts of the machine go through the environment, so that they are in no rule's text or params and re-run nothing.
     """
@@ -24,6 +25,7 @@ def set_environment(runtime: list[str]) -> None:
     os.environ[PARENT] = str(os.getpid())
     os.environ["PYTHONSAFEPATH"] = "1"  # else a file random.py in the working folder would be every stage's module random
     os.environ[RUNTIME_VARIABLE] = " ".join(runtime)
+    choice.hand_down()
 
 
 class Lifecycle:

@@ -72,8 +72,12 @@ class Machine:
         return max(self.gpus, default=0.0)
 
 
-def this_machine(runtime: RuntimeConfig) -> Machine:
-    """Measured here, in a tenth of a second; `runtime.memory_gib` overrules what the machine says of its memory."""
+def this_machine(runtime: RuntimeConfig, gpus: tuple[float, ...] = ()) -> Machine:
+    """Measured here, in a tenth of a second; `runtime.memory_gib` overrules what the machine says of its memory.
+
+    Args:
+        gpus: MiB of memory for jobs of each GPU of the run.
+    """
     import numpy as np
 
     matrix, best = np.ones((1024, 1024), np.float32), float("inf")
@@ -84,7 +88,7 @@ def this_machine(runtime: RuntimeConfig) -> Machine:
     place = next(folder for folder in (Path(paths.CACHE), Path(paths.CACHE).parent, Path()) if folder.is_dir())
     memory, disk = total_memory(runtime), shutil.disk_usage(place).free
     # Products of the shapes that occur run at about half of the rate of this one.
-    return Machine(len(os.sched_getaffinity(0)), memory, disk / 2**20, 0.5 * 2 * 1024**3 / best)
+    return Machine(len(os.sched_getaffinity(0)), memory, disk / 2**20, 0.5 * 2 * 1024**3 / best, gpus)
 
 
 def total_memory(runtime: RuntimeConfig) -> float:

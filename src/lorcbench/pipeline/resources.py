@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+from lorcbench.common.gpus import CUDA, Choice
 from lorcbench.common.paths import Wildcards
+from lorcbench.common.slots import SHARE, memory_for_jobs
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.schema import RuntimeConfig
 from lorcbench.pipeline import plan
 from lorcbench.pipeline.estimate import Estimate, estimate, shape_of
 from lorcbench.study.cells import Study
+from lorcbench.study.stages import HARNESS, STAGES
 
 _SMALL = 400_000_000  # weights of the decoder blocks, up to which jobs on a cluster share submissions: minutes on one core
-_CORE_RATE, _GPU_RATE = 30e9, 50e12  # floating-point operations per second that any core, and any GPU, gets done
+_CORE_RATE = 30e9  # floating-point operations per second that any core gets done
 
 
 class Resources:
-    """Memory, time, cores and GPUs of the jobs of one run."""
+    """Memory, time, cores and GPUs of the jobs of one run.
 
-    def __init__(self, study: Study, runtime: RuntimeConfig) -> None:
-        self._study, self._runtime = study, runtime
+    Args:
+        choice: what they compute on.
+    """
+
+    def __init__(self, study: Study, runtime: RuntimeConfig, choice: Choice) -> None:
+        self._study, self._choice = study, choice
+        self._runtime = replace(runtime, device=choice.device)
         self._shapes = {model: shape_of(study.model(model)) for model in study.models}
 
     def memory(self, stage: str) -> Callable[..., int]:
@@ -38,7 +47,7 @@ class Resources:
 
         def ask(wildcards: Any, attempt: int = 1) -> int:
             takes = self._takes(stage, wildcards)
-            rate = _GPU_RATE if self.gpus() else _CORE_RATE * self.threads
+            rate = plan.GPU_RATE if self.gpus(stage) else _CORE_RATE * self.threads
             return int((10 + 3 * takes.operations / rate / 60 if takes else 240) * 2 ** (attempt - 1))
 
         return ask
@@ -56,28 +65,67 @@ class Resources:
         """Cores that a job uses."""
         return self._runtime.threads
 
-    def gpus(self) -> int:
-        """GPUs that a job which walks a model asks for."""
-        return int(self._runtime.device == "cuda")
+    def gpus(self, stage: str) -> int:
+        """GPUs that a job of a stage asks for; one of a local run may share it with others."""
+        if self._choice.device != CUDA or not STAGES[stage].on_device:
+            return 0
+        return self._runtime.gpus_per_job if stage == HARNESS.name else 1
+
+    def gpu_memory(self, stage: str) -> Callable[..., int]:
+        """MiB of GPU memory that a job of a local run asks for, in whole shares; 0 where a cluster gives it a GPU of its own.
+
+        A job that is said to need more than any GPU has asks for the largest whole: what cannot fit is refused elsewhere.
+        """
+
+        def ask(wildcards: Any, attempt: int = 1) -> int:
+            count = self.gpus(stage)
+            if not count or not self._choice.gpus:
+                return 0
+            largest = sorted(memory_for_jobs(self._choice.gpus), reverse=True)
+            takes = self._takes(stage, wildcards)
+            if count > 1 or not takes:
+                return sum(largest[:count])
+            needed = takes.gpu * 2 ** (attempt - 1)
+            return min(SHARE * math.ceil(needed / SHARE), largest[0])
+
+        return ask
 
     def group(self, wildcards: Any) -> str | None:
         """The group of a job: quantizing, factors and measurements of small models share submissions, others stand alone."""
         shape = self._shapes.get(wildcards.model)
-        return "cell" if shape and not self.gpus() and shape.layers * shape.block <= _SMALL else None
+        return "cell" if shape and self._choice.device != CUDA and shape.layers * shape.block <= _SMALL else None
 
-    def total_memory(self, limit: int | None = None) -> int:
-        """MiB for all jobs of a local run together.
+    def totals(self, given: dict[str, int]) -> dict[str, int]:
+        """What Snakemake shares out among the jobs of a local run: without a total it ignores what they say of a resource.
 
         Args:
-            limit: that the user gave to Snakemake; the smaller of both counts.
+            given: totals that the user gave (``--resources``); they stand.
 
         Raises:
             ConfigError: a job that is still to do needs more.
         """
-        total = min(plan.total_memory(self._runtime), math.inf if limit is None else limit)
+        totals = {"mem_mb": given.get("mem_mb", int(plan.total_memory(self._runtime)))}
+        if gpus := memory_for_jobs(self._choice.gpus or ()):
+            if given.get("gpu") == 0 or given.get("gpu_mb") == 0:
+                raise ConfigError("--resources gpu=0: expected 1 or more, or overrides='runtime.device=cpu'")
+            totals["gpu_mb"] = given.get("gpu_mb", sum(gpus))
+        self._refuse_misfits(plan.Machine(1, totals["mem_mb"], math.inf, 1.0, gpus), "mem_mb" in given)
+        return totals
+
+    def _refuse_misfits(self, machine: plan.Machine, is_memory_given: bool) -> None:
+        """Refuse to begin what cannot end here.
+
+        Args:
+            machine: what there is for the jobs of the run.
+            is_memory_given: the user said how much memory there is.
+
+        Raises:
+            ConfigError: a job that is still to do needs more memory, or more of a GPU, than there is.
+        """
         to_do = [job for job in plan.jobs(self._study, self._runtime) if not job.done]
-        if misfits := plan.misfits(self._study, to_do, plan.Machine(1, total, math.inf, 1.0)):
-            key = "runtime.memory_gib=…" if limit is None else "--resources mem_mb=…"
+        if misfits := plan.misfits(self._study, to_do, machine):
+            key = "--resources mem_mb=…" if is_memory_given else "runtime.memory_gib=…"
             more = f"run them where there is more, or say how much there is with {key}"
             raise ConfigError(f"{'; '.join(misfits)}; {more}")
-        return int(total)
+        if misfits := plan.gpu_misfits(self._study, to_do, self._runtime, machine):
+            raise ConfigError("; ".join(misfits))

@@ -15,15 +15,16 @@ from omegaconf import OmegaConf
 
 from lorcbench.common import paths
 from lorcbench.common.artifacts import ArtifactError, canonical, fingerprint, read_json
+from lorcbench.common.gpus import CPU
 from lorcbench.common.paths import Wildcards
 from lorcbench.common.versions import code_version
 from lorcbench.config import compose, folders, gguf
-from lorcbench.data import texts
-from lorcbench.pipeline import checks, lifecycle
+from lorcbench.data import task_files, texts
+from lorcbench.pipeline import checks, gpus, lifecycle
 from lorcbench.pipeline.resources import Resources
 from lorcbench.study import naming
 from lorcbench.study.expansion import load_study
-from lorcbench.study.stages import HARNESS, PREPARE, STAGES, TASK, TEXT
+from lorcbench.study.stages import EVALUATE, HARNESS, PREPARE, STAGES, TASK, TEXT, StageJob, task_documents
 
 
 class Pipeline:
@@ -38,15 +39,19 @@ class Pipeline:
         resources: what its jobs ask for.
         lifecycle: its start and its end.
 
+        choice: what they compute on.
+
+    Args:
+        local: the jobs run on this machine, not on a cluster.
+
     Raises:
         ConfigError: anything that makes no sense, in one line.
     """
 
-    def __init__(self, settings: dict) -> None:
+    def __init__(self, settings: dict, local: bool = True) -> None:
         self._overrides = checks.overrides_of(settings)
         runtime = [override for override in self._overrides if override.startswith("runtime.")]
         tracking = [override for override in self._overrides if override.startswith("tracking.")]
-        lifecycle.set_environment(runtime)
         self._typed = checks.study_of(settings)
         self._name = naming.check_name(settings["name"]) if "name" in settings else None
         model_path, text_path = settings.get("model_path"), settings.get("text_path")
@@ -54,16 +59,24 @@ class Pipeline:
         self.study = load_study(self._typed, self._overrides, model_path, self._name, text_path)
         composed = compose.compose([*runtime, *tracking])
         self._runtime = OmegaConf.to_object(composed.runtime)
+        self.choice = gpus.chosen(self._runtime, local)
+        lifecycle.set_environment(runtime, self.choice)
+        self._recomputed = gpus.Recomputed(self._runtime.device)
         OmegaConf.to_object(composed.tracking)  # checked before the first job, not after the last
         self.folder = paths.STUDY.format(study=self.study.name)
         self.complete = f"{self.folder}/.complete"
-        self.resources = Resources(self.study, self._runtime)
+        self.resources = Resources(self.study, self._runtime, self.choice)
         self.lifecycle = lifecycle.Lifecycle(self._runtime.threads, Path(self.complete), self._study_arguments())
         self._params: dict[tuple, str] = {}
         checks.check_vocabularies(self.study)
         checks.check_files(self.study)
         checks.check_windows(self.study)
         checks.check_data(self.study, self._runtime)
+
+    def device_lines(self) -> list[str]:
+        """What people are told of the device: which GPUs the run uses, or why it uses none although one is here."""
+        using = "" if self.choice.device == CPU or self.choice.refusal else f"computes on {self.choice.line()}"
+        return [line for line in (self.choice.note, self.choice.refusal, using) if line]
 
     # Where a stage's files lie: patterns with Snakemake's wildcards
 
@@ -88,24 +101,29 @@ class Pipeline:
         """The results that a job reads."""
 
         def ask(wildcards: Any) -> list[str]:
-            jobs = STAGES[stage].inputs(self.study, Wildcards.of(wildcards))
-            return [f"{job.folder}/result.json" for job in jobs]
+            names = Wildcards.of(wildcards)
+            jobs = STAGES[stage].inputs(self.study, names)
+            ranks = self._variants(stage, names) if stage in (EVALUATE.name, HARNESS.name) else None
+            again = self._recomputed.inputs(StageJob(STAGES[stage], names), ranks)
+            return [*(f"{job.folder}/result.json" for job in jobs), *again]
 
         return ask
 
     def local_file(self, group: str) -> Callable[[Any], list[str]]:
-        """The file on this machine that a text or a task is copied from; none for one that is downloaded or made."""
+        """The files on this machine that a text or a task is copied from; none for one that is downloaded or made."""
 
         def ask(wildcards: Any) -> list[str]:
-            path = self._local_file(group, Wildcards.of(wildcards))
-            return [str(path)] if path else []
+            return [str(path) for path in self._local_files(group, Wildcards.of(wildcards))]
 
         return ask
 
-    def _local_file(self, group: str, names: Wildcards) -> Path | None:
+    def _local_files(self, group: str, names: Wildcards) -> list[Path]:
         config = self.study.entry(group, getattr(names, group))
-        data_dir = self._runtime.data_dir
-        return texts.own_file(config, data_dir) if group == "text" else texts.local_file(config.local, data_dir)
+        if group == "task":
+            definition = [path] if (path := Path(config.definition or "")).is_absolute() else []
+            return definition + task_files.all_files(config, self._runtime.data_dir)
+        path = texts.own_file(config, self._runtime.data_dir)
+        return [path] if path else []
 
     def _given_files(self, stage: str, names: Wildcards) -> dict[str, list[int]]:
         """Size and time of the files on this machine that a job reads by their path, so that it runs again when they change."""
@@ -115,8 +133,9 @@ class Pipeline:
                 return gguf.state(model)
             return folders.state(Path(model.path)) if model.source == "folder" else {}
         if stage in (TEXT.name, TASK.name):
-            path = self._local_file(stage, names)
-            return {path.name: folders.file_state(path)} if path and path.is_file() else {}
+            paths = [path for path in self._local_files(stage, names) if path.is_file()]
+            alike = len({path.name for path in paths}) < len(paths)  # files of a copy of the hub's, a folder per subject
+            return {str(path) if alike else path.name: folders.file_state(path) for path in paths}
         return {}
 
     def params(self, stage: str) -> Callable[[Any], str]:
@@ -186,7 +205,9 @@ class Pipeline:
         folder = [f"model_path={compose.quoted(path)}" for path in self.study.folders.values()]
         folder += [f"text_path={compose.quoted(text.path)}" for text in self.study.texts_given.values()]
         name = [f"name={self._name}"] if self._name else []
-        return [f"study={self._typed}", *name, *self._overrides, *folder]
+        # Facts of the machine reach the stages through their environment, and make no page again.
+        overrides = [override for override in self._overrides if not override.startswith("runtime.")]
+        return [f"study={self._typed}", *name, *overrides, *folder]
 
     def variants(self, stage: str) -> Callable[[Any, Any], str]:
         """LoRC settings and ranks that a job of ``evaluate`` or ``harness`` measures.
@@ -226,8 +247,7 @@ class Pipeline:
         names = [name for name in self.study.texts if self.study.entry("text", name).source != "stdlib"]
         folders = [TEXT.folder(Wildcards(text=name)) for name in names]
         if self.study.harness:
-            tasks = [name for name in self.study.tasks if compose.load("task", name).text is None]
-            folders += [TASK.folder(Wildcards(task=name)) for name in tasks]
+            folders += [job.folder for name in self.study.tasks if (job := task_documents(name)).stage is TASK]
         models = [name for name in self.study.models if self.study.model(name).source in ("hub", "folder")]
         folders += [PREPARE.folder(Wildcards(model=name)) for name in models]
         return [f"{folder}/result.json" for folder in folders]

@@ -31,6 +31,8 @@ from lorcbench.common.process import PARENT, die_with_parent, let_threads_sleep
 VARIABLE = "LORCBENCH_WARM"  # environment variable: the socket of a warm process
 _STAGES = "lorcbench.stages"  # the module that every stage's command runs
 _REQUEST_BYTES = 1 << 20
+# PyTorch's variable: who asks it for GPUs while libraries are imported must not start CUDA, which no fork could use after that.
+_COUNTED_BY_DRIVER = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
 
 class WarmProcess:
@@ -40,6 +42,7 @@ class WarmProcess:
         self._folder = tempfile.mkdtemp(prefix="lorcbench-")  # nobody else's, and short: socket addresses end at 108 bytes
         address = str(Path(self._folder) / "warm")
         environment = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))}
+        environment[_COUNTED_BY_DRIVER] = "1"
         command = [sys.executable, "-m", "lorcbench.pipeline.warm", address]
         self._process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
         os.environ[VARIABLE] = address
@@ -76,6 +79,7 @@ def _serve(address: str) -> None:
     let_threads_sleep()
     listener = socket.socket(socket.AF_UNIX)
     preload()
+    check_forkable()
     listener.bind(address)
     listener.listen(64)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors are reaped by the kernel
@@ -112,6 +116,18 @@ def preload(harness: bool = True) -> None:
     torch.set_num_threads(1)  # no thread of a pool may exist when it forks
     settings, identity = gptq.GptqSettings(), torch.eye(8)
     gptq.quantize(identity, gptq.prepare(identity, settings), WeightFormat(4), settings)  # compiles the sweep
+
+
+def check_forkable() -> None:
+    """End this process if something has started CUDA in it: its forks could not use a GPU. Stages then start by themselves.
+
+    Raises:
+        SystemExit: with one line.
+    """
+    import torch
+
+    if torch.cuda.is_initialized():
+        sys.exit("the warm process has started CUDA, which its forks could not use; each job starts by itself instead")
 
 
 def _supervise(connection: socket.socket) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from lorcbench.report.recommend import Advice, RankCost, Recommendation
+from lorcbench.report.recommend import USABLE, Advice, RankCost, Recommendation
 from lorcbench.report.spelling import percent
 
+NONE_USABLE = "none usable"
 WIDE = 4096  # the width of a model of 7 billion weights
 
 
@@ -14,13 +15,32 @@ def lines(advice: list[Advice], costs: list[RankCost], equal_bits: str = "") -> 
     for part in advice:
         if part.recommendations:
             told.append(f"  what to use, {about(part)}")
-            width = max(len(one.words) for one in part.recommendations)
-            told += [
-                f"    up to {one.budget:.1f} bits: {one.words:{width}}  {size(one)}, {loss(one)}{remark(one)}"
-                for one in part.recommendations
-            ]
+            width = max((len(one.words) for one in part.recommendations if one.usable), default=0)
+            told += [f"    up to {one.budget:.1f} bits: {_line(one, width)}" for one in part.recommendations]
     sentences = filter(None, (rank_sentence(costs), equal_bits))
     return [*told, *(f"  {sentence}" for sentence in sentences)] if told else []
+
+
+def _line(one: Recommendation, width: int) -> str:
+    """A recommendation with its numbers.
+
+    Args:
+        width: of the column of recipes.
+    """
+    return f"{one.words:{width}}  {size(one)}, {loss(one)}{remark(one)}" if one.usable else none_usable(one)
+
+
+def none_usable(one: Recommendation) -> str:
+    """What stands in the place of a recipe that nobody should use."""
+    return f"{NONE_USABLE}: the best, {one.words}, rises {percent(one.loss.value, 0)}"
+
+
+def criterion() -> str:
+    """What is called usable, in one sentence."""
+    return (
+        f"A recipe is usable if the mean PPL rises by at most {100 * USABLE:.0f} %: of the published OPT and BLOOM models, "
+        "one of a tenth of the weights loses less than that in full precision, and takes fewer bits."
+    )
 
 
 def about(advice: Advice) -> str:
@@ -60,6 +80,8 @@ def remark(one: Recommendation) -> str:
     parts = [] if one.is_gain else ["not told apart from the line above"]
     if one.beaten:
         parts.append(f"another cell is better for {', '.join(one.beaten)}")
+    if one.broken:
+        parts.append(f"not usable for {', '.join(one.broken)}")
     return f" ({'; '.join(parts)})" if parts else ""
 
 

@@ -27,6 +27,10 @@ from lorcbench.study import published
 from lorcbench.study.cells import Cell
 
 BUDGETS = (3.0, 3.5, 4.0, 4.5, 5.0, 8.5)  # bits per weight in all; W2 to W8, each in rows or in fine groups
+# The largest rise of the mean PPL, as a share of full precision's, with which a recipe is still called usable. Of the
+# published OPT and BLOOM models, one of a tenth of the weights has less than twice the perplexity (28.3 of OPT-125m beside
+# 15.4 of OPT-1.3b), and in 16 bits it takes 1.6 bits per weight of the larger one: beyond this bound it is better in both.
+USABLE = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +62,16 @@ class Recommendation:
         """The smallest and the largest rise over the models."""
         rises = [change.relative.value for change in self.changes.values()]
         return min(rises), max(rises)
+
+    @property
+    def usable(self) -> bool:
+        """Whether the mean rise is at most `USABLE`. Else no recipe of the budget is, since all others lose more."""
+        return self.loss.value <= USABLE
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """The models that it makes unusable, though not all of them on average."""
+        return tuple(model for model, change in self.changes.items() if change.relative.value > USABLE) if self.usable else ()
 
     @property
     def is_gain(self) -> bool:

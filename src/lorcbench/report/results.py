@@ -10,10 +10,13 @@ import numpy as np
 
 from lorcbench.common.artifacts import ArtifactError, read_json
 from lorcbench.config import compose
+from lorcbench.report import devices
 from lorcbench.report.intervals import perplexity
 from lorcbench.study import meaning
 from lorcbench.study.cells import Cell, Study
-from lorcbench.study.stages import StageJob, jobs_of
+from lorcbench.study.stages import StageJob, jobs_of, upstream
+
+NOT_RUN = "not run"  # of a job that did not even begin
 
 
 @dataclass
@@ -34,10 +37,12 @@ class CellResult:
         weights: number of weights in the block linears; None for full precision.
         max_damp: the largest GPTQ damping that was needed, None without GPTQ.
         seconds, peak_rss_mib: of the jobs that made the cell (shared ones counted in full) and their largest memory.
+        device: what computed it: ``cpu``, the name of a GPU, or several with `` + `` between them; "" unless ok.
         harness: lm-eval metrics, ``{"task/metric": value}``, standard errors as ``task/metric_stderr``.
         documents: what each document gives for a metric of lm-eval, ``{"task/metric": values}``.
         tasks: version, number of documents and shots of each lm-eval task.
         prefix_token: what lm-eval put before a text without context.
+        tasks_reason: of a cell that lm-eval was to measure and did not, why.
         channels: of full precision, how uneven the inputs of the linears are (`lorcbench.models.channels.unevenness`): one
             entry per block, by the first linear that reads the input.
         corpora: of each the text, its number of documents, whether they are the published ones, windows, tokens per window,
@@ -63,10 +68,12 @@ class CellResult:
     max_damp: float | None = None
     seconds: float | None = None
     peak_rss_mib: float | None = None
+    device: str = ""
     harness: dict[str, float] = field(default_factory=dict)
     documents: dict[str, list] = field(default_factory=dict)
     tasks: dict[str, dict] = field(default_factory=dict)
     prefix_token: str = ""
+    tasks_reason: str = ""
     channels: dict[str, list[dict]] = field(default_factory=dict)
     corpora: dict[str, dict] = field(default_factory=dict)
     independent: frozenset[str] = frozenset()
@@ -124,11 +131,14 @@ def _collect(study: Study, cell: Cell, foreign: dict[Path, str | None]) -> CellR
         result.status = "failed"
         result.reason = reason
     elif cell.variant not in evaluation["variants"]:
-        result.reason = _why_not(folders)
+        result.reason = _why_not(study, jobs["evaluation"])
     else:
         _fill(result, evaluation, folders)
         if cell in study.harness and not foreign[result.folders["harness"]]:
             _fill_harness(result)
+        if cell in study.harness and not result.harness:
+            job = jobs["harness"]
+            result.tasks_reason = _failure(job.folder, cell.variant) or foreign[job.folder] or _why_not(study, job)
     return result
 
 
@@ -158,6 +168,9 @@ def _fill(result: CellResult, evaluation: dict, folders: dict[str, Path]) -> Non
     runs = [run for stage in ("quantized", "factors", "evaluation") if (run := _run(folders.get(stage)))]
     result.seconds = round(sum(run["seconds"] for run in runs), 3)
     result.peak_rss_mib = max((run["peak_rss_mib"] for run in runs), default=None)
+    before = [_run(folders.get(artifact)) for artifact in ("statistics", "hessians", "quantized", "factors")]
+    measured_on = devices.of_variant(evaluation, result.cell.variant, _run(folders["evaluation"]))
+    result.device = devices.together([*(devices.named(run) for run in before if run), measured_on])
 
 
 def _fill_harness(result: CellResult) -> None:
@@ -180,24 +193,33 @@ def _run(folder: Path | None) -> dict | None:
     return read_json(path, "run") if path and path.is_file() else None
 
 
-def _failure(folder: Path, variant: str) -> str | None:
-    """What a failed job left, if no success followed it."""
+def _failure(folder: Path, variant: str | None = None) -> str | None:
+    """What a failed job left, if no success followed it.
+
+    Args:
+        variant: whose failure counts, where that of some ranks left the others alone; None is any of them.
+    """
     path = folder / "failed.json"
     if not path.is_file():
         return None
     record = json.loads(path.read_text(encoding="utf-8"))
-    if record["variants"] is None:
+    of_variants = record["variants"]
+    if of_variants is None or variant is None:
         return f"{record['stage']}: {record['reason']}"
-    return f"{record['stage']}: {record['variants'][variant]}" if variant in record["variants"] else None
+    return f"{record['stage']}: {of_variants[variant]}" if variant in of_variants else None
 
 
-def _why_not(folders: dict[str, Path]) -> str:
-    """Which job is the first that did not finish, and whether it began."""
-    missing = next(
-        stage for stage, folder in folders.items() if not (folder / "result.json").is_file() or stage == "evaluation"
-    )
-    started = (folders[missing] / "log.txt").is_file()
-    return f"{missing}: killed without a record, or cut off" if started else f"{missing}: not run"
+def _why_not(study: Study, last: StageJob) -> str:
+    """Why a job did not run: the failure of another that has to finish before it, else the first without a result.
+
+    A job whose file lacks a cell, though all that it reads is there, is the last one itself.
+    """
+    jobs = upstream(study, last)
+    if reason := next(filter(None, (_failure(job.folder) for job in jobs if job.folder != last.folder)), None):
+        return reason
+    missing = next((job for job in jobs if not (job.folder / "result.json").is_file()), last)
+    started = (missing.folder / "log.txt").is_file()
+    return f"{missing.stage.artifact}: {'killed without a record, or cut off' if started else NOT_RUN}"
 
 
 def jobs(results: list[CellResult]) -> dict[Path, dict]:
@@ -211,7 +233,7 @@ def _parsed(path: Path) -> dict | None:
 
 
 def stage_costs(results: list[CellResult]) -> list[dict]:
-    """Jobs, seconds and largest memory of each stage that the cells rest on: one record per stage, in their order."""
+    """Jobs, seconds, largest memory and devices of each stage that the cells rest on: one record per stage, in their order."""
     folders: dict[str, dict[Path, None]] = {}  # each job once, however many cells share it
     for result in results:
         for name, folder in result.folders.items():
@@ -225,6 +247,7 @@ def stage_costs(results: list[CellResult]) -> list[dict]:
             "jobs": len(records),
             "seconds": round(sum(record["seconds"] for record in records), 1),
             "peak_rss_mib": max(record["peak_rss_mib"] for record in records),
+            "device": devices.together(map(devices.named, records)),
         }
         for stage, records in runs.items()
     ]

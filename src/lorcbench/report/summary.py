@@ -7,9 +7,10 @@ from pathlib import Path
 
 from lorcbench.common import paths
 from lorcbench.config import compose
+from lorcbench.report import devices
 from lorcbench.report.findings import Findings
 from lorcbench.report.intervals import perplexity
-from lorcbench.report.results import CellResult
+from lorcbench.report.results import NOT_RUN, CellResult
 from lorcbench.study.cells import SHORT_WINDOW, Study
 from lorcbench.study.ranks import rank_lines
 
@@ -29,6 +30,18 @@ def window_lines(study: Study, results: list[CellResult]) -> list[str]:
     return lines
 
 
+def _reasons(results: list[CellResult]) -> list[str]:
+    """A line for each reason why cells have no numbers; of a job that did not begin there is none but that it did not."""
+    cells: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        for what, reason in ((result.status, result.reason), ("no numbers of lm-eval", result.tasks_reason)):
+            if reason and not reason.endswith(f": {NOT_RUN}"):
+                cells.setdefault((what, reason), []).append(result.cell.key)
+    return [
+        f"  {what}: {keys[0] if len(keys) == 1 else f'{len(keys)} cells'}: {reason}" for (what, reason), keys in cells.items()
+    ]
+
+
 def summary(study: Study, results: list[CellResult], findings: Findings, folder: Path) -> str:
     """How many cells have numbers, what to use, the other findings, and where everything is.
 
@@ -38,7 +51,7 @@ def summary(study: Study, results: list[CellResult], findings: Findings, folder:
     """
     count = Counter(result.status for result in results)
     lines = [f"\n{study.name}: {count['ok']} cells measured, {count['failed']} failed, {count['not run']} not run"]
-    lines += [f"  failed: {result.cell.key}: {result.reason}" for result in results if result.status == "failed"]
+    lines += _reasons(results)
     if study.too_large:
         limit = f"more than study.max_params={study.config.max_params:g} weights"
         lines.append(f"  left out, {limit}: {', '.join(study.too_large)}")
@@ -48,6 +61,7 @@ def summary(study: Study, results: list[CellResult], findings: Findings, folder:
     lines += [f"  {line}" for line in (*window_lines(study, results), *rank_lines(study))]
     origins = {result.cell.model: result.origin for result in results if result.origin}
     lines += [f"  {model}: {origin}, dequantized" for model, origin in origins.items()]
+    lines += [f"  {line}" for line in devices.lines(result.device for result in results if result.status == "ok")]
     lines += findings.lines()
     places = {"page": folder / "report.html", "table": folder / "cells.csv", "MLflow": Path(paths.MLFLOW)}
     lines += [f"  {name:6} {path}" for name, path in places.items()]

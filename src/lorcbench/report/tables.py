@@ -17,7 +17,7 @@ _CELL = ("study", "model", "family", "standin", "method", "weight", "activation"
 _RECIPE_OF_RANK = ("lorc", "hessian", "calibration")
 _TEXT = ("seed", "protocol", "corpus", "windows", "window", "stream_tokens", "stream_sha256")
 _PERPLEXITY = ("ppl", "ppl_fp", "delta_nll", "delta_nll_low", "delta_nll_high", "delta_ppl", "delta_ppl_low", "delta_ppl_high")
-_COST = ("bits_per_weight", "paper_bits", "weights", "max_damp", "seconds", "peak_rss_mib")
+_COST = ("bits_per_weight", "paper_bits", "weights", "max_damp", "seconds", "peak_rss_mib", "device")
 _STATUS = ("status", "reason", "derived_from", "on_front", "rank_share", "origin")
 COLUMNS = _CELL + _RECIPE_OF_RANK + _TEXT + _PERPLEXITY + _COST + _STATUS
 
@@ -45,7 +45,7 @@ def _shared_columns(study: Study, result: CellResult) -> dict:
     cell = result.cell
     columns = {name: getattr(cell, name) for name in RECIPE}
     of_result = ("family", "standin", "hessian", "seed", "bits_per_weight", "weights", "max_damp", "seconds", "peak_rss_mib")
-    for name in (*of_result, "status", "reason", "origin"):
+    for name in (*of_result, "device", "status", "reason", "origin"):
         if (value := getattr(result, name)) is not None:
             columns[name] = value
     if (share := rank_share(study, cell)) is not None:

@@ -96,7 +96,8 @@ class Study:
         cells: all cells, full precision of every model first.
         harness: the cells that lm-eval measures.
         not_applicable: (model, weight or activation format) left out because groups do not divide.
-        folders: checkpoints given on the command line, by model name: the full path, or ``OWNER/NAME@REVISION`` on the hub.
+        folders: checkpoints given on the command line, by model name: the full path of a folder or of a GGUF file, or
+            ``OWNER/NAME@REVISION`` on the hub.
         texts_given: a text given by its file on the command line, by the text's name.
         too_large: the study's models that `StudyConfig.max_params` leaves out.
         published_ranks: of a rehearsal, rank of the stand-ins → the ranks in the study's file that became it.

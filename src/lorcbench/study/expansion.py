@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from lorcbench.config import compose, folders, places
+from lorcbench.config import compose, places
 from lorcbench.config.checks import MOST, ConfigError
 from lorcbench.config.protocols import TextConfig
-from lorcbench.config.schema import AXES, GridConfig, ModelConfig, StudyConfig
+from lorcbench.config.schema import AXES, GridConfig, StudyConfig
 from lorcbench.config.variants import Variant
 from lorcbench.study import given, naming, rehearsal
 from lorcbench.study.cells import FIELDS, Cell, Study, activation_format, model_config, weight_format
@@ -55,8 +55,8 @@ def load_study(
     Args:
         name: a file of conf/study, changes of its keys spelled behind it.
         overrides: Hydra overrides; ``study.<axis>=[…]`` replaces that axis in every grid.
-        model_path: a checkpoint folder, or a name on the hub, to run the study on instead of its own models; ``model.name=…``
-            among the overrides names its model.
+        model_path: a checkpoint folder, a GGUF file, or a name on the hub, to run the study on instead of its own models;
+            ``model.name=…`` among the overrides names its model.
         own_name: what the study is called, instead of its file's name and its changes.
         text_path: a file whose halves take the place of all texts, one to calibrate on and one to measure; ``text.column=…``
             among the overrides names the column of its documents.
@@ -64,7 +64,8 @@ def load_study(
     Raises:
         ConfigError: anything that makes no sense, in one line.
     """
-    given.check_path("model_path", model_path, "a checkpoint folder with config.json and safetensors files, or OWNER/NAME")
+    kinds = "a checkpoint folder with config.json and safetensors files, a GGUF file, or OWNER/NAME"
+    given.check_path("model_path", model_path, kinds)
     given.check_path("text_path", text_path, "a file of plain text, JSON lines or Parquet")
     if name.partition("+")[0] not in compose.names("study"):
         raise ConfigError(f"study {name!r} is unknown; conf/study has {', '.join(compose.names('study'))}")
@@ -73,7 +74,7 @@ def load_study(
     protocol = compose.canonical("eval", request.config.eval)
     cells, not_applicable, too_large = _expand(request)
     changed = naming.changed_keys(name, overrides)
-    tasks = list(composed.eval.tasks) if naming.TASKS in changed else compose.load("eval", protocol).tasks
+    tasks = _tasks(composed.eval.tasks if naming.TASKS in changed else compose.load("eval", protocol).tasks)
     chosen = [_spelled(request, grid) for grid in request.config.harness] if tasks else []
     # The text is part of the study's own name.
     without_text = str(Variant.parse(protocol).without("text")) if request.texts else protocol
@@ -106,6 +107,11 @@ def study_from_arguments(arguments: list[str]) -> Study:
     return load_study(values["study"], overrides, model, values.get("name"), text)
 
 
+def _tasks(names: Iterable[str]) -> list[str]:
+    """Each lm-eval task once, in its one spelling."""
+    return list(dict.fromkeys(compose.canonical("task", name) for name in names))
+
+
 def _name(request: _Request, changes: dict[str, Any]) -> str:
     """What a study is called that the command line changed, without what changes nothing.
 
@@ -115,7 +121,7 @@ def _name(request: _Request, changes: dict[str, Any]) -> str:
     stem = request.name.partition("+")[0]
     own = compose.load("study", stem)
     protocol = compose.canonical("eval", own.eval)
-    unchanged = compose.plain(own) | {"eval": protocol, naming.TASKS: compose.load("eval", protocol).tasks}
+    unchanged = compose.plain(own) | {"eval": protocol, naming.TASKS: _tasks(compose.load("eval", protocol).tasks)}
     # An axis replaces that axis in every grid, so it may change cells even where it is the study's own.
     kept = {key: value for key, value in changes.items() if key in AXES or value != unchanged[key]}
     kept |= {axis: _values(request, axis, kept[axis]) for axis in AXES if axis in kept}
@@ -160,7 +166,7 @@ def _expand(request: _Request) -> tuple[list[Cell], list[tuple[str, str]], list[
             too_large[cell.model] = None
             continue
         if cell.model not in widths:
-            widths[cell.model] = _widths(model_config(cell.model, request.folders))
+            widths[cell.model] = places.widths(model_config(cell.model, request.folders))
         if bad := _indivisible(request, cell, widths[cell.model]):
             indivisible[cell.model, bad] = None
         else:
@@ -256,13 +262,6 @@ def _rank(request: _Request, model: str, rank: int) -> int:
         expected = "expected the ranks themselves, such as study.ranks=[0,8]"
         raise ConfigError(f"study.ranks_of_width={full}: the width of {model} is not known; {expected}")
     return max(1, round(rank * width / full))
-
-
-def _widths(model: ModelConfig) -> tuple[int, ...]:
-    """Numbers of inputs of a model's linears, as far as they are known before it is there."""
-    if folder := places.config_folder(model):
-        return folders.widths(folder)
-    return tuple(width for width in (model.hidden, model.ffn) if width)
 
 
 def _indivisible(request: _Request, cell: Cell, widths: tuple[int, ...]) -> str | None:

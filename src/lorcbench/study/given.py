@@ -25,7 +25,7 @@ def models(overrides: list[str], model_path: str | None) -> dict[str, str]:
     """The checkpoint that the command line gives, by the name of its model; empty if it gives none.
 
     Raises:
-        ConfigError: it is neither a checkpoint folder nor a name on the hub.
+        ConfigError: it is neither a checkpoint folder, nor a GGUF file, nor a name on the hub.
     """
     names = [override.removeprefix(_NAMED) for override in overrides if override.startswith(_NAMED)]
     if not model_path:

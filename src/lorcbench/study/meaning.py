@@ -48,7 +48,7 @@ def settings(job: StageJob, entry: Entry) -> dict[str, Any]:
         text = plain("text")
         return {} if text["source"] == "stdlib" else text  # nothing of that text is a setting
     if stage is TASK:
-        return plain("task")
+        return entry("task", names.task).staged()
     if stage is PREPARE:
         return plain("model") | {"name": names.model}
     if stage in (CALIBRATION_TOKENS, CALIBRATE):

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from lorcbench.common.paths import CACHE, STUDY, Wildcards
 from lorcbench.config import compose
+from lorcbench.config.protocols import MEASURED
+from lorcbench.config.variants import Variant
 from lorcbench.study.cells import Cell, Study
 from lorcbench.study.published import GATE_PROTOCOL
 
@@ -47,6 +49,7 @@ class Stage:
         settings: the config groups that its bytes depend on, besides its inputs and its code; as a function of the names where
             that differs from job to job.
         inputs: the jobs whose results a job reads.
+        on_device: whether it does its arithmetic on a GPU if the run has one (``runtime.device``).
     """
 
     name: str
@@ -56,6 +59,7 @@ class Stage:
     pattern: str
     settings: tuple[str, ...] | Callable[[Wildcards], tuple[str, ...]]
     inputs: Callable[[Study, Wildcards], list[StageJob]]
+    on_device: bool = False
 
     def folder(self, names: Wildcards) -> Path:
         """The folder of one job."""
@@ -144,8 +148,12 @@ def _harness(study: Study, names: Wildcards) -> list[StageJob]:
 
 def task_documents(task: str) -> StageJob:
     """The job that stages the documents of an lm-eval task: that of the text which carries them, or one of their own."""
-    text = compose.load("task", task).text
-    return StageJob(TEXT, Wildcards(text=text)) if text else StageJob(TASK, Wildcards(task=task))
+    if text := compose.load("task", task).text:
+        return StageJob(TEXT, Wildcards(text=text))
+    documents = Variant.parse(task)
+    for key in MEASURED:
+        documents = documents.without(key)
+    return StageJob(TASK, Wildcards(task=str(documents)))
 
 
 def _weights(study: Study, cells: Iterable[Cell]) -> list[StageJob]:
@@ -227,6 +235,7 @@ CALIBRATE = Stage(
     pattern=_CALIBRATION + "/statistics",
     settings=("calibration",),
     inputs=_calibrate,
+    on_device=True,
 )
 FACTOR = Stage(
     name="factor",
@@ -236,6 +245,7 @@ FACTOR = Stage(
     pattern=_CALIBRATION + "/hessians/damp{damp}-{order}-{dead}",
     settings=(),
     inputs=_factor,
+    on_device=True,
 )
 GATE = Stage(
     name="gate",
@@ -254,6 +264,7 @@ QUANTIZE = Stage(
     pattern=f"{CACHE}/quantize/{_WEIGHTS}",
     settings=("method", "calibration"),
     inputs=_quantize,
+    on_device=True,
 )
 LORC = Stage(
     name="lorc",
@@ -263,6 +274,7 @@ LORC = Stage(
     pattern=f"{CACHE}/lorc/{_WEIGHTS}" + "/{lorc}/cap{cap}",
     settings=lambda names: ("lorc", "calibration") if _is_distilled(names) else ("lorc",),
     inputs=_lorc,
+    on_device=True,
 )
 EVALUATE = Stage(
     name="evaluate",
@@ -272,6 +284,7 @@ EVALUATE = Stage(
     pattern=f"{CACHE}/evaluate/{_WEIGHTS}" + "/{activation}/{protocol}",
     settings=("eval",),
     inputs=_evaluate,
+    on_device=True,
 )
 HARNESS = Stage(
     name="harness",
@@ -281,6 +294,7 @@ HARNESS = Stage(
     pattern=f"{CACHE}/harness/{_WEIGHTS}" + "/{activation}/{protocol}",
     settings=("eval",),
     inputs=_harness,
+    on_device=True,
 )
 TRACK = Stage(
     name="track",
@@ -311,6 +325,9 @@ STAGES = {
 }
 
 
+ON_DEVICE = {stage.module for stage in STAGES.values() if stage.on_device}
+
+
 def jobs_of(study: Study, cell: Cell) -> dict[str, StageJob]:
     """The jobs on its model that a cell rests on, by artifact, in the order of the stages.
 
@@ -326,6 +343,21 @@ def jobs_of(study: Study, cell: Cell) -> dict[str, StageJob]:
             waiting += job.stage.inputs(alone, job.names)
     ordered = (nearest[name] for name in STAGES if name in nearest)
     return {job.stage.artifact: job for job in ordered if "{model}" in job.stage.pattern}
+
+
+def upstream(study: Study, job: StageJob) -> list[StageJob]:
+    """A job and all that have to finish before it, texts and tasks too, in the order of the stages.
+
+    They are more than `jobs_of` has: an evaluation waits for the factors of all its ranks, and a gate for another evaluation.
+    """
+    jobs = {job.folder: job}
+    waiting = [job]
+    for one in waiting:  # which grows
+        new = {other.folder: other for other in one.stage.inputs(study, one.names) if other.folder not in jobs}
+        jobs |= new
+        waiting += new.values()
+    order = list(STAGES)
+    return sorted(jobs.values(), key=lambda one: order.index(one.stage.name))
 
 
 def job_folders(study: Study, cell: Cell) -> dict[str, Path]:

@@ -23,7 +23,7 @@ def what_to_use(findings: Findings) -> str:
     lorc = f"<p>{escape(sentences)}</p>" if sentences else ""
     note = (
         "Of all recipes that fit a budget on every model, the one of least mean rise of the mean PPL over full precision. "
-        "Bits per weight count all that is stored: codes, scales, zero points and factors."
+        f"Bits per weight count all that is stored: codes, scales, zero points and factors. {headline.criterion()}"
     )
     return f'{"".join(tables)}<p class="note">{note}</p>{lorc}'
 
@@ -39,6 +39,13 @@ def _advice(advice: Advice) -> str:
 
 def _recommendation(one: Recommendation, several: bool) -> str:
     """The line of a budget."""
+    if not one.usable:
+        columns = 4 if several else 3
+        said = escape(headline.none_usable(one).removeprefix(headline.NONE_USABLE))
+        return (
+            f'<tr><th scope="row">{one.budget:g} bits</th>'
+            f'<td class="wrap" colspan="{columns}"><b>{headline.NONE_USABLE}</b>{said}</td></tr>'
+        )
     mean, _, interval = headline.mean_loss(one).partition(" [")
     remark = headline.remark(one).strip(" ()")
     small = f"<small>{escape(remark)}</small>" if remark else ""
@@ -75,6 +82,8 @@ def _own(column: dict[float, Recommendation], budget: float) -> str:
     if budget not in column:
         return '<td class="soft">no better cell</td>' if any(other < budget for other in column) else "<td>–</td>"
     one = column[budget]
+    if not one.usable:
+        return f'<td class="wrap">{escape(headline.none_usable(one))}</td>'
     (change,) = one.changes.values()
     numbers = f"<b>{percent(change.relative.value)}</b> <span class='interval'>{escape(headline.size(one))}</span>"
     return f'<td class="wrap">{numbers}<small>{escape(one.words)}</small></td>'

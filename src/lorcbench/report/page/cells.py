@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from lorcbench.common.gpus import CPU
 from lorcbench.config import compose
 from lorcbench.report.intervals import Interval, perplexity
 from lorcbench.report.page.parts import MISSING, chip, css_class, method_cell, sortable, value
@@ -29,11 +30,13 @@ def all_cells(results: list[CellResult], rises: dict[Cell, Interval], front: dic
     corpora = list(dict.fromkeys(corpus for result in results for corpus in result.nll))
     heads = ["model", "method", "weight", "activation", "LoRC", "status", "front"]
     numbers = [*corpora, "mean PPL", "ΔPPL in %", "bits per weight", "seconds", "peak MiB"]
+    on_gpu = any(result.device not in ("", CPU) for result in results)  # else the column would say the same in every row
     several = [attribute for attribute in SETTINGS.values() if len(settings(results, attribute)) > 1]
     rows = "".join(
         f'<tr class="{css_class("derived" if result.derived else result.status)}">{_names(index, result, several)}'
         f"{_front(result, front)}"
         + (_numbers(result, corpora, rises.get(result.cell)) if result.status == "ok" else _reason(result, len(numbers)))
+        + (f"<td>{escape(result.device)}</td>" if on_gpu else "")
         + "</tr>"
         for index, result in enumerate(results)
     )
@@ -47,7 +50,7 @@ def all_cells(results: list[CellResult], rises: dict[Cell, Interval], front: dic
         note += (
             " A derived row is chosen from measured ones by its own perplexity, as the paper chose; it is too good by a little."
         )
-    columns = sortable("cell-table", [*heads, *numbers], rows, numbers, "opt w2 gptq")
+    columns = sortable("cell-table", [*heads, *numbers, *(["device"] if on_gpu else [])], rows, numbers, "opt w2 gptq")
     return f'<p class="note">{escape(note)}</p>{columns}'
 
 
@@ -78,7 +81,7 @@ def _job(path: Path, result: dict, run: dict, folder: Path) -> dict:
         "code": identity.get("code"),
         "settings": identity.get("settings"),
         "versions": identity.get("versions"),
-        **{name: run[name] for name in ("seconds", "peak_rss_mib", "host", "commit") if name in run},
+        **{name: run[name] for name in ("seconds", "peak_rss_mib", "host", "device", "commit") if name in run},
     }
     return {name: value for name, value in job.items() if value is not None}
 

@@ -181,6 +181,8 @@ def _alerts(study: Study, results: list[CellResult]) -> str:
             groups.setdefault((result.status, result.reason), []).append(result.cell.key)
         elif reason := degraded(result):
             groups.setdefault(("degraded", f"more damping than configured: {reason}"), []).append(result.cell.key)
+        if result.tasks_reason:
+            groups.setdefault(("not run", f"no numbers of lm-eval: {result.tasks_reason}"), []).append(result.cell.key)
     if groups:
         items = "".join(
             f"<li>{chip(status)} {escape(reason)} <span class='note'>{_named(keys)}</span></li>"
@@ -230,14 +232,15 @@ def _figure(figure: Figure, folder: Path) -> str:
 
 
 def _stages(stages: list[dict]) -> str:
-    """One row per stage: jobs, seconds, memory."""
+    """One row per stage: jobs, seconds, memory, devices."""
     rows = "".join(
         f"<tr><td>{escape(stage['stage'])}</td>{value(stage['jobs'], '{:,}'.format)}"
-        f"{value(stage['seconds'], '{:,.1f}'.format)}{value(stage['peak_rss_mib'], '{:,.0f}'.format)}</tr>"
+        f"{value(stage['seconds'], '{:,.1f}'.format)}{value(stage['peak_rss_mib'], '{:,.0f}'.format)}"
+        f"<td>{escape(stage['device'])}</td></tr>"
         for stage in stages
     )
-    heads = ["stage", "jobs", "seconds, all jobs", "peak MiB of one job"]
-    return table(heads, rows, numeric=heads[1:]) if stages else ""
+    heads = ["stage", "jobs", "seconds, all jobs", "peak MiB of one job", "device"]
+    return table(heads, rows, numeric=heads[1:4]) if stages else ""
 
 
 def _files(study: Study, findings: Findings, imported: dict | None) -> str:

@@ -16,7 +16,7 @@ def tasks(results: list[CellResult], changes: dict[Cell, Change]) -> str:
     measured = [result for result in results if result.harness]
     if not measured:
         return ""
-    metrics = sorted({name for result in measured for name in result.harness if not name.endswith("_stderr")})
+    metrics = sorted({name for result in measured for name in result.harness if _is_shown(result, name)})
     rows = "".join(
         f"<tr><td><code>{escape(result.cell.key)}</code></td>"
         + "".join(_metric(result, name, _change(result, name, changes)) for name in metrics)
@@ -28,10 +28,32 @@ def tasks(results: list[CellResult], changes: dict[Cell, Change]) -> str:
     )
 
 
+def _is_shown(result: CellResult, name: str) -> bool:
+    """Whether a metric has a column: all but standard errors, and the members of a group, which tasks.csv has."""
+    return not name.endswith("_stderr") and "part_of" not in result.tasks.get(name.rpartition("/")[0], {})
+
+
+def _of_task(name: str, task: dict) -> str:
+    """What was measured of a task or group, in words."""
+    count, all_of_it = f"{task['documents']:,}", f" of {task['of']:,}" if "of" in task else ""
+    said = [f"the first {count}{all_of_it} documents" if all_of_it else f"{count} documents"]
+    if "tasks" in task:  # a limit holds for each task of a group
+        first = "the first of each task, " if all_of_it else ""
+        said = [f"{task['tasks']} tasks, which tasks.csv has one by one; {first}{count}{all_of_it} documents"]
+    if task["shots"]:
+        seed = f" drawn with seed {task['seed']}" if "seed" in task else ""
+        said.append(f"{task['shots']} examples before each{seed}")
+    if "chat" in task:
+        said.append("in the chat template" + ("" if task["chat"] == "true" else f" {task['chat']}"))
+    if task.get("truncated"):
+        said.append(f"{task['truncated']:,} prompts cut at the left, since they are longer than the window")
+    return f"{name} {task['version']} ({'; '.join(said)})"
+
+
 def _note(measured: list[CellResult]) -> str:
     """What the numbers are, of which versions of the tasks, and what stood before a text without context."""
-    versions = {name: task for result in measured for name, task in result.tasks.items()}
-    of_tasks = [f"{name} {task['version']} ({task['documents']:,} documents)" for name, task in versions.items()]
+    versions = {name: task for result in measured for name, task in result.tasks.items() if "part_of" not in task}
+    of_tasks = [_of_task(name, task) for name, task in versions.items()]
     prefixes = sorted({f"{result.prefix_token} for {result.cell.model}" for result in measured if result.prefix_token})
     note = "A value ± lm-eval's standard error where it gives one; below it, the change to full precision over the same "
     note += "documents, with its 95 % interval."

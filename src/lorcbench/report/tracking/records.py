@@ -19,9 +19,10 @@ from lorcbench.study.cells import RECIPE, Cell
 KEY = "lorcbench.key"
 PARENT = "mlflow.parentRunId"
 COMMIT = "mlflow.source.git.commit"
+DEVICE = "device"  # the tag that says what computed the cell: a GPU by its name, or the CPU
 LATEST = "in_latest_import"  # the tag of a cell's run: whether the study still had the cell when it was last imported
 # These differ from one execution of the same work to the next.
-UNDIGESTED = ("system/seconds", "system/peak_rss_mib", COMMIT)
+UNDIGESTED = ("system/seconds", "system/peak_rss_mib", COMMIT, DEVICE)
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _tags(result: CellResult, study_name: str, parent_run_id: str, size: str, jo
     tags |= {"status": result.status, "standin": str(result.standin).lower(), "mlflow.source.name": "lorcbench"}
     tags |= {LATEST: "true"}
     run = job_files.get(result.folders.get("evaluation"), {}).get("run") or {}
-    optional = {"reason": result.reason, "origin": result.origin, COMMIT: run.get("commit")}
+    optional = {"reason": result.reason, "origin": result.origin, DEVICE: result.device, COMMIT: run.get("commit")}
     return {**tags, **{name: value for name, value in optional.items() if value}}
 
 

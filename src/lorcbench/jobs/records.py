@@ -1,0 +1,42 @@
+"""What the record of a job says of its process, and its identity of the libraries: what does not differ from stage to stage."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import resource
+import subprocess
+
+from lorcbench.config import compose
+
+_LIBRARIES = ("torch", "transformers", "tokenizers", "lm_eval", "numpy", "scipy", "numba")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that numbers depend on."""
+    return {name: importlib.metadata.version(name) for name in _LIBRARIES}
+
+
+def of_process(seconds: float) -> dict:
+    """Time, memory and place of this process.
+
+    Args:
+        seconds: since it was started.
+    """
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "seconds": round(seconds, 3),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
+        "peak_rss_mib": round(usage.ru_maxrss / 1024, 1),
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    found = subprocess.run(
+        ["git", "-C", str(compose.conf_dir()), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or None

@@ -1,0 +1,87 @@
+"""What a run of the workflow computes on, and which finished results of the other kind of device it computes again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+from lorcbench.common.artifacts import ArtifactError, read_json
+from lorcbench.common.gpus import AUTO, CPU, CUDA, Choice, GpuError, choose, computed_on
+from lorcbench.common.paths import RECOMPUTE
+from lorcbench.config.checks import ConfigError
+from lorcbench.config.schema import RuntimeConfig
+from lorcbench.study.cells import Study
+from lorcbench.study.stages import StageJob, jobs_of
+
+
+def chosen(runtime: RuntimeConfig, local: bool) -> Choice:
+    """The device of a run. That a GPU is missing is its `refusal`, since a dry run or a plan needs none.
+
+    Args:
+        local: its jobs run on this machine. Elsewhere ``auto`` is the CPU, and who gives the jobs their GPUs is the cluster.
+
+    Raises:
+        ConfigError: the settings want more GPUs than are here.
+    """
+    if not local:
+        return Choice(CUDA, None) if runtime.device == CUDA else Choice(CPU)
+    try:
+        choice = choose(runtime.device, runtime.gpus)
+    except GpuError as error:
+        if runtime.device != CUDA or str(error).startswith("runtime.gpus"):
+            raise ConfigError(str(error)) from None
+        return Choice(CUDA, None, refusal=str(error))
+    if choice.gpus and runtime.gpus_per_job > len(choice.gpus):
+        raise ConfigError(f"runtime.gpus_per_job={runtime.gpus_per_job}: expected at most {len(choice.gpus)}, which are here")
+    return choice
+
+
+def plan_lines(study: Study, choice: Choice) -> list[str]:
+    """What a plan says of devices: what a run here would compute on, and what computed the jobs that are done."""
+    folders = {job.folder for cell in study.cells for job in jobs_of(study, cell).values() if job.stage.on_device}
+    devices: Counter[str] = Counter()
+    for folder in sorted(folders):
+        with suppress(ArtifactError):  # it is not done
+            devices[read_json(folder / "run.json", "run").get("device", CPU)] += 1
+    done = ", ".join(f"{count} on {device}" for device, count in devices.items())
+    lines = [line for line in (choice.note, choice.refusal) if line]
+    return [*lines, f"computes on {choice.line()}" + (f"; jobs that are done: {done}" if done else "")]
+
+
+class Recomputed:
+    """Jobs whose finished results another kind of device computed than the one that the user named.
+
+    With ``runtime.device=auto`` there is none: a finished result counts, whatever computed it. Snakemake runs a job again if an
+    input is newer than its result. So each of these jobs gets one input more, a file that is newer than all such results. After
+    the job has run its result is of the right device, and the file no longer an input.
+
+    Args:
+        setting: ``runtime.device``, as the user gave it.
+    """
+
+    def __init__(self, setting: str) -> None:
+        self._setting = setting
+        self._known: dict[Path, list[str]] = {}
+
+    def inputs(self, job: StageJob, variants: list[str] | None) -> list[str]:
+        """The file that makes `job` run again, if it is one of them.
+
+        Args:
+            variants: the ranks that it measures; None for a job of another stage.
+        """
+        if self._setting == AUTO or not job.stage.on_device:
+            return []
+        if job.folder not in self._known:
+            self._known[job.folder] = self._asked(job, variants)
+        return self._known[job.folder]
+
+    def _asked(self, job: StageJob, variants: list[str] | None) -> list[str]:
+        result, newer = job.folder / "result.json", Path(RECOMPUTE)
+        with suppress(ArtifactError):  # no result, or one that runs again anyway
+            if computed_on(read_json(result, job.stage.kind), variants) - {self._setting}:
+                # The node of a cluster finds it newer already: touched again, it would be newer than what other nodes made.
+                if not newer.exists() or newer.stat().st_mtime <= result.stat().st_mtime:
+                    newer.touch()
+                return [RECOMPUTE]
+        return []
