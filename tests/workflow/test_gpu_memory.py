@@ -157,6 +157,14 @@ def test_no_setting_is_named_that_the_host_cannot_hold():
     assert with_little_memory is None
 
 
+def test_lm_eval_of_a_model_that_is_larger_than_a_gpu_takes_several():
+    job = Sized("harness", shape("opt-66b"), replace(NAMES, protocol=f"python+{HALF}"))
+    runtime = replace(CUDA, batch_tokens=2048)
+    assert setting_that_fits([job], runtime, 80 * GIB, HOST) is None
+    assert setting_that_fits([job], runtime, 80 * GIB, HOST, gpus=4) == "runtime.gpus_per_job=3"
+    assert setting_that_fits([job], replace(runtime, gpus_per_job=3), 80 * GIB, HOST) is None  # as it is
+
+
 # In mid-job
 
 MESSAGE = (

@@ -114,13 +114,13 @@ class BlockWalk:
         if missing := sorted(expected - set(tensors)):
             raise CheckpointError(f"{self.checkpoint.folder}: no tensor {missing[0]}")
         self._outside = {name: tensor for name, tensor in tensors.items() if name in expected}
-        self._move_outside("cpu")
+        self.move_outside("cpu")
         for module in self.model.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 if not buffer.is_meta:
                     setattr(module, name, buffer.to(self.device))
 
-    def _move_outside(self, device: str) -> None:
+    def move_outside(self, device: str) -> None:
         """Have embeddings, final norm and head on the walk's device, where they work, or on the host, where they wait.
 
         They stay on the host too, so that nothing is copied back. Those of BLOOM-176b are 7 GB in float16.
@@ -169,7 +169,7 @@ class BlockWalk:
     @torch.no_grad()
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Hidden states (n, length, hidden) that enter block 0, for token windows (n, length)."""
-        self._move_outside(self.device)
+        self.move_outside(self.device)
         hidden = None
         for batch in self.batches(tokens):
             with self.stand_ins() as blocks:
@@ -185,7 +185,7 @@ class BlockWalk:
     @contextmanager
     def block(self, index: int):
         """Decoder block `index` with its tensors, which are dropped at the end."""
-        self._move_outside("cpu")
+        self.move_outside("cpu")
         block = self._loaded(index)
         try:
             yield block
@@ -197,7 +197,7 @@ class BlockWalk:
 
     def whole(self) -> nn.Module:
         """The model with all its blocks in memory, for what does not work block by block; the walk is over then."""
-        self._move_outside(self.device)
+        self.move_outside(self.device)
         for index in range(self.depth):
             self._loaded(index)
         return self.model
@@ -304,7 +304,7 @@ class BlockWalk:
             hidden: the output of the last block, (n, length, hidden).
             tokens: the windows, (n, length).
         """
-        self._move_outside(self.device)
+        self.move_outside(self.device)
         losses = torch.empty(len(tokens), dtype=torch.float32)
         for batch, states in self.fetched(hidden):
             with self.stand_ins(states):

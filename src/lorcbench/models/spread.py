@@ -23,6 +23,7 @@ def whole(walk: BlockWalk) -> nn.Module:
     if count == 1:
         return walk.whole()
     devices = [f"cuda:{index}" for index in range(count)]
+    walk.move_outside(devices[0])  # before what is free there is counted
     return spread(walk, devices, [_free(device) for device in devices])
 
 

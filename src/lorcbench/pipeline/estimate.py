@@ -8,6 +8,7 @@ With `runtime.device=cuda` the arithmetic, and what it works on, is on the GPU. 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from lorcbench.common.paths import Wildcards
@@ -31,6 +32,7 @@ _CONTEXT = 512  # MiB of GPU memory that a process takes for its context and ker
 # PyTorch keeps freed memory in pieces that do not fit what is asked for next. Beside the hidden states it held 1.15 (LoRC) to
 # 1.47 (perplexity) times what was in use at the peak, on an H200 (benchmarks/README.md, "On a GPU").
 _RESERVED = 1.5
+_SPREAD = 0.9  # of a GPU's memory, the share that weights of a spread model may take (lorcbench.models.spread)
 
 
 def shape_of(model: ModelConfig) -> Shape | None:
@@ -200,12 +202,13 @@ def _harness(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> _Takes:
     protocol: EvalConfig = compose.load("eval", names.protocol)
     walk = Walk(shape, runtime, protocol.dtype, protocol.window, (), names.activation != "a16")
     parameters = shape.layers * walk.block + walk.outside
+    on_one = walk.outside + math.ceil(shape.layers / runtime.gpus_per_job) * walk.block
     logits = max(runtime.batch_tokens, protocol.window) * shape.vocabulary * 4 * 3
     quantized = 0 if names.method == "none" else shape.block * (1 + 3 * 4)
     peak = _Bytes(
         cpu=parameters * 1.1 + shape.block * 8 + logits,
         host=walk.host + shape.block,
-        gpu=parameters,
+        gpu=on_one if runtime.gpus_per_job == 1 else on_one / _SPREAD,
         gpu_peaks=(walk.passing, logits, walk.block + quantized),
     )
     return _HARNESS, peak, shape.forward(_TASK_TOKENS), 1

@@ -35,22 +35,26 @@ class Sized:
         return estimate(self.stage, self.shape, self.names, runtime, self.variants)
 
 
-def setting_that_fits(jobs: list[Sized], runtime: RuntimeConfig, gpu: float, memory: float) -> str | None:
+def setting_that_fits(jobs: list[Sized], runtime: RuntimeConfig, gpu: float, memory: float, gpus: int = 1) -> str | None:
     """The values with which all jobs fit, as the command line takes them; None if there are none, or all fit as it is.
 
     Hidden states that move to the host change no result and hardly any time, so they are tried first, then half as many
-    tokens in one forward pass, and so on: the first that fits is as near as can be to the present values.
+    tokens in one forward pass, and so on: the first that fits is as near as can be to the present values. Only if there is none
+    lm-eval's jobs take more GPUs.
 
     Args:
         jobs: of one run, which has one setting.
         gpu: MiB of GPU memory for one job.
         memory: MiB of the host's for one job.
+        gpus: how many GPUs there are.
     """
     large = [job for job in jobs if job.takes(runtime).gpu > gpu]
-    for candidate in _candidates(large, runtime, gpu) if large else ():
+    counts = range(runtime.gpus_per_job, gpus + 1) if gpus > runtime.gpus_per_job else [runtime.gpus_per_job]
+    runtimes = (replace(runtime, gpus_per_job=count) for count in counts) if large else ()
+    for candidate in (candidate for one in runtimes for candidate in _candidates(large, one, gpu, one != runtime)):
         takes = [job.takes(candidate) for job in jobs]
         if all(one.gpu <= gpu and one.memory <= memory for one in takes):
-            keys = ("batch_tokens", "hidden_gib")
+            keys = ("gpus_per_job", "batch_tokens", "hidden_gib")
             changed = {key: getattr(candidate, key) for key in keys if getattr(candidate, key) != getattr(runtime, key)}
             return " ".join(
                 f"runtime.{key}={value:g}" if key == "hidden_gib" else f"runtime.{key}={value}"
@@ -59,12 +63,16 @@ def setting_that_fits(jobs: list[Sized], runtime: RuntimeConfig, gpu: float, mem
     return None
 
 
-def _candidates(large: list[Sized], runtime: RuntimeConfig, gpu: float) -> Iterator[RuntimeConfig]:
-    """Runtimes with which the large jobs fit the GPU, by falling numbers of tokens in one forward pass."""
+def _candidates(large: list[Sized], runtime: RuntimeConfig, gpu: float, with_present: bool) -> Iterator[RuntimeConfig]:
+    """Runtimes with which the large jobs fit the GPU, by falling numbers of tokens in one forward pass.
+
+    Args:
+        with_present: whether the present values may fit.
+    """
     tokens = runtime.batch_tokens
     while tokens >= min(_FEWEST_TOKENS, runtime.batch_tokens):
         with_tokens = replace(runtime, batch_tokens=tokens)
-        if tokens < runtime.batch_tokens and all(job.takes(with_tokens).gpu <= gpu for job in large):
+        if (with_present or tokens < runtime.batch_tokens) and all(job.takes(with_tokens).gpu <= gpu for job in large):
             yield with_tokens
         if (hidden := _hidden_gib(large, with_tokens, gpu)) is not None:
             yield replace(with_tokens, hidden_gib=hidden)

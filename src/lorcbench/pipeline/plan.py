@@ -193,13 +193,13 @@ def gpu_misfits(study: Study, to_do: list[PlannedJob], runtime: RuntimeConfig, m
             continue
         needed, there = largest.takes.gpu / 1024, machine.gpu / 1024
         line = f"{model}: {largest.stage} needs about {needed:.1f} GiB of GPU memory, here are {there:.1f}"
-        if setting_that_fits(sized, runtime, machine.gpu, machine.memory):
+        if setting_that_fits(sized, runtime, machine.gpu, machine.memory, len(machine.gpus)):
             fitting += sized
         else:
             large.add(model)
             line += ", with any runtime.batch_tokens and runtime.hidden_gib"
         lines.append(line)
-    setting = setting_that_fits(fitting, runtime, machine.gpu, machine.memory)
+    setting = setting_that_fits(fitting, runtime, machine.gpu, machine.memory, len(machine.gpus))
     if large:
         lines.append(_what_fits(study, large) + (f" {setting}" if setting else ""))
     elif lines:
