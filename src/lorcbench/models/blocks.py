@@ -20,7 +20,7 @@ import os
 import re
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -195,15 +195,19 @@ class BlockWalk:
                     setattr(module, name, nn.Parameter(parameter.to("meta"), requires_grad=False))
             give_back_memory()
 
-    def whole(self) -> nn.Module:
-        """The model with all its blocks in memory, for what does not work block by block; the walk is over then."""
+    def whole(self, devices: Sequence[str] = ()) -> nn.Module:
+        """The model with all its blocks in memory, for what does not work block by block; the walk is over then.
+
+        Args:
+            devices: of each block, if they are not all on the walk's.
+        """
         self.move_outside(self.device)
         for index in range(self.depth):
-            self._loaded(index)
+            self._loaded(index, devices[index] if devices else None)
         return self.model
 
-    def _loaded(self, index: int) -> nn.Module:
-        """Decoder block `index`, with its tensors.
+    def _loaded(self, index: int, device: str | None = None) -> nn.Module:
+        """Decoder block `index`, with its tensors, on the walk's device or another.
 
         Raises:
             CheckpointError: a tensor is missing, unknown to the class, or of another shape.
@@ -219,7 +223,7 @@ class BlockWalk:
         if wrong := sorted({*unknown, *(parameters - set(stored))}):
             raise CheckpointError(f"{self.checkpoint.folder}: block {index} and its class disagree about {wrong[0]}")
         read = self.checkpoint.block(index, [name for name in stored if name in block.state_dict()])
-        tensors = {name: self._converted(tensor, self.device) for name, tensor in read.items()}
+        tensors = {name: self._converted(tensor, device or self.device) for name, tensor in read.items()}
         self._assign(block, tensors)
         return block
 

@@ -36,21 +36,18 @@ def spread(walk: BlockWalk, devices: list[str], free: list[int]) -> nn.Module:
     """The model with its blocks on several devices, and all else on the first, by accelerate's device map.
 
     Args:
-        free: bytes of each device that blocks may take.
+        free: bytes of each device that weights may take.
 
     Raises:
-        HarnessError: the blocks do not fit.
+        HarnessError: they do not fit.
     """
     from accelerate import dispatch_model
 
     blocks = walk.model.get_submodule(walk.architecture.blocks)
-    sizes = [sum(one.numel() * one.element_size() for one in block.parameters()) for block in blocks]
-    places = placement(sizes, free)
-    first = walk.device
-    for index, place in enumerate(places):
-        walk.device = devices[place]
-        walk._loaded(index)
-    walk.device = first
+    sizes = [_bytes(block) for block in blocks]
+    room = [free[0] - (_bytes(walk.model) - sum(sizes)), *free[1:]]
+    places = [devices[place] for place in placement(sizes, room)]
+    walk.whole(places)
     inside = {id(module) for block in blocks for module in block.modules()}
     outside = [
         name
@@ -58,13 +55,18 @@ def spread(walk: BlockWalk, devices: list[str], free: list[int]) -> nn.Module:
         if id(module) not in inside and not list(module.children()) and [*module.parameters(), *module.buffers()]
     ]
     device_map = dict.fromkeys(outside, devices[0])
-    device_map |= {f"{walk.architecture.blocks}.{index}": devices[place] for index, place in enumerate(places)}
-    for index, block in enumerate(blocks):  # buffers are computed where the model was made
-        for module in block.modules():
+    for index, (block, place) in enumerate(zip(blocks, places, strict=True)):
+        device_map[f"{walk.architecture.blocks}.{index}"] = place
+        for module in block.modules():  # buffers are computed where the model was made
             for name, buffer in module.named_buffers(recurse=False):
-                setattr(module, name, buffer.to(devices[places[index]]))
+                setattr(module, name, buffer.to(place))
     skipped = getattr(walk.model, "_skip_keys_device_placement", None)
     return dispatch_model(walk.model, device_map, main_device=devices[0], skip_keys=skipped, force_hooks=True)
+
+
+def _bytes(module: nn.Module) -> int:
+    """What the parameters of a module take; one that is tied to another counts once."""
+    return sum(one.numel() * one.element_size() for one in module.parameters())
 
 
 def placement(sizes: list[int], free: list[int]) -> list[int]:

@@ -80,6 +80,16 @@ class Member:
         split = self.content[self.examples_key] if self.examples_key else None
         return None if split == self.split else split
 
+    @property
+    def spare(self) -> int:
+        """How many examples more than shots lm-eval draws from: one where the document itself may be among them.
+
+        It takes that to be so where the two splits have one name in the definition, and where neither has any.
+        """
+        own = self.content.get("fewshot_config") or {}
+        one_name = (own.get("split") or self.content.get("fewshot_split")) == self.content.get("test_split")
+        return int(not self.examples or (one_name and own.get("sampler") != "first_n"))
+
     def file_of(self, split: str) -> str:
         """The name of the staged file of one of its splits."""
         what = "documents" if split == self.split else "examples"

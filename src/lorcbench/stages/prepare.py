@@ -136,7 +136,7 @@ def _download(model: ModelConfig) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
 
     for weights in ("*.safetensors", "pytorch_model*.bin"):
-        patterns = ["*.json", "*.txt", "*.model", weights]
+        patterns = ["*.json", "*.txt", "*.model", "*.jinja", weights]
         with downloading(f"{model.repo} at {model.revision}", MODEL_INSTEAD):
             folder = Path(snapshot_download(model.repo, revision=model.revision, allow_patterns=patterns))
         if has_safetensors(folder) or list(folder.glob("pytorch_model*.bin")):

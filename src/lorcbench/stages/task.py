@@ -65,11 +65,9 @@ def _stage(job: Job, name: str, member: Member, folder: Path) -> dict:
         _write(folder / member.file_of(member.examples), available)
         staged["examples"] = {"documents": len(available), "split": member.examples, **about}
         files.append(member.file_of(member.examples))
-    if member.examples_key and len(available) < member.shots + (not member.examples):
-        expected = f"at most {len(available) - (not member.examples)}"
-        raise HarnessError(
-            f"task {name}: {member.shots} shots of {len(available)} examples in {_said(about)}; expected {expected}"
-        )
+    if member.examples_key and (most := len(available) - member.spare) < member.shots:
+        said = f"{member.shots} shots of {len(available)} examples in {_said(about)}"
+        raise HarnessError(f"task {name}: {said}; expected at most {most}")
     return {"files": {file: file_digest(folder / file) for file in files}, **staged}
 
 
