@@ -5,7 +5,7 @@
 #   snakemake --cores all --config study=lorc+standins=true        the same on models that the pipeline trains itself
 #   snakemake --cores all --config overrides='study.ranks=[0,16]'  Hydra overrides, separated by blanks
 #   snakemake --cores all --config model_path=FOLDER text_path=FILE  a checkpoint and a text of your own, study=own
-#   snakemake --cores all --config model_path=OWNER/NAME@REVISION  a checkpoint on the hub
+#   snakemake --cores all --config model_path=OWNER/NAME@REVISION  a checkpoint on the hub, or FILE.gguf
 #   snakemake --cores all --config name=mine overrides=…           what a changed study is called, instead of demo+ranks=0,16
 from snakemake.utils import min_version
 

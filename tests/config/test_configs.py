@@ -24,7 +24,7 @@ STUDIES = [name for group, name in FILES if group == "study"]
 @pytest.mark.parametrize(("group", "name"), FILES, ids="/".join)
 def test_every_conf_file_composes_and_validates(group, name):
     if (group, name) in compose.WITHOUT_PLACE:
-        with pytest.raises(ConfigError, match=r"model\.(path|repo)|text\.path"):
+        with pytest.raises(ConfigError, match=r"model\.(path|repo|package)|text\.path"):
             compose.load(group, name)
         return
     assert compose.plain(compose.load(group, name))

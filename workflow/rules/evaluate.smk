@@ -78,3 +78,22 @@ rule gate:
         semantics=pipeline.params("gate"),
     shell:
         "exec python -m lorcbench.stages gate {params.arguments}"
+
+
+# The same in float16: nothing quantized is measured in float16 before it has passed.
+rule gate_half:
+    input:
+        pipeline.inputs("gate_half"),
+    output:
+        result=pipeline.result("gate_half"),
+        run=pipeline.record("gate_half"),
+    log:
+        pipeline.log("gate_half"),
+    priority: 90
+    resources:
+        mem_mb=500,
+    params:
+        arguments=pipeline.model_arguments,
+        semantics=pipeline.params("gate_half"),
+    shell:
+        "exec python -m lorcbench.stages gate_half {params.arguments}"

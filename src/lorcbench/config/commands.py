@@ -52,6 +52,8 @@ def check(overrides: list[str]) -> None:
             raise ConfigError(f"{override}: {key} is given {keys.count(key)} times; expected it once")
         if key in SCHEMAS:
             compose.check_name(key, value)
+        if key == "eval" and "+dtype=" in value and (name := compose.canonical(key, value)) != value:
+            raise ConfigError(f"{override}: a setting has one name, that of its results; expected eval={name}")
     _check_given(dict(pair[::2] for pair in pairs))
 
 

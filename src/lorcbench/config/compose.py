@@ -26,6 +26,7 @@ from yaml import YAMLError
 
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.own_files import with_schemas
+from lorcbench.config.protocols import by_precision
 from lorcbench.config.recipes import cap
 from lorcbench.config.schema import SCHEMAS, JobConfig
 
@@ -212,9 +213,13 @@ def load(group: str, name: str) -> Any:
 
 @cache
 def canonical(group: str, name: str) -> str:
-    """The one spelling of a name with changes: without those that change nothing, the others in alphabetical order."""
+    """The one spelling of a name with changes: without those that change nothing, the others in alphabetical order.
+
+    Of two protocols that differ in precision alone, it starts with the one whose precision it has.
+    """
     stem, *changes = name.split("+")
     settings = asdict(load(group, name))
+    stem = by_precision(stem, settings["dtype"]) if group == "eval" else stem
     defaults = asdict(load(group, stem))
     keys = {change.partition("=")[0] for change in changes}
     changed = sorted(key for key in keys if settings[key] != defaults[key])

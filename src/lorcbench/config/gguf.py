@@ -82,7 +82,6 @@ def gguf_file(model: ModelConfig) -> Path:
         path = Path(model.path).expanduser()
         if not path.is_file():
             raise ConfigError(f"model.path={model.path} of {model.name}: no such file; expected a GGUF file")
-        check(path, f"model.path={model.path} of {model.name}")
         return path
     try:
         path = Path(metadata.distribution(model.package).locate_file(model.file))

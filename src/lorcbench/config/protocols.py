@@ -15,6 +15,10 @@ from lorcbench.config.checks import MOST, ConfigError, one_of, positive, seed
 
 DTYPES = ("float32", "float16", "bfloat16")
 HALVES = ("calibration", "test")  # parts of a text that share no document and no token
+# A protocol of the published tables → the same with forward passes in float16. Each setting of a pair has one name: what is
+# typed as gptq-old+dtype=float16 is gptq-old-half (`lorcbench.config.compose.canonical`).
+HALF = {"gptq-old": "gptq-old-half", "gptq-new": "gptq-new-half"}
+_IN_FLOAT32 = {half: name for name, half in HALF.items()}
 GIVEN = "text"  # the corpus that is made of a text instead of a protocol's own corpora
 _CORPUS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -151,7 +155,8 @@ class EvalConfig:
         max_windows: windows per corpus at most; they are evenly spaced over all that the corpus has. None means all.
         bos: ``tokenizer``: the special tokens that the checkpoint's own tokenizer puts around a text (OPT's puts its BOS in
             front, BLOOM's nothing): once per stream, or once per sampled document; ``none``: no such tokens.
-        dtype: of the forward passes; log-probabilities are float32.
+        dtype: of the forward passes; norms and softmax are what the Hugging Face module makes of that type. The logits are
+            turned into float32 before log-probabilities are made of them, and the mean of a window is float32, too.
         tasks: names of lm-eval tasks.
     """
 
@@ -242,6 +247,18 @@ class TaskConfig:
         """The settings beside its documents on which its numbers depend, without those at their defaults."""
         defaults = {spec.name: spec.default for spec in fields(self)}
         return {key: getattr(self, key) for key in MEASURED if getattr(self, key) != defaults[key]}
+
+
+def by_precision(stem: str, dtype: str) -> str:
+    """The conf file of a protocol whose forward passes are in `dtype`: of a pair the one that says so, if one does."""
+    base = in_float32(stem)
+    return HALF.get(base, base) if dtype == "float16" else base
+
+
+def in_float32(name: str) -> str:
+    """A protocol's name, or that of the same protocol in float32 if it is the half of a pair."""
+    stem, plus, changes = name.partition("+")
+    return _IN_FLOAT32.get(stem, stem) + plus + changes
 
 
 def _texts(corpora: dict[str, SourceConfig]) -> list[str]:

@@ -97,10 +97,12 @@ def check_vocabularies(study: Study) -> None:
 
 
 def check_files(study: Study) -> None:
-    """Refuse a model whose GGUF file, or the package that holds it, is missing on this machine."""
-    for model in study.models:
-        if study.model(model).source == "gguf":
-            gguf.gguf_file(study.model(model))
+    """Refuse a model whose GGUF file cannot be read, or is missing on this machine, or the package that holds it."""
+    for model in map(study.model, study.models):
+        if model.source == "gguf":
+            file = gguf.gguf_file(model)
+            if model.path:
+                gguf.check(file, f"model.path={model.path} of {model.name}")
 
 
 def _check_halves(study: Study) -> None:

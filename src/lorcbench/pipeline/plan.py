@@ -20,7 +20,7 @@ from lorcbench.study.cells import Cell, Study
 from lorcbench.study.ranks import rank_lines
 from lorcbench.study.stages import STAGES, StageJob, jobs_of
 
-_SMALL = {"tokens": Estimate(600, 0, 30), "gate": Estimate(100, 0, 0)}  # alike for all models
+_SMALL = {"tokens": Estimate(600, 0, 30), "gate": Estimate(100, 0, 0), "gate_half": Estimate(100, 0, 0)}  # alike for all models
 _START = 2.0  # seconds of a job that are no arithmetic
 GPU_RATE = 50e12  # floating-point operations per second that any GPU gets done
 

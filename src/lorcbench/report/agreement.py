@@ -9,6 +9,7 @@ from itertools import combinations
 
 import numpy as np
 
+from lorcbench.config import compose
 from lorcbench.report.scorecard import TOLERANCES, Row
 from lorcbench.report.spelling import number, percent
 
@@ -106,6 +107,11 @@ def _centred_ranks(values: np.ndarray) -> np.ndarray:
     return below + (equal - 1) / 2 - (len(values) - 1) / 2
 
 
+def _dtypes(rows: list[Row]) -> list[str]:
+    """The types of the forward passes by which the rows were measured."""
+    return list(dict.fromkeys(compose.load("eval", row.protocol).dtype for row in rows if row.protocol))
+
+
 def summary(rows: list[Row], ordered: list[Ordering]) -> list[str]:
     """Lines for the terminal: how much agrees, by kind of cell, and what is farthest off; none if nothing is comparable."""
     if not rows:
@@ -119,6 +125,7 @@ def summary(rows: list[Row], ordered: list[Ordering]) -> list[str]:
         lines.append(f"    {'class':15} {same} of {len(classed)} agree, {sum(row.class_open for row in classed)} open")
     if pairs := sum(ordering.pairs for ordering in ordered):
         lines.append(f"    {'order':15} {sum(ordering.agreeing for ordering in ordered)} of {pairs} pairs of methods agree")
+    lines += [f"    {dtype} forward passes; those of print were float16, to judge by GPTQ's code" for dtype in _dtypes(rows)]
     outside = [row for row in rows if not row.within and not row.diverged_in_print]
     for row in sorted(outside, key=lambda row: -abs(math.log1p(row.relative)))[:3]:
         recipe = " ".join([row.model, row.method, row.weight, row.activation, f"r{row.rank}", row.corpus])

@@ -11,6 +11,7 @@ from collections import Counter
 import numpy as np
 
 from lorcbench.config import compose
+from lorcbench.config.protocols import in_float32
 from lorcbench.report import scorecard
 from lorcbench.report.derived import BEST, derive
 from lorcbench.report.results import CellResult
@@ -25,7 +26,7 @@ def studies() -> dict[Published, list[str]]:
     reached: dict[Published, list[str]] = {row: [] for row in published.load()}
     for name in compose.names("study"):
         study = load_study(name, ["study.max_params=null"])
-        if study.eval not in PROTOCOLS.values():
+        if in_float32(study.eval) not in PROTOCOLS.values():
             continue
         results = [_measured(cell) for cell in study.cells]
         for result in [*results, *derive(results)]:

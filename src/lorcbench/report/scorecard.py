@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 
 from lorcbench.config import compose
+from lorcbench.config.protocols import HALF, in_float32
 from lorcbench.config.variants import Variant
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.report.comparison import Change
@@ -73,6 +74,7 @@ class Row:
         calibration: of the measured cell.
         source: of the published number, ``zeroquant-v2`` or ``gptq``.
         kind: of `TOLERANCES`.
+        protocol: of the measured one; it says the precision, too.
     """
 
     model: str
@@ -96,6 +98,7 @@ class Row:
     calibration: str = "none"
     source: str = "zeroquant-v2"
     kind: str = ""
+    protocol: str = ""
 
     @property
     def recipe(self) -> tuple:
@@ -136,17 +139,21 @@ def compare(study: Study, results: list[CellResult], changes: dict[Cell, Change]
         numbers = _numbers(result)
         for row in counterparts(result, study.eval):
             if row.corpus in numbers:
-                rows.append(_row(result, row, numbers[row.corpus], changes.get(result.cell)))
+                measured = _row(result, row, numbers[row.corpus], changes.get(result.cell))
+                rows.append(replace(measured, protocol=study.eval))
     return rows
 
 
 def counterparts(result: CellResult, protocol: str) -> list[Published]:
-    """The published numbers of a cell or derived row, measured by `protocol`: same model, method, formats, rank and data."""
+    """The published numbers of a cell or derived row, measured by `protocol`: same model, method, formats, rank and data.
+
+    In which precision it was measured is left out: `precision` says what that means.
+    """
     cell = result.cell
     if not _published_calibration(cell.calibration):
         return []
     place = (cell.model, *_recipe(cell.weight, cell.activation, cell.lorc, cell.rank), base_method(cell.method))
-    printed = _printed(protocol).get(place, [])
+    printed = _printed(in_float32(protocol)).get(place, [])
     return [row for row in printed if row.lr == _rate(cell.method) and row.seed in (None, result.seed)]
 
 
@@ -158,6 +165,27 @@ def _printed(protocol: str) -> dict[tuple, list[Published]]:
         if row.counts_under(protocol) and not row.misprinted:
             places[row.model, row.weight, row.activation, row.rank, row.lorc_bits, row.method].append(row)
     return places
+
+
+def precision(rows: list[Row]) -> str:
+    """In which precision the numbers were measured, and what is known of print's; "" without numbers.
+
+    Stated: full precision is called FP16 (ZeroQuant-V2, GPTQ), one GPU per run (ZeroQuant-V2). GPTQ's code, by whose protocol
+    both measured, loads a checkpoint with ``torch_dtype="auto"``; OPT's and most of BLOOM's are float16. It takes the
+    cross-entropy in that type too, so that the loss of each window is rounded to 11 bits: about 0.001 nats, up or down.
+    """
+    sentences = []
+    for protocol in dict.fromkeys(row.protocol for row in rows if row.protocol):
+        dtype = compose.load("eval", protocol).dtype
+        other = {half: name for name, half in HALF.items()}.get(protocol) or HALF[protocol]
+        sentences.append(f"Measured here with forward passes in {dtype} ({protocol}; {other} is the other precision).")
+    if sentences:
+        sentences.append(
+            "The papers call full precision FP16 and ran on GPUs; that their forward passes were in float16 is inferred from "
+            "GPTQ's code, so the half protocol is nearest to print. Numbers in float32 are held against the same print: the "
+            "tolerances leave room for either."
+        )
+    return " ".join(sentences)
 
 
 def _recipe(weight: str, activation: str, lorc: str, rank: int) -> tuple[str, str, int, int | None]:

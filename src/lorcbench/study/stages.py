@@ -15,10 +15,12 @@ from typing import NamedTuple
 
 from lorcbench.common.paths import CACHE, STUDY, Wildcards
 from lorcbench.config import compose
-from lorcbench.config.protocols import MEASURED
+from lorcbench.config.protocols import HALF, MEASURED
 from lorcbench.config.variants import Variant
 from lorcbench.study.cells import Cell, Study
 from lorcbench.study.published import GATE_PROTOCOL
+
+GATE_PROTOCOL_HALF = HALF[GATE_PROTOCOL]
 
 _WEIGHTS = "{model}/{method}/{calibration}/{weight}/{trained}"  # what quantized weights are called
 _CALIBRATION = CACHE + "/calibration/{model}/{calibration}"
@@ -111,6 +113,11 @@ def _gate(study: Study, names: Wildcards) -> list[StageJob]:
     return [StageJob(EVALUATE, Wildcards(model=names.model, protocol=GATE_PROTOCOL))]
 
 
+def _gate_half(study: Study, names: Wildcards) -> list[StageJob]:
+    """The same in float16."""
+    return [StageJob(EVALUATE, Wildcards(model=names.model, protocol=GATE_PROTOCOL_HALF))]
+
+
 def _quantize(study: Study, names: Wildcards) -> list[StageJob]:
     """The checkpoint, and what the method wants of the calibration. A published model has to pass the gate before."""
     method = compose.load("method", names.method)
@@ -135,9 +142,14 @@ def _is_distilled(names: Wildcards) -> bool:
 
 
 def _evaluate(study: Study, names: Wildcards) -> list[StageJob]:
-    """Test windows, and the weights of all cells that one evaluation measures."""
+    """Test windows, and the weights of all cells that one evaluation measures; in float16 a gate of its own for these.
+
+    The gate in float32, which quantizing waits for, is no evidence of float16: numbers may overflow there, or kernels be wrong.
+    """
     cells = study.evaluated(names)
-    return [StageJob(PREPARE, names), StageJob(TOKENS, names), *_weights(study, cells)]
+    in_half = names.protocol.partition("+")[0] in HALF.values() and names.method != "none"
+    gate = [StageJob(GATE_HALF, names)] if in_half and study.gated(names.model) else []
+    return [StageJob(PREPARE, names), StageJob(TOKENS, names), *gate, *_weights(study, cells)]
 
 
 def _harness(study: Study, names: Wildcards) -> list[StageJob]:
@@ -256,6 +268,15 @@ GATE = Stage(
     settings=(),
     inputs=_gate,
 )
+GATE_HALF = Stage(
+    name="gate_half",
+    module="gate_half",
+    artifact="gate_half",
+    kind="gate",
+    pattern=CACHE + "/gate-half/{model}",
+    settings=(),
+    inputs=_gate_half,
+)
 QUANTIZE = Stage(
     name="quantize",
     module="quantize",
@@ -320,7 +341,7 @@ STAGES = {
     stage.name: stage
     for stage in (
         *(TEXT, TASK, PREPARE, TOKENS, CALIBRATION_TOKENS, CALIBRATE, FACTOR),
-        *(GATE, QUANTIZE, LORC, EVALUATE, HARNESS, TRACK, REPORT),
+        *(GATE, GATE_HALF, QUANTIZE, LORC, EVALUATE, HARNESS, TRACK, REPORT),
     )
 }
 

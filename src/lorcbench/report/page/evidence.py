@@ -10,7 +10,7 @@ from lorcbench.report.agreement import Agreement, Ordering, agreements
 from lorcbench.report.claims import Verdict
 from lorcbench.report.conventions import Candidate
 from lorcbench.report.page.parts import MISSING, chip, method_cell, sortable, table, value
-from lorcbench.report.scorecard import Row
+from lorcbench.report.scorecard import Row, precision
 from lorcbench.report.seeds import Spread
 from lorcbench.report.spelling import number, percent
 from lorcbench.report.tally import Claim
@@ -97,11 +97,12 @@ def scorecard(rows: list[Row], ordered: list[Ordering]) -> str:
     numbers = ["measured", "published", "difference in %", "tolerance in %", "class", "class in print"]
     note = (
         "The same perplexity, measured here and in print. Rows are comparable only under the protocol that the source used; "
-        "the tolerance is that of the kind of cell. Class 1 is a rise of the mean PPL of at most 0.1, class 2 of at most 0.5."
+        "the tolerance is that of the kind of cell. Class 1 is a rise of the mean PPL of at most 0.1, class 2 of at most 0.5. "
+        f"{precision(rows)}"
     )
     body = "".join(_row(row) for row in rows)
     return (
-        f'<p class="note">{note}</p>{table(heads, kinds, numeric=heads[1:])}'
+        f'<p class="note">{escape(note)}</p>{table(heads, kinds, numeric=heads[1:])}'
         + (table(order_heads, orders, numeric=order_heads[2:]) if orders else "")
         + sortable("score-table", columns + numbers, body, numbers, "opt-125m gptq wikitext2", "numbers")
     )
