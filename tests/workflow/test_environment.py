@@ -88,8 +88,8 @@ def test_a_blank_or_a_quote_without_its_pair_is_refused_in_one_line(overrides):
 # Limits
 
 
-@pytest.mark.parametrize(("limit", "total"), [(None, 4096), (3000, 3000), (9000, 4096)])
-def test_the_smaller_of_both_memory_limits_counts(limit, total):
+@pytest.mark.parametrize(("limit", "total"), [(None, 4096), (3000, 3000), (9000, 9000)])
+def test_the_memory_limit_of_the_command_line_wins(limit, total):
     resources = Pipeline({"study": "smoke", "overrides": "runtime.memory_gib=4"}).resources
     assert resources.total_memory(limit) == total
 
