@@ -266,6 +266,7 @@ def test_the_table_says_what_computed_each_cell(smoke):
         assert json.loads(record.read_text())["device"] == "cpu"
 
 
+@pytest.mark.slow
 def test_a_gpu_that_is_not_there_is_refused_before_the_first_job(tmp_path):
     done = snakemake(tmp_path, "--config", "study=smoke", "device=cuda", PATH=without_driver())
     assert done.returncode != 0

@@ -14,7 +14,7 @@ from lorcbench.data import hub, stdlib_text, task_files, texts
 from lorcbench.study import given
 from lorcbench.study.cells import Study
 
-_KEYS = ("device", "model_path", "name", "overrides", "study", "text_path")
+_KEYS = ("model_path", "name", "overrides", "study", "text_path", "device")
 _MACHINE = ("runtime.", "tracking.")  # values of these may be in quotes, since paths have blanks
 _OVERRIDES = ("study.", "eval.tasks=", *given.OVERRIDES, *_MACHINE)
 

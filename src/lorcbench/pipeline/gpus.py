@@ -12,7 +12,7 @@ from lorcbench.common.paths import RECOMPUTE
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.schema import RuntimeConfig
 from lorcbench.study.cells import Study
-from lorcbench.study.stages import StageJob, jobs_of
+from lorcbench.study.stages import EVALUATE, HARNESS, StageJob, jobs_of
 
 
 def chosen(runtime: RuntimeConfig, local: bool) -> Choice:
@@ -56,32 +56,43 @@ class Recomputed:
     input is newer than its result. So each of these jobs gets one input more, a file that is newer than all such results. After
     the job has run its result is of the right device, and the file no longer an input.
 
+    Make this while Snakemake parses: later it does not look at the file again.
+
     Args:
         setting: ``runtime.device``, as the user gave it.
     """
 
-    def __init__(self, setting: str) -> None:
-        self._setting = setting
-        self._known: dict[Path, list[str]] = {}
+    def __init__(self, setting: str, study: Study) -> None:
+        results = [] if setting == AUTO else [path for job in _jobs(study) if (path := _of_another(job, setting, study))]
+        self._folders = {path.parent for path in results}
+        # The node of a cluster finds it newer already: touched again, it would be newer than what other nodes made meanwhile.
+        newer = Path(RECOMPUTE)
+        if results and not (newer.exists() and newer.stat().st_mtime > max(path.stat().st_mtime for path in results)):
+            newer.touch()
 
-    def inputs(self, job: StageJob, variants: list[str] | None) -> list[str]:
-        """The file that makes `job` run again, if it is one of them.
+    def inputs(self, job: StageJob) -> list[str]:
+        """The file that makes `job` run again, if it is one of them."""
+        return [RECOMPUTE] if job.folder in self._folders else []
 
-        Args:
-            variants: the ranks that it measures; None for a job of another stage.
-        """
-        if self._setting == AUTO or not job.stage.on_device:
-            return []
-        if job.folder not in self._known:
-            self._known[job.folder] = self._asked(job, variants)
-        return self._known[job.folder]
 
-    def _asked(self, job: StageJob, variants: list[str] | None) -> list[str]:
-        result, newer = job.folder / "result.json", Path(RECOMPUTE)
-        with suppress(ArtifactError):  # no result, or one that runs again anyway
-            if computed_on(read_json(result, job.stage.kind), variants) - {self._setting}:
-                # The node of a cluster finds it newer already: touched again, it would be newer than what other nodes made.
-                if not newer.exists() or newer.stat().st_mtime <= result.stat().st_mtime:
-                    newer.touch()
-                return [RECOMPUTE]
-        return []
+def _jobs(study: Study) -> list[StageJob]:
+    """All jobs of a study that compute on a device, each once."""
+    waiting = [StageJob(EVALUATE, study.wildcards(cell)) for cell in study.cells]
+    waiting += [StageJob(HARNESS, study.wildcards(cell)) for cell in study.harness]
+    jobs: dict[Path, StageJob] = {}
+    for job in waiting:  # which grows
+        if job.folder not in jobs:
+            jobs[job.folder] = job
+            waiting += job.stage.inputs(study, job.names)
+    return [job for job in jobs.values() if job.stage.on_device]
+
+
+def _of_another(job: StageJob, device: str, study: Study) -> Path | None:
+    """The result of a job if another kind of device computed what the study needs of it."""
+    path, ranks = job.folder / "result.json", None
+    if job.stage in (EVALUATE, HARNESS):
+        ranks = [cell.variant for cell in study.evaluated(job.names, harness=job.stage is HARNESS)]
+    with suppress(ArtifactError):  # no result, or one that runs again anyway
+        if computed_on(read_json(path, job.stage.kind), ranks) - {device}:
+            return path
+    return None

@@ -24,7 +24,7 @@ from lorcbench.pipeline import checks, gpus, lifecycle
 from lorcbench.pipeline.resources import Resources
 from lorcbench.study import naming
 from lorcbench.study.expansion import load_study
-from lorcbench.study.stages import EVALUATE, HARNESS, PREPARE, STAGES, TASK, TEXT, StageJob, task_documents
+from lorcbench.study.stages import HARNESS, PREPARE, STAGES, TASK, TEXT, StageJob, task_documents
 
 
 class Pipeline:
@@ -61,7 +61,7 @@ class Pipeline:
         self._runtime = OmegaConf.to_object(composed.runtime)
         self.choice = gpus.chosen(self._runtime, local)
         lifecycle.set_environment(runtime, self.choice)
-        self._recomputed = gpus.Recomputed(self._runtime.device)
+        self._recomputed = gpus.Recomputed(self._runtime.device, self.study)
         OmegaConf.to_object(composed.tracking)  # checked before the first job, not after the last
         self.folder = paths.STUDY.format(study=self.study.name)
         self.complete = f"{self.folder}/.complete"
@@ -103,8 +103,7 @@ class Pipeline:
         def ask(wildcards: Any) -> list[str]:
             names = Wildcards.of(wildcards)
             jobs = STAGES[stage].inputs(self.study, names)
-            ranks = self._variants(stage, names) if stage in (EVALUATE.name, HARNESS.name) else None
-            again = self._recomputed.inputs(StageJob(STAGES[stage], names), ranks)
+            again = self._recomputed.inputs(StageJob(STAGES[stage], names))
             return [*(f"{job.folder}/result.json" for job in jobs), *again]
 
         return ask
