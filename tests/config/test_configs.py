@@ -225,7 +225,7 @@ BAD = [
     ({"overrides": "runtime.threads=0"}, "expected a positive number"),
     ({"overrides": "study.ranks='[0]'"}, "without quotes"),
     ({"overrides": ["study.ranks=[0]"]}, "one string"),
-    ({"studdy": "demo"}, "known keys are device, model_path, name, overrides, study, text_path"),
+    ({"studdy": "demo"}, "known keys are model_path, name, overrides, study, text_path, device"),
     ({"model_path": "/nonexistent"}, "expected a checkpoint folder"),
 ]
 

@@ -123,7 +123,7 @@ def test_without_a_study_a_model_of_ones_own_is_asked_what_own_asks(model):
     assert checks.study_of({}) == "demo"
     assert checks.study_of({"model_path": str(model)}) == "own"
     assert checks.study_of({"model_path": str(model), "study": "smoke"}) == "smoke"
-    with pytest.raises(ConfigError, match=r"text_path=x: expected model_path=FOLDER .* beside it, or study=NAME"):
+    with pytest.raises(ConfigError, match=r"text_path=x: expected model_path=FOLDER, .* beside it, or study=NAME"):
         checks.study_of({"text_path": "x"})
 
 
