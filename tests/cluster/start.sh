@@ -68,8 +68,7 @@ CONF
   echo "PartitionName=doomed Nodes=n[2-3] MaxTime=INFINITE State=UP" # n3 first: the node that a test takes away
   echo "PartitionName=gpu Nodes=n1 MaxTime=INFINITE State=UP"
 } >"$base/slurm.conf"
-touch "$base"/gpu0 "$base"/gpu1
-echo "NodeName=n1 Name=gpu File=$base/gpu[0-1]" >"$base/gres.conf"
+printf 'NodeName=n1 Name=gpu File=/dev/%s\n' null zero >"$base/gres.conf" # any two devices
 # Not by SLURM_CONF: Snakemake's job step takes that out of the environment of its srun.
 ln -sfn "$base/slurm.conf" /etc/slurm/slurm.conf
 ln -sfn "$base/gres.conf" /etc/slurm/gres.conf
