@@ -36,7 +36,8 @@ from lorcbench.study import meaning
 from lorcbench.study.stages import Stage, StageJob
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "lm_eval", "numpy", "scipy", "numba")
-_PROGRESS_EVERY = 5.0  # seconds between progress lines
+_PROGRESS_EVERY = 5.0  # seconds between progress lines, at least
+_PROGRESS_PART = 0.01  # of the time so far, between them
 
 
 class Job:
@@ -78,7 +79,12 @@ class Job:
         self.log_file = None
         self._kind = ""
         self._inputs: dict[str, str] = {}
-        self._first = self._latest = None  # (done, when) of the first and the latest progress line
+        self.rank = (
+            0,
+            1,
+            "",
+        )  # of a stage that measures ranks one after another: how many it has done, of how many, and which is next
+        self._first = self._latest = None  # (part that is done, when) at the first call of `progress`, and at the latest line
 
     # What it was told
 
@@ -201,22 +207,31 @@ class Job:
             with contextlib.suppress(OSError):
                 print(f"{time.monotonic() - self.started:8.1f} s  {line}", file=self.log_file)
 
-    def progress(self, done: int, total: int, what: str) -> None:
-        """Say where a long stage is, on the terminal and in the log, every few seconds at most."""
-        now = time.monotonic()
-        if self._first is None:
-            self._first = self._latest = (done, now)
-        if now - self._latest[1] < _PROGRESS_EVERY and done < total:
-            return
-        self._latest = (done, now)
-        steps, seconds = done - self._first[0], now - self._first[1]
-        left = f", about {seconds / steps * (total - done):.0f} s left" if steps else ""
-        line = f"{what} {done}/{total}, {now - self.started:.0f} s{left}"
-        self.log(line)
-        if done < total:
-            self._say(line)
+    def progress(self, done: float, total: int, what: str) -> None:
+        """Say where a long stage is, on the terminal and in the log: every few seconds, and of one that takes hours less often.
 
-    def _say(self, line: str) -> None:
+        Args:
+            done: of `total` steps, with the part of the step under way; of one rank, if the stage measures several.
+            what: a step is.
+        """
+        now = time.monotonic()
+        measured, ranks, name = self.rank
+        part = (measured + done / total) / ranks
+        if self._first is None:
+            self._first = self._latest = (part, now)
+        between = max(_PROGRESS_EVERY, _PROGRESS_PART * (now - self.started))
+        if now - self._latest[1] < between and part < 1:
+            return
+        self._latest = (part, now)
+        progressed, seconds = part - self._first[0], now - self._first[1]
+        left = f", about {seconds / progressed * (1 - part):.0f} s left" if progressed else ""
+        rank = f"rank {name} ({measured + 1} of {ranks}), " if ranks > 1 else ""
+        line = f"{rank}{what} {int(done)}/{total}, {now - self.started:.0f} s{left}"
+        self.log(line)
+        if part < 1:
+            self.say(line)
+
+    def say(self, line: str) -> None:
         """One line on the terminal, with the names by which the job is known from others that run beside it."""
         names = self.names
         recipe = (names.method, names.weight) if names.method != "none" else ()
@@ -243,7 +258,7 @@ class Job:
         body = self.write_result({"identity": identity, **payload})
         write_json(self.folder / "run.json", "run", self._run_record())
         (self.folder / "failed.json").unlink(missing_ok=True)
-        self._say(f"done, {time.monotonic() - self.started:.1f} s")
+        self.say(f"done, {time.monotonic() - self.started:.1f} s")
         return body
 
     def write_result(self, payload: dict) -> dict:
