@@ -1,7 +1,7 @@
 """Run a stage in forks of this process: once to its end, then killed at random moments until it gets to its end, several times.
 
 ``python killed.py SEED FOLDER STAGE [argument, …]`` with the arguments as JSON; FOLDER is what the stage makes, and is removed
-between. Prints, as JSON, the digests of what the first run left, those of others that differ, and how often the stage was killed.
+between. Prints, as JSON, the digests of what the first run left, those of others that differ, and how often it was killed.
 """
 
 from __future__ import annotations
