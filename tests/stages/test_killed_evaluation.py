@@ -59,7 +59,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(quantized, what):
     if what == "full precision":
         recipe, folder = ["variants=[r0]"], EVALUATE.folder(Wildcards(model="tiny", protocol="stdlib"))
     overrides = [*MODEL, *recipe, "runtime.keep_minutes=1e-9", "runtime.batch_tokens=32"]
-    line = [sys.executable, str(KILLER), "0", str(folder), "evaluate", json.dumps(overrides)]
+    line = [sys.executable, str(KILLER), "0", str(folder), "hidden.part", "evaluate", json.dumps(overrides)]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)

@@ -1,7 +1,8 @@
 """Run a stage in forks of this process: once to its end, then killed at random moments until it gets to its end, several times.
 
-``python killed.py SEED FOLDER STAGE [argument, …]`` with the arguments as JSON; FOLDER is what the stage makes, and is removed
-between. Prints, as JSON, the digests of what the first run left, those of others that differ, and how often it was killed.
+``python killed.py SEED FOLDER PART STAGE [argument, …]`` with the arguments as JSON; FOLDER is what the stage makes, and is
+removed between; PART is a file of which a kill must leave something there, twice at least. Prints, as JSON, the digests of what
+the first run left, those of others that differ, and how often it was killed.
 """
 
 from __future__ import annotations
@@ -46,13 +47,15 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def main(seed: str, folder: str, stage: str, arguments: str) -> None:
+def main(seed: str, folder: str, part: str, stage: str, arguments: str) -> None:
     import torch
+    import transformers
 
     from lorcbench.common import versions
     from lorcbench.jobs import inputs, sources, walks  # noqa: F401  imported once, for all forks
     from lorcbench.models import perplexity  # noqa: F401
 
+    transformers.OPTForCausalLM  # noqa: B018  imported when it is first asked for
     torch.set_num_threads(1)
     versions.code_versions()
     made, overrides = Path(folder), json.loads(arguments)
@@ -62,10 +65,11 @@ def main(seed: str, folder: str, stage: str, arguments: str) -> None:
     assert attempt(stage, overrides, None) == 0
     longest, expected = time.monotonic() - started, digests(made)
     shutil.rmtree(made)
-    rng, kills, others = random.Random(int(seed)), 0, []
-    while kills < KILLS:
-        while (code := attempt(stage, overrides, rng.uniform(0.2, 1) * longest)) is None:
+    rng, kills, parts, others = random.Random(int(seed)), 0, 0, []
+    while kills < KILLS or parts < 2:
+        while (code := attempt(stage, overrides, rng.uniform(0.3, 1) * longest)) is None:
             kills += 1
+            parts += (made / part).exists()
         assert code == 0
         others += [left] if (left := digests(made)) != expected else []
         shutil.rmtree(made)
