@@ -79,6 +79,7 @@ LINES = (
     *("study=smoke", "study.models=opt-standin-xs", "study.models=[a", "study.models=a]", "study.name=x", "study.title=null"),
     *("study.grids=[{models:[x]}]", "study.grids=[{mod:[x]}]", "study.exclude=[{a:1}]", "study.harness=[{ranks:[x]}]"),
     *("study.indivisible=maybe", "study.gate=maybe", "study.max_cells=0", "study.max_cells=1", "study.max_params=-1"),
+    *("runtime.verify=never", "runtime.verify=null", "runtime.keep_minutes=0", "runtime.keep_minutes=nan"),
     *("runtime.device=tpu", "runtime.foo=1", "runtime.data_dir=/nonexistent", "runtime.data_dir="),
     *("tracking.uri=", "tracking.uri=ftp://x", "tracking.uri=../x", "tracking.foo=1"),
     *("eval.tasks=[nope]", "eval.tasks=nope", "eval.tasks=[../x]", "eval.tasks=[1]", "eval.window=5", "'x'", 'study.title="a"'),

@@ -1,9 +1,9 @@
 """Digests of large files, computed once: a recorded digest holds as long as size, times and inode of its file stay.
 
 Hashing a checkpoint of 13 GB takes ten seconds, and every job that reads it would hash it again. So the digest of a file is
-recorded under ``results/.digests``, one small file per large one, with what the kernel says of it. Writing to a file changes its
-time of change, which no program can set, so what was written to since is hashed again; so is a copy, which has another inode.
-What is not noticed is a disk that loses bits by itself: ``runtime.verify=always`` hashes everything, as before.
+recorded under ``results/.digests``, one small file per large one, with what the kernel says of it. Writing to a file changes
+its time of change, which no program can set, so what was written to since is hashed again; so is a copy, which has another
+inode. What is not noticed is a disk that loses bits by itself: ``runtime.verify=always`` hashes everything at every reading.
 
 A write right after a digest was taken may fall into the same tick of the file system's clock and change no time. Therefore a
 digest is recorded only if the file had been left alone for two seconds, by that clock, when the reading began.
@@ -26,6 +26,7 @@ from lorcbench.common.paths import DIGESTS
 VERIFY = ("changed", "always")  # values of runtime.verify
 WORTH = 8 << 20  # bytes of the smallest file that is recorded; to hash less takes no longer than to look it up
 _SETTLED = 2_000_000_000  # nanoseconds; FAT has the coarsest clock, of two seconds
+_TIMES = ("modified", "changed")
 _trusted = True
 
 
@@ -61,9 +62,9 @@ class Reading:
         if self._recorded and _state(self._file) == self._state:
             return self._recorded
         digest = compute()
-        if self._began is not None and _state(self._file) == self._state:
-            if self._began - max(self._state["modified"], self._state["changed"]) >= _SETTLED:
-                _write(self._record, {**self._state, "sha256": digest})
+        is_settled = self._began is not None and self._began - max(self._state[key] for key in _TIMES) >= _SETTLED
+        if is_settled and _state(self._file) == self._state:
+            _write(self._record, {**self._state, "sha256": digest})
         return digest
 
 
@@ -73,12 +74,12 @@ def _state(file: BinaryIO) -> dict:
     The number of the device is left out: each host of a cluster gives another to the same network file system.
     """
     about = os.fstat(file.fileno())
-    times = {"modified": about.st_mtime_ns, "changed": about.st_ctime_ns}
+    times = dict(zip(_TIMES, (about.st_mtime_ns, about.st_ctime_ns), strict=True))
     return {"path": os.path.abspath(file.name), "size": about.st_size, "inode": about.st_ino, **times}
 
 
 def _clock(folder: Path) -> int | None:
-    """Now, in nanoseconds, by the clock of the file system or of this host, whichever is behind; None if that cannot be known."""
+    """Now, in nanoseconds, by the clock of the file system or of this host, whichever is behind; None if it cannot be told."""
     try:
         folder.mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:

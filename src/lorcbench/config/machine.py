@@ -24,6 +24,8 @@ class RuntimeConfig:
         threads: kernel threads. A fixed number, not the host's: sums change their last bits with it, so it is recorded.
         batch_tokens: tokens in one forward pass.
         hidden_gib: hidden states up to this size stay in memory, or in the GPU's; larger ones go to a file, or to the host.
+        keep_minutes: an evaluation keeps its hidden states on disk about this often, so that one that is killed goes on there;
+            null never. Once in the job's folder, and once more while they are written, they take as much as in memory.
         memory_gib: memory that the jobs of a local run may take together; null is nine tenths of the machine's.
         bootstrap: once the resamples of an interval. Intervals need none any more (docs/intervals.md), so any value but the
             default is refused.
@@ -38,6 +40,7 @@ class RuntimeConfig:
     threads: int = 1
     batch_tokens: int = 2048
     hidden_gib: float = 8.0
+    keep_minutes: float | None = 10.0
     memory_gib: float | None = None
     bootstrap: int = 2000
     verify: str = "changed"
@@ -48,7 +51,7 @@ class RuntimeConfig:
         one_of("runtime", "verify", self.verify, VERIFY)
         positive("runtime", threads=self.threads, batch_tokens=self.batch_tokens, bootstrap=self.bootstrap)
         positive("runtime", gpus=self.gpus, gpus_per_job=self.gpus_per_job)
-        positive("runtime", hidden_gib=self.hidden_gib, memory_gib=self.memory_gib)
+        positive("runtime", hidden_gib=self.hidden_gib, memory_gib=self.memory_gib, keep_minutes=self.keep_minutes)
         if self.bootstrap != 2000:
             raise ConfigError(
                 f"runtime.bootstrap={self.bootstrap}: expected 2000, without effect: intervals need no resampling"

@@ -75,17 +75,3 @@ def record(device: str, held: slots.Slots | None) -> dict:
         peak = max(torch.cuda.max_memory_reserved(index) for index in range(torch.cuda.device_count()))
         about["peak_gpu_mib"] = round(peak / 2**20, 1)
     return about
-
-
-def marked(payload: dict, earlier: dict, device: str) -> dict:
-    """The payload of a result with a number for each rank, where those that a GPU measured now say so.
-
-    Args:
-        earlier: the entries of the result that was there before; the job keeps such an entry as it is.
-    """
-    if device != CUDA or not isinstance(payload.get("variants"), dict):
-        return payload
-    entries = payload["variants"].items()
-    return payload | {
-        "variants": {name: entry if entry is earlier.get(name) else entry | {"device": device} for name, entry in entries}
-    }

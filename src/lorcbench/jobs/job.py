@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from lorcbench.common import paths
 from lorcbench.common.artifacts import fingerprint, read_json, remove_leftovers, write_json, write_text
 from lorcbench.common.digests import verifying
-from lorcbench.common.gpus import AUTO, CPU, CUDA, GpuError, computed_on
+from lorcbench.common.gpus import CPU, CUDA, GpuError
 from lorcbench.common.slots import Slots
 from lorcbench.common.versions import code_version
 from lorcbench.config import commands, compose, gguf
@@ -35,7 +35,8 @@ from lorcbench.study import meaning
 from lorcbench.study.stages import HARNESS, ON_DEVICE, Stage, StageJob
 
 Explain = Callable[["Job", BaseException], str | None]
-_PROGRESS_EVERY = 5.0  # seconds between progress lines
+_PROGRESS_EVERY = 5.0  # seconds between progress lines, at least
+_PROGRESS_PART = 0.01  # of the time so far, between them
 
 
 class Job:
@@ -79,9 +80,10 @@ class Job:
         self.log_file = None
         self._kind = ""
         self._inputs: dict[str, str] = {}
-        self._earlier: dict[str, Any] = {}  # the numbers of each rank that an earlier run left
         self._slots: Slots | None = None
-        self._first = self._latest = None  # (done, when) of the first and the latest progress line
+        # Of a stage that measures ranks one after another: how many it has done, of how many, and which is next.
+        self.rank = (0, 1, "")
+        self._first = self._latest = None  # (part that is done, when) at the first call of `progress`, and at the latest line
 
     # What it was told
 
@@ -217,23 +219,32 @@ class Job:
             with contextlib.suppress(OSError):
                 print(f"{time.monotonic() - self.started:8.1f} s  {line}", file=self.log_file)
 
-    def progress(self, done: int, total: int, what: str) -> None:
-        """Say where a long stage is, on the terminal and in the log, every few seconds at most."""
-        now = time.monotonic()
-        if self._first is None:
-            self._first = self._latest = (done, now)
-        if now - self._latest[1] < _PROGRESS_EVERY and done < total:
-            return
-        self._latest = (done, now)
-        steps, seconds = done - self._first[0], now - self._first[1]
-        left = f", about {seconds / steps * (total - done):.0f} s left" if steps else ""
-        line = f"{what} {done}/{total}, {now - self.started:.0f} s{left}"
-        self.log(line)
-        if done < total:
-            self._say(line)
+    def progress(self, done: float, total: int, what: str) -> None:
+        """Say where a long stage is, on the terminal and in the log: every few seconds, and of one that takes hours less often.
 
-    def _say(self, line: str) -> None:
-        """One line on the terminal."""
+        Args:
+            done: of `total` steps, with the part of the step under way; of one rank, if the stage measures several.
+            what: a step is.
+        """
+        now = time.monotonic()
+        measured, ranks, name = self.rank
+        part = (measured + done / total) / ranks
+        if self._first is None:
+            self._first = self._latest = (part, now)
+        between = max(_PROGRESS_EVERY, _PROGRESS_PART * (now - self.started))
+        if now - self._latest[1] < between and part < 1:
+            return
+        self._latest = (part, now)
+        progressed, seconds = part - self._first[0], now - self._first[1]
+        left = f", about {seconds / progressed * (1 - part):.0f} s left" if progressed else ""
+        rank = f"rank {name} ({measured + 1} of {ranks}), " if ranks > 1 else ""
+        line = f"{rank}{what} {int(done)}/{total}, {now - self.started:.0f} s{left}"
+        self.log(line)
+        if part < 1:
+            self.say(line)
+
+    def say(self, line: str) -> None:
+        """One line on the terminal, after the job's title."""
         print(f"[{self.title}] {line}", file=sys.stderr, flush=True)
 
     @property
@@ -271,31 +282,21 @@ class Job:
         about = {"stage": self.stage, **records.of_process(time.monotonic() - self.started)}
         write_json(self.folder / "run.json", "run", about | devices.record(self.device, self._slots))
         (self.folder / "failed.json").unlink(missing_ok=True)
-        self._say(f"done, {time.monotonic() - self.started:.1f} s")
+        self.say(f"done, {time.monotonic() - self.started:.1f} s")
         return body
 
     def write_result(self, payload: dict) -> dict:
         """Write result.json alone."""
         place = str(self.folder).removeprefix(f"{paths.CACHE}/")
-        payload = devices.marked(payload, self._earlier, self.device)
         return write_json(self.folder / "result.json", self._kind, {"of": place, **payload})
 
     def read_result(self) -> dict:
-        """What an earlier run of this job left; without what this one shall measure anew, on the device that was asked for.
+        """What an earlier run of this job left.
 
         Raises:
             ArtifactError: as `lorcbench.common.artifacts.read_json`.
         """
-        result = read_json(self.folder / "result.json", self._kind)
-        if "variants" in result:
-            anew = set(self.config.variants) if self.cfg.runtime.device != AUTO else set()
-            self._earlier = {
-                name: entry
-                for name, entry in result["variants"].items()
-                if name not in anew or computed_on(result, [name]) == {self.device}
-            }
-            result["variants"] = dict(self._earlier)
-        return result
+        return read_json(self.folder / "result.json", self._kind)
 
     def fail(self, error: BaseException) -> None:
         """Leave a record of the failure beside where the result would be, the traceback in the log."""

@@ -1,6 +1,7 @@
 """One result file for all LoRC ranks of a quantized model: what it holds is kept, what is missing is measured.
 
-A study that adds a rank measures that rank alone, and a rank that fails takes no other with it.
+A study that adds a rank measures that rank alone, and a rank that fails takes no other with it. Snakemake deletes the result of
+a job that fails or is killed; so what a job has measured lies beside its result until it has measured all.
 """
 
 from __future__ import annotations
@@ -8,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lorcbench.common.artifacts import ArtifactError, fingerprint
+from lorcbench.common.artifacts import ArtifactError, fingerprint, read_json, write_json
+from lorcbench.common.gpus import AUTO, CPU, CUDA
 from lorcbench.common.versions import code_version
 from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
 from lorcbench.jobs.job import Job
 from lorcbench.study.stages import LORC, PREPARE, QUANTIZE
+
+MEASURED = "measured.json"  # in the folder of a job that measures several ranks: those that are done, while it is at work
 
 
 class VariantsFailed(Exception):
@@ -47,27 +51,56 @@ def bring_up_to_date(job: Job, settings: dict, about: dict, open_model: Callable
     if job.names.method != "none":
         job.use(QUANTIZE)
     identity = {"stage": job.stage, "settings": settings}
-    marks = {variant: _mark(job, variant, settings) for variant in job.config.variants}
+    marks = {variant: mark(job, variant, settings) for variant in job.config.variants}
     before, outdated = _finished(job)
-    kept = {variant: entry for variant, entry in before.items() if not _is_outdated(job, variant, entry, marks, settings)}
+    kept = {
+        variant: entry
+        for variant, entry in before.items()
+        if not _is_outdated(job, variant, entry, marks, settings) and not (variant in marks and _is_of_other_device(job, entry))
+    }
     missing = [variant for variant in marks if variant not in kept]
     # The ranks of other studies that have to be measured again, for `Pipeline.held`.
     outdated = sorted({*outdated, *before} - {*kept, *marks})
     about = {**about, **({"outdated": outdated} if outdated else {})}
     if len(kept) < len(before):  # numbers of other inputs must not be taken for these, whatever happens next
         job.write_result({"identity": identity, **about, "variants": kept})
+    measured = {
+        variant: entry
+        for variant, entry in _measured(job).items()
+        if entry["identity"] == marks.get(variant) and not _is_of_other_device(job, entry)
+    }
+    missing = [variant for variant in missing if variant not in measured]
+    on_device = {"device": CUDA} if job.device == CUDA else {}
     failures = {}
     measure = open_model(job) if missing else None
     for number, variant in enumerate(missing):
+        job.rank = (number, len(missing), variant)
         try:
-            kept[variant] = {"identity": marks[variant], **measure(variant)}
+            measured[variant] = {"identity": marks[variant], **on_device, **measure(variant)}
         except (ArtifactError, ArithmeticError, ValueError, RuntimeError) as error:
             failures[variant] = job.reason(error)
+        if len(missing) > 1:
+            write_json(job.folder / MEASURED, MEASURED, {"variants": measured})
+        job.rank = (0, 1, "")
         job.progress(number + 1, len(missing), "rank")
     job.log(f"measured {missing}, failed {sorted(failures)}")
-    job.finish(identity, {**about, "variants": kept})
+    job.finish(identity, {**about, "variants": kept | measured})
     if failures:
         raise VariantsFailed(failures)
+    (job.folder / MEASURED).unlink(missing_ok=True)
+
+
+def _is_of_other_device(job: Job, entry: dict) -> bool:
+    """Whether a number was measured on the other kind of device than the one that the user named; `auto` names none."""
+    return job.cfg.runtime.device != AUTO and entry.get("device", CPU) != job.device
+
+
+def _measured(job: Job) -> dict[str, dict]:
+    """The variants that an earlier run of this job measured before it was killed, or a rank failed."""
+    try:
+        return read_json(job.folder / MEASURED, MEASURED)["variants"]
+    except ArtifactError:
+        return {}
 
 
 def _finished(job: Job) -> tuple[dict[str, Any], list[str]]:
@@ -86,13 +119,13 @@ def _is_outdated(job: Job, variant: str, entry: dict, marks: dict[str, str], set
     would make that study measure them again. If those factors are gone, they are newer than this file once they are back.
     """
     try:
-        mark = marks[variant] if variant in marks else _mark(job, variant, settings)
+        current = marks[variant] if variant in marks else mark(job, variant, settings)
     except (ArtifactError, ConfigError):
         return False
-    return entry["identity"] != mark
+    return entry["identity"] != current
 
 
-def _mark(job: Job, variant: str, settings: dict) -> str:
+def mark(job: Job, variant: str, settings: dict) -> str:
     """What the numbers of one variant depend on, as one short string; only digests are read, no tensor."""
     inputs = job.inputs
     lorc, rank = split(variant)
