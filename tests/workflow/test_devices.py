@@ -20,7 +20,7 @@ from lorcbench.common.artifacts import read_json, write_json
 from lorcbench.common.gpus import CHOICE, VISIBLE, Choice, Gpu
 from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
-from lorcbench.jobs import devices
+from lorcbench.jobs import devices, variants
 from lorcbench.jobs.job import Job, run
 from lorcbench.pipeline.rules import Pipeline
 from lorcbench.report.devices import lines, of_variant, together
@@ -148,8 +148,8 @@ def test_a_result_of_the_cpu_says_nothing_of_it(monkeypatch, tmp_path):
     assert set(job.identity({})) == {"stage", "code", "settings", "inputs", "threads", "versions"}
 
 
-def evaluation(device: str, *variants: str) -> Job:
-    arguments = ["model=opt-standin-xs", "method=rtn", "weight=w4-asym-row", f"variants=[{','.join(variants)}]"]
+def evaluation(device: str, *ranks: str) -> Job:
+    arguments = ["model=opt-standin-xs", "method=rtn", "weight=w4-asym-row", f"variants=[{','.join(ranks)}]"]
     job = Job("evaluate", [*arguments, *([f"runtime.device={device}"] if device else [])])
     job.at(EVALUATE)
     return job
@@ -157,19 +157,25 @@ def evaluation(device: str, *variants: str) -> Job:
 
 def test_ranks_are_kept_by_auto_and_measured_again_for_a_device_that_was_named(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    evaluation("cpu", "r0").write_result({"variants": {"r0": {"n": 0}, "plain-int8/r8": {"n": 8}}})
-    job = evaluation("cuda", "r0", "plain-int8/r4")
-    left = job.read_result()["variants"]
-    assert left == {"plain-int8/r8": {"n": 8}}  # of another study, which did not ask
-    job.write_result({"variants": {**left, "r0": {"n": 0}, "plain-int8/r4": {"n": 4}}})
+    monkeypatch.setattr(Job, "use", lambda *_, **__: None)
+    monkeypatch.setattr(variants, "mark", lambda job, variant, settings: variant)
+
+    def measured(device: str, *ranks: str) -> tuple[list[str], dict[str, str]]:
+        """The ranks that a job measures, and the device of each in its result."""
+        now: list[str] = []
+        job = evaluation(device, *ranks)
+        variants.bring_up_to_date(job, {}, {}, lambda job: lambda variant: now.append(variant) or {"n": 0})
+        entries = job.read_result()["variants"]
+        return now, {name: entry.get("device", "cpu") for name, entry in entries.items()}
+
+    assert measured("cpu", "r0", "plain-int8/r8") == (["r0", "plain-int8/r8"], {"r0": "cpu", "plain-int8/r8": "cpu"})
+    # The rank of another study, which does not ask now, is kept.
+    places = {"r0": "cuda", "plain-int8/r4": "cuda", "plain-int8/r8": "cpu"}
+    assert measured("cuda", "r0", "plain-int8/r4") == (["r0", "plain-int8/r4"], places)
     Choice("cpu").hand_down()
-    job = evaluation("", "r0", "plain-int8/r4", "plain-int8/r8")
-    result = job.read_result()
-    assert {name: gpus.computed_on(result, [name]) for name in result["variants"]} == {
-        **{"r0": {"cuda"}, "plain-int8/r4": {"cuda"}, "plain-int8/r8": {"cpu"}}
-    }
-    written = job.write_result({"variants": {**result["variants"], "plain-int8/r16": {"n": 16}}})
-    assert written["variants"] == result["variants"] | {"plain-int8/r16": {"n": 16}}
+    assert measured("", "r0", "plain-int8/r4", "plain-int8/r8") == ([], places)
+    assert measured("", "plain-int8/r16") == (["plain-int8/r16"], places | {"plain-int8/r16": "cpu"})
+    assert measured("cpu", "r0") == (["r0"], places | {"plain-int8/r16": "cpu", "r0": "cpu"})
 
 
 # What people are told
