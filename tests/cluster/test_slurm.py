@@ -218,7 +218,7 @@ def on_gpus(runs, cluster):
 
 def test_jobs_that_ask_for_a_gpu_never_share_one(on_gpus, runs):
     about = [{name: value for name, value in each.items() if "GPU" in name or "CUDA" in name} for each in on_gpus["seen"]]
-    for name in ("SLURM_JOB_GPUS", "CUDA_VISIBLE_DEVICES"):
+    for name in ("SLURM_STEP_GPUS", "CUDA_VISIBLE_DEVICES"):
         assert sorted(each.get(name, "") for each in about) == ["0", "1"], about
     assert on_gpus["third"].startswith("PD ")  # both are taken
     for name in ("gpu-first", "gpu-second", "gpu-third"):
