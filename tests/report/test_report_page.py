@@ -148,7 +148,7 @@ def test_claims_harness_and_stages_are_shown(text):
     reader = Reader(text)
     assert "✓ 4 supported" in text and "At 2 bits, LoRC lowers the perplexity of GPTQ" in text
     assert reader.row(failures()[-1].cell.key) == [failures()[-1].cell.key, "0.5123"]
-    assert reader.row("quantize") == ["quantize", "12", "1,234.5", "812"]
+    assert reader.row("quantize") == ["quantize", "12", "1,234.5", "812", "cpu"]
 
 
 def test_text_from_outside_is_escaped(folder):

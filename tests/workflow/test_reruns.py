@@ -17,7 +17,7 @@ WORDS = {
     },
     "a progress line": {
         "src/lorcbench/jobs/shards.py": [('self._depth, "block")', 'self._depth, "layer")')],
-        "src/lorcbench/jobs/job.py": [("{what} {done}/{total}", "{what} {done} of {total}")],
+        "src/lorcbench/jobs/job.py": [("{what} {int(done)}/{total}", "{what} {int(done)} of {total}")],
     },
     "a comment, a docstring, the plan": {
         "src/lorcbench/core/gptq.py": [("_TILE = 64  # rows at a time", "_TILE = 64  # rows per tile")],
@@ -45,7 +45,7 @@ CODE: dict[str, tuple[dict, dict[str, int]]] = {
         {"calibrate": 1, "factor": 1, **ALL_THAT_IS_QUANTIZED},
     ),
     "the record of lm-eval": (
-        {"src/lorcbench/stages/harness.py": [("job.runtime.batch_tokens // ", "job.runtime.batch_tokens // 2 // ")]},
+        {"src/lorcbench/stages/harness.py": [("job.runtime.batch_tokens, window", "job.runtime.batch_tokens // 2, window")]},
         {"harness": 1, "track": 1, "report": 1},
     ),
 }
