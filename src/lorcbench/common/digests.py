@@ -1,6 +1,6 @@
 """Digests of large files, computed once: a recorded digest holds as long as size, times and inode of its file stay.
 
-Hashing a checkpoint of 13 GB takes ten seconds, and every job that reads it would hash it again. So the digest of a file is
+Hashing a checkpoint of 13 GB takes 13 seconds, and every job that reads it would hash it again. So the digest of a file is
 recorded under ``results/.digests``, one small file per large one, with what the kernel says of it. Writing to a file changes
 its time of change, which no program can set, so what was written to since is hashed again; so is a copy, which has another
 inode. What is not noticed is a disk that loses bits by itself: ``runtime.verify=always`` hashes everything at every reading.
