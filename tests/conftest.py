@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ import pytest
 from runs import snakemake
 from threadpoolctl import threadpool_limits
 from trees import copy_tree
+
+from lorcbench.common.gpus import CHOICE
+from lorcbench.common.process import PARENT
+from lorcbench.config.compose import RUNTIME_VARIABLE
 
 TESTS = Path(__file__).parent
 # A tier is a marker. These follow from where a test lies and what it uses; others are written at the test. See README.md.
@@ -37,6 +42,15 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(1)
     with threadpool_limits(1):
         yield
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch) -> None:
+    """Work in a folder of its own; what a workflow sets in the environment of its process is taken back."""
+    monkeypatch.chdir(tmp_path)
+    for name in (PARENT, RUNTIME_VARIABLE, CHOICE, "PYTHONSAFEPATH"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("PATH", os.environ["PATH"])  # a workflow prepends to it
 
 
 @pytest.fixture(scope="session")

@@ -10,14 +10,13 @@ from pathlib import Path
 import corpus_files
 import pytest
 import torch
-from tiny_tasks import ITEMS, PAGES, own, staged, tokenizer, write
+from tiny_tasks import ITEMS, PAGES, own, refusal, staged, tokenizer, write
 from transformers import PreTrainedTokenizerFast
 
 from lorcbench.config import compose
 from lorcbench.data.hub import HubError
 from lorcbench.data.texts import TextError
 from lorcbench.models import harness, task_definitions
-from lorcbench.models.task_definitions import HarnessError
 from lorcbench.report import intervals
 from lorcbench.study.stages import TEXT, task_documents
 
@@ -92,13 +91,6 @@ def test_only_where_the_documents_are_differs_from_lm_evals_definition(tmp_path)
                 *("training_split", "validation_split", "test_split", "fewshot_split"),
                 *(("num_fewshot",) if shots else ()),
             }
-
-
-def refusal(work, error=HarnessError) -> str:
-    with pytest.raises(error) as caught:
-        work()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_documents_that_lm_eval_would_misread_are_refused():

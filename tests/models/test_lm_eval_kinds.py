@@ -11,23 +11,16 @@ import pytest
 import torch
 import yaml
 from lm_eval.tasks import TaskManager
-from tiny_tasks import asked, measured, own, staged, tokenizer, write
+from tiny_tasks import asked, measured, own, refusal, staged, tokenizer, write
 from transformers import PreTrainedTokenizerFast
 
 from lorcbench.common.artifacts import canonical
 from lorcbench.config import compose
 from lorcbench.models import live
-from lorcbench.models.task_definitions import HarnessError, members
+from lorcbench.models.task_definitions import members
 from lorcbench.report import intervals
 
 pytestmark = pytest.mark.usefixtures("offline")
-
-
-def refusal(work, error=HarnessError) -> str:
-    with pytest.raises(error) as caught:
-        work()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def define(monkeypatch, name: str, definition: Path, columns: list[str], local: list[str]) -> None:

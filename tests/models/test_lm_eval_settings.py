@@ -9,14 +9,13 @@ from pathlib import Path
 import lm_eval
 import pytest
 from lm_eval.tasks import TaskManager
-from tiny_tasks import ITEMS, PAGES, asked, measured, own, staged, tokenizer, write
+from tiny_tasks import ITEMS, PAGES, asked, measured, own, refusal, staged, tokenizer, write
 
 from lorcbench.common.artifacts import canonical
 from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
 from lorcbench.data.hub import HubError
 from lorcbench.models import live, task_definitions
-from lorcbench.models.task_definitions import HarnessError
 from lorcbench.study.stages import task_documents
 
 pytestmark = pytest.mark.usefixtures("offline")
@@ -45,13 +44,6 @@ def by_lm_eval(model, name: str, files: dict[str, str], **options) -> dict:
     plain = live.HFLM(pretrained=model, tokenizer=tokenizer(), batch_size=1, device="cpu", max_length=200)
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     return lm_eval.simple_evaluate(plain, tasks=[name], task_manager=manager, bootstrap_iters=0, **options)
-
-
-def refusal(work, error=HarnessError) -> str:
-    with pytest.raises(error) as caught:
-        work()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_a_name_without_new_keys_means_what_it_meant():

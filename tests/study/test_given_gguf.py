@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import struct
 from pathlib import Path
@@ -27,12 +26,8 @@ SHORT = "study.eval=stdlib+window=32 study.calibrations=[stdlib+length=32+n_samp
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch):
+def _elsewhere(elsewhere):
     require("gguf")
-    monkeypatch.chdir(tmp_path)
-    for name in ("LORCBENCH_JOB", "PYTHONSAFEPATH", compose.RUNTIME_VARIABLE):
-        monkeypatch.setenv(name, "")
-    monkeypatch.setenv("PATH", os.environ["PATH"])  # a workflow prepends to it
 
 
 @pytest.fixture

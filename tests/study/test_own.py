@@ -175,7 +175,8 @@ def test_a_text_of_another_format_or_column_is_refused_before_the_first_job(name
 
 
 def test_stages_that_see_the_whole_study_take_the_column_of_its_text(model, book):
-    Job("report", ["study=own", "text.column=body", f'model_path="{model}"', f'text_path="{book}"'])
+    job = Job("report", ["study=own", "text.column=body", f'model_path="{model}"', f'text_path="{book}"'])
+    assert [text.column for text in study_from_arguments(job.overrides).texts_given.values()] == ["body"]
 
 
 def test_a_column_without_a_text_is_refused(model):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import corpus_files
+import pytest
 from transformers import PreTrainedTokenizerFast
 
 from lorcbench.config import compose
@@ -14,6 +16,7 @@ from lorcbench.config.protocols import TaskConfig
 from lorcbench.jobs import job
 from lorcbench.models import harness, task_definitions
 from lorcbench.models.live import Live
+from lorcbench.models.task_definitions import HarnessError
 from lorcbench.stages import task as task_stage
 from lorcbench.study.stages import TASK, task_documents
 
@@ -74,3 +77,11 @@ def asked(monkeypatch) -> list:
     recorded("loglikelihood")
     recorded("generate_until")
     return requests
+
+
+def refusal(work: Callable[[], object], error: type[Exception] = HarnessError) -> str:
+    """The one line with which some work is refused."""
+    with pytest.raises(error) as caught:
+        work()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

@@ -20,20 +20,12 @@ from lorcbench.config.checks import ConfigError
 from lorcbench.pipeline.rules import Pipeline
 from lorcbench.study.expansion import load_study
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("elsewhere")]
 
 OPT = {"model_type": "opt", "num_hidden_layers": 2, "hidden_size": 48, "ffn_dim": 96, "num_attention_heads": 2}
 OPT |= {"vocab_size": 1024, "max_position_embeddings": 128}
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer.model", "merges.txt", "pytorch_model-00001.bin")
 RTN = "study.methods=[rtn] study.weights=[w4-asym-row] study.ranks=[0]"
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("LORCBENCH_JOB", compose.RUNTIME_VARIABLE):
-        monkeypatch.setenv(name, "")
-    monkeypatch.setenv("PATH", os.environ["PATH"])  # a workflow prepends to it
 
 
 def checkpoint(folder: Path, **changes) -> Path:

@@ -22,18 +22,9 @@ from lorcbench.pipeline.lifecycle import Lifecycle
 from lorcbench.pipeline.rules import Pipeline
 from lorcbench.study.expansion import study_from_arguments
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("elsewhere")]
 
 ODD = ("o'brien", 'the "best" one', "sp é日", "$HOME", "a`b`", "back\\slash", "semi;colon", "#1", "null", "1e3", "-rf", "{a}")
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch):
-    """Work in a folder of its own; what a workflow sets is taken back."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("LORCBENCH_JOB", compose.RUNTIME_VARIABLE, "PYTHONSAFEPATH"):
-        monkeypatch.setenv(name, "")
-    monkeypatch.setenv("PATH", os.environ["PATH"])
 
 
 def checkpoint(folder: Path) -> Path:

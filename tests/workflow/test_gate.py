@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from recorded import identity
 
 from lorcbench.common.artifacts import read_json, write_json
 from lorcbench.common.paths import Wildcards
-from lorcbench.config import compose
 from lorcbench.jobs.job import Job
 from lorcbench.pipeline.rules import Pipeline
 from lorcbench.stages import gate
@@ -20,16 +18,10 @@ from lorcbench.study import published
 from lorcbench.study.expansion import load_study
 from lorcbench.study.stages import EVALUATE, GATE, job_folders
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
 MODEL = "opt-125m"
 OVERRIDES = "study.models=[opt-125m,opt-standin-xs] study.methods=[none,rtn] study.weights=[w16,w4-asym-row] study.ranks=[0]"
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("LORCBENCH_JOB", compose.RUNTIME_VARIABLE):
-        monkeypatch.setenv(name, "")
-    monkeypatch.setenv("PATH", os.environ["PATH"])  # a workflow prepends to it
 
 
 def measured(factor: float, is_published: bool | None = True) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -43,16 +42,10 @@ from lorcbench.study.stages import (
     upstream,
 )
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
 MODEL = "opt-125m"
 SMALL = [f"study.models=[{MODEL}]", "study.methods=[none,rtn]", "study.weights=[w16,w4-asym-row]", "study.ranks=[0]"]
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("LORCBENCH_JOB", compose.RUNTIME_VARIABLE):
-        monkeypatch.setenv(name, "")
-    monkeypatch.setenv("PATH", os.environ["PATH"])  # a workflow prepends to it
 
 
 def asked(protocol: str, *more: str):

@@ -12,7 +12,7 @@ from lorcbench.common.paths import RECOMPUTE
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.schema import RuntimeConfig
 from lorcbench.study.cells import Study
-from lorcbench.study.stages import EVALUATE, HARNESS, StageJob, jobs_of
+from lorcbench.study.stages import EVALUATE, HARNESS, StageJob, jobs_of, upstream
 
 
 def chosen(runtime: RuntimeConfig, local: bool) -> Choice:
@@ -77,14 +77,9 @@ class Recomputed:
 
 def _jobs(study: Study) -> list[StageJob]:
     """All jobs of a study that compute on a device, each once."""
-    waiting = [StageJob(EVALUATE, study.wildcards(cell)) for cell in study.cells]
-    waiting += [StageJob(HARNESS, study.wildcards(cell)) for cell in study.harness]
-    jobs: dict[Path, StageJob] = {}
-    for job in waiting:  # which grows
-        if job.folder not in jobs:
-            jobs[job.folder] = job
-            waiting += job.stage.inputs(study, job.names)
-    return [job for job in jobs.values() if job.stage.on_device]
+    ends = [StageJob(EVALUATE, study.wildcards(cell)) for cell in study.cells]
+    ends += [StageJob(HARNESS, study.wildcards(cell)) for cell in study.harness]
+    return [job for job in upstream(study, *ends) if job.stage.on_device]
 
 
 def _of_another(job: StageJob, device: str, study: Study) -> Path | None:

@@ -199,10 +199,12 @@ def gpu_misfits(study: Study, to_do: list[PlannedJob], runtime: RuntimeConfig, m
             large.add(model)
             line += ", with any runtime.batch_tokens and runtime.hidden_gib"
         lines.append(line)
+    if not lines:
+        return []
     setting = setting_that_fits(fitting, runtime, machine.gpu, machine.memory, len(machine.gpus))
     if large:
         lines.append(_what_fits(study, large) + (f" {setting}" if setting else ""))
-    elif lines:
+    else:
         lines.append(f"what fits: {setting}" if setting else "each model fits with other settings: run them one by one")
     return lines
 

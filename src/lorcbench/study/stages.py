@@ -366,13 +366,13 @@ def jobs_of(study: Study, cell: Cell) -> dict[str, StageJob]:
     return {job.stage.artifact: job for job in ordered if "{model}" in job.stage.pattern}
 
 
-def upstream(study: Study, job: StageJob) -> list[StageJob]:
-    """A job and all that have to finish before it, texts and tasks too, in the order of the stages.
+def upstream(study: Study, *ends: StageJob) -> list[StageJob]:
+    """Some jobs and all that have to finish before them, texts and tasks too, each once, in the order of the stages.
 
     They are more than `jobs_of` has: an evaluation waits for the factors of all its ranks, and a gate for another evaluation.
     """
-    jobs = {job.folder: job}
-    waiting = [job]
+    jobs = {job.folder: job for job in ends}
+    waiting = list(jobs.values())
     for one in waiting:  # which grows
         new = {other.folder: other for other in one.stage.inputs(study, one.names) if other.folder not in jobs}
         jobs |= new
