@@ -230,18 +230,26 @@ METHODS = {
 }
 
 
+WEIGHTED = ("diag-abs", "diag-rms", "exact")  # kinds of LoRC that weigh the error with the inputs
+
+
 @dataclass
 class LorcConfig:
     """LoRC factors.
 
     Attributes:
-        kind: ``none``, ``plain`` (SVD of the error, as published) or ``distilled`` (`DistilledLorc`).
+        kind: ``none``, ``plain`` (SVD of the error, as published), ``distilled`` (`DistilledLorc`), or one that weighs the
+            error with the inputs (`lorcbench.core.lorc`): ``diag-abs`` with their mean magnitudes (LQER), ``diag-rms`` with
+            their root mean squares (QERA-approx), ``exact`` with all of E[xᵀx] (QERA-exact, EoRA, OLrC).
         bits: of the stored factors, 16 or 8.
         decomposition: ``krylov``: large matrices by a block Krylov space, at least 99 % of the energy of the best factors
             (measured; benchmarks/README.md); ``exact``: every matrix by its full SVD, 6 to 30 times slower.
         fused_qkv: ``split``: a fused query_key_value, as BLOOM has it, is three matrices to LoRC; ``fused``: one.
         dead: inputs that were zero on every calibration token, whose columns GPTQ has set to zero. ``published``: E has their
             whole weights; ``excluded``: E is zero there, and the components are spent on the other columns.
+        inputs: which inputs weigh the error. ``full_precision``: the unquantized model's, from the calibrate stage;
+            ``quantized``: those that the quantized model without a correction gives its linears. Plain and distilled factors
+            know neither.
     """
 
     kind: str = "plain"
@@ -249,13 +257,26 @@ class LorcConfig:
     decomposition: str = "krylov"
     fused_qkv: str = "split"
     dead: str = "published"
+    inputs: str = "full_precision"
 
     def __post_init__(self) -> None:
-        one_of("lorc", "kind", self.kind, ("none", "plain", "distilled"))
+        one_of("lorc", "kind", self.kind, ("none", "plain", *WEIGHTED, "distilled"))
         one_of("lorc", "bits", self.bits, (8, 16))
         one_of("lorc", "decomposition", self.decomposition, ("krylov", "exact"))
         one_of("lorc", "fused_qkv", self.fused_qkv, ("split", "fused"))
         one_of("lorc", "dead", self.dead, ("published", "excluded"))
+        one_of("lorc", "inputs", self.inputs, ("full_precision", "quantized"))
+        if self.inputs == "quantized" and self.kind not in WEIGHTED:
+            raise ConfigError(
+                f"lorc.inputs=quantized: {self.kind} factors weigh no error; expected full_precision"
+            )
+
+    @property
+    def data(self) -> str | None:
+        """What it reads of the calibration: nothing, its ``tokens``, or ``statistics`` of the unquantized model."""
+        if self.kind in WEIGHTED:
+            return "tokens" if self.inputs == "quantized" else "statistics"
+        return "tokens" if self.kind == "distilled" else None
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The two factorizations that everything rests on: GPTQ's factor of the Hessian and the truncated SVD."""
+"""The factorizations that everything rests on: GPTQ's factor of the Hessian, and the truncated SVD, weighted or not."""
 
 from __future__ import annotations
 
@@ -132,16 +132,69 @@ def truncated_svd(matrix: torch.Tensor, rank: int, exact: bool = True) -> tuple[
         vh = vh_t.T
     else:
         u, s, vh = _krylov_svd(matrix, rank)
-    sign = torch.sign(u.gather(0, u.abs().argmax(0, keepdim=True)))  # (1, m)
+    sign = _signs(u)
     return u * sign, s, vh * sign.T
 
 
+def weighted_left_vectors(matrix: torch.Tensor, metric: torch.Tensor, rank: int, exact: bool = True) -> torch.Tensor:
+    """U (out, m): the left singular vectors of E R^½ of the `rank` largest singular values, m = min(rank, out, in).
+
+    They are the leading eigenvectors of E R Eᵀ, so neither a root nor an inverse of R is ever formed: R may be singular, and
+    its rounding errors are not amplified. Signs are fixed as by `truncated_svd`.
+
+    Args:
+        matrix: E (out, in).
+        metric: R (in, in), symmetric positive semidefinite, or its diagonal (in,) if it has nothing else.
+        exact: in float64, from the whole E R Eᵀ. Otherwise as for `truncated_svd`.
+    """
+    if metric.dim() == 1:
+        return truncated_svd(matrix * metric.sqrt(), rank, exact)[0]
+    if exact or min(matrix.shape) < _EXACT_BELOW * rank:
+        u = _dense_left_vectors(matrix.double(), metric.double(), rank).to(matrix.dtype)
+    else:
+        basis, _, gram = _krylov_space(matrix, rank, metric)
+        u = product(basis, torch.linalg.eigh(gram).eigenvectors[:, -rank:].flip(1).to(basis.dtype))
+    return u * _signs(u)
+
+
+def _dense_left_vectors(matrix: torch.Tensor, metric: torch.Tensor, rank: int) -> torch.Tensor:
+    """What `weighted_left_vectors` returns, by an eigendecomposition of the size of the shorter side of E (out, in)."""
+    rows = None
+    if matrix.shape[0] > matrix.shape[1]:
+        rows, matrix = torch.linalg.qr(matrix)  # E = Q T: the left vectors of E R^½ are Q times those of T R^½
+    gram = product(product(matrix, metric), matrix.T)
+    leading = torch.linalg.eigh((gram + gram.T) / 2).eigenvectors.flip(1)[:, :rank]  # eigenvalues rise
+    return leading if rows is None else product(rows, leading)
+
+
+def _signs(u: torch.Tensor) -> torch.Tensor:
+    """(1, m) of 1 and -1, by which the entry of each column of U (out, m) with the largest magnitude becomes positive."""
+    return torch.sign(u.gather(0, u.abs().argmax(0, keepdim=True)))
+
+
 def _krylov_svd(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The leading singular triples of E (p, q) within the span K of EX, (EEᵀ)EX, (EEᵀ)²EX, … for a random X of few columns.
+    """The leading singular triples of E (p, q) within a Krylov space."""
+    basis, projected, gram = _krylov_space(matrix, rank)
+    leading = torch.linalg.eigh(gram).eigenvectors[:, -rank:]  # eigenvalues rise: the last are the largest
+    # Eigenvectors of a Gram matrix lose the accuracy of small singular values (their squares vanish beside the largest).
+    # Within the span of those eigenvectors an SVD has it again.
+    u, s, vh = torch.linalg.svd(product(leading.T, projected), full_matrices=False)
+    return product(basis, product(leading, u)), s, vh
+
+
+def _krylov_space(
+    matrix: torch.Tensor, rank: int, metric: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """K (p, k), KᵀE (k, q) and Kᵀ(EREᵀ)K (k, k), where K spans EX, (EREᵀ)EX, (EREᵀ)²EX, … for a random X of few columns.
 
     X has `rank` / 4 columns. With `rank` columns the same accuracy took up to twice the products (Meyer, Musco & Musco 2024
     found the like for single vectors; benchmarks/README.md, "LoRC factors", has the times of both). Where the span maps
     into itself, as with equal singular values, it grows on from new random columns.
+
+    Args:
+        matrix: E (p, q).
+        metric: R (q, q); None is the identity. With it the last result is float64: inputs with outliers spread its
+            eigenvalues over many orders of magnitude.
     """
     generator = torch.Generator().manual_seed(0)
     columns = -(-rank // 4)  # rounded up
@@ -150,18 +203,26 @@ def _krylov_svd(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Te
         start = torch.randn(matrix.shape[1], columns, generator=generator, dtype=matrix.dtype)
         return product(matrix, start.to(matrix.device))
 
+    def weighted(rows: torch.Tensor) -> torch.Tensor:
+        return rows if metric is None else product(rows, metric)
+
+    def gram_of(rows: torch.Tensor, columns_: torch.Tensor) -> torch.Tensor:
+        return product(rows, columns_.T) if metric is None else product(rows.double(), columns_.double().T)
+
     basis = torch.linalg.qr(random_block()).Q  # K, (p, k)
     projected = product(basis.T, matrix)  # KᵀE, (k, q)
-    gram = product(projected, projected.T)  # KᵀE (KᵀE)ᵀ, (k, k)
+    newest = weighted(projected)  # the last rows of KᵀER, (columns, q)
+    gram = gram_of(projected, newest)  # KᵀER (KᵀE)ᵀ, (k, k)
     energies = []
     while 2 * basis.shape[1] < matrix.shape[0]:
-        block = _beyond(product(matrix, projected[-columns:].T), basis)
+        block = _beyond(product(matrix, newest.T), basis)
         if block is None and (block := _beyond(random_block(), basis)) is None:
             break  # all of E lies within the span
         basis = torch.cat([basis, block], 1)
         projected = torch.cat([projected, product(block.T, matrix)])
+        newest = weighted(projected[-columns:])
         # Only the new columns of the Gram matrix are computed; the new rows are their transpose.
-        new_columns = product(projected, projected[-columns:].T)
+        new_columns = gram_of(projected, newest)
         gram = torch.cat([torch.cat([gram, new_columns[:-columns]], 1), new_columns.T])
         if basis.shape[1] % (4 * columns) == 0:
             energies.append(_energy(gram, rank))
@@ -172,12 +233,8 @@ def _krylov_svd(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Te
         filler = _beyond(filler, basis)
         basis = torch.cat([basis, filler], 1)
         projected = torch.cat([projected, product(filler.T, matrix)])
-        gram = product(projected, projected.T)
-    leading = torch.linalg.eigh(gram).eigenvectors[:, -rank:]  # eigenvalues rise: the last are the largest
-    # Eigenvectors of a Gram matrix lose the accuracy of small singular values (their squares vanish beside the largest).
-    # Within the span of those eigenvectors an SVD has it again.
-    u, s, vh = torch.linalg.svd(product(leading.T, projected), full_matrices=False)
-    return product(basis, product(leading, u)), s, vh
+        gram = gram_of(projected, weighted(projected))
+    return basis, projected, gram
 
 
 def _beyond(block: torch.Tensor, basis: torch.Tensor) -> torch.Tensor | None:

@@ -1,8 +1,18 @@
-"""LoRC: a low-rank correction of the quantization error (ZeroQuant-V2, section 5).
+"""LoRC: a low-rank correction of the quantization error (ZeroQuant-V2, section 5), and its successors that know the inputs.
 
     E = W - Ŵ = U Σ Vᵀ,    B = U_m Σ_m^½ (out, m),    A = Σ_m^½ V_mᵀ (m, in),    W ≈ Ŵ + B A
 
     y = x Ŵᵀ + (x Aᵀ) Bᵀ ≈ x Wᵀ,    x (tokens, in),    y (tokens, out)
+
+That leaves the least ‖E - BA‖. What matters is the output, so with R = E[xᵀx] of the inputs the error is better weighted:
+
+    the least ‖(E - BA) R^½‖ is at    BA = SVD_m(E R^½) R^-½ = U_m U_mᵀ E,    U the left singular vectors of E R^½
+
+The middle form is the published one: QERA-exact (arXiv 2410.06040), EoRA (2410.21271) and OLrC (2606.01412) are the same
+optimum. The last form follows, because SVD_m(E R^½) = U_m U_mᵀ E R^½. It needs no inverse, so R may be singular: with fewer
+tokens than inputs, or an input that is always zero, it is still a minimizer, and where R says nothing it takes back the part of
+E that lies along U. With a diagonal R the same holds: LQER's weights are the mean magnitudes of inputs (2402.02446),
+QERA-approx's are their root mean squares. With R = I it is LoRC.
 
 One decomposition serves every rank: rank r is the first r columns of B and the first r rows of A. INT8 factors have one
 symmetric scale per component, so the first r components are exactly what rank r would have stored. (The paper prints x W, with
@@ -11,21 +21,48 @@ U and V exchanged; W here is (out, in), as checkpoints store it.)
 
 from __future__ import annotations
 
+import math
+
 import torch
 
-from lorcbench.core.linalg import truncated_svd
+from lorcbench.core.linalg import product, truncated_svd, weighted_left_vectors
 
 
-def decompose(error: torch.Tensor, components: int, exact: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
-    """B (out, m) and A (m, in), float32, of the error E (out, in).
+def decompose(
+    error: torch.Tensor, components: int, exact: bool = True, metric: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """B (out, m) and A (m, in), float32, of the error E (out, in); a column of B is as long as the row of A.
 
     Args:
         components: m; 0 means all min(out, in).
         exact: as for `lorcbench.core.linalg.truncated_svd`.
+        metric: R (in, in) of the inputs, or its diagonal (in,) alone; None is the identity, LoRC as published.
     """
-    u, s, vh = truncated_svd(error, components or min(error.shape), exact)
-    root = s.sqrt()
-    return u * root, root.unsqueeze(1) * vh
+    components = components or min(error.shape)
+    if metric is None:
+        u, s, vh = truncated_svd(error, components, exact)
+        root = s.sqrt()
+        return u * root, root.unsqueeze(1) * vh
+    u = weighted_left_vectors(error, metric, components, exact)
+    rows = product(u.T, error)
+    root = rows.norm(dim=1).sqrt()
+    return u * root, rows / torch.where(root == 0, 1, root).unsqueeze(1)
+
+
+def weighted_norm(error: torch.Tensor, metric: torch.Tensor | None) -> float:
+    """‖E R^½‖ of E (out, in), for R as `decompose` takes it: how far the outputs are off, as a root mean square over tokens."""
+    if metric is None:
+        return float(error.norm())
+    weighted = error * metric if metric.dim() == 1 else product(error, metric)
+    return math.sqrt(max(0.0, float((weighted * error).sum(dtype=torch.float64))))
+
+
+def strengths(b: torch.Tensor, a: torch.Tensor, metric: torch.Tensor | None) -> torch.Tensor:
+    """‖b_i a_i R^½‖ (m,) of each component of B (out, m) and A (m, in): without a metric the singular values of E."""
+    if metric is None:
+        return b.norm(dim=0) * a.norm(dim=1)
+    weighted = a * metric if metric.dim() == 1 else product(a, metric)
+    return b.norm(dim=0) * (weighted * a).sum(1).clamp(min=0).sqrt()
 
 
 def share(error: torch.Tensor, inputs: torch.Tensor) -> float:

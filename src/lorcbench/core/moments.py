@@ -1,4 +1,4 @@
-"""Streaming second moments of a linear's inputs: what calibration keeps of the data."""
+"""Streaming statistics of a linear's inputs: what calibration keeps of the data."""
 
 from __future__ import annotations
 
@@ -46,6 +46,20 @@ class SecondMoment:
         if not self.tokens:
             raise ValueError("no calibration token reached this linear")
         return _symmetric(self.sum / self.tokens)  # both ways of adding leave the upper triangle unfinished
+
+
+class LargestMagnitudes:
+    """The largest mean magnitude of each input over sequences: LQER's weights of the error (arXiv 2402.02446).
+
+    The mean of |x| (tokens,) within each sequence, then the largest over the sequences.
+    """
+
+    def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
+        self.largest = torch.zeros(width, dtype=torch.float32, device=device)
+
+    def add(self, x: torch.Tensor) -> None:
+        """Add inputs (sequences, tokens, width)."""
+        torch.maximum(self.largest, x.abs().float().mean(1).amax(0), out=self.largest)
 
 
 def dead_diagonal(tokens_per_sequence: int) -> float:

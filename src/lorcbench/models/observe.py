@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import nn
 
-from lorcbench.core.moments import SecondMoment
+from lorcbench.core.moments import LargestMagnitudes, SecondMoment
 from lorcbench.models.architecture import Architecture
 
 _WAITING = 2  # inputs that wait for the second thread; each keeps its tensor alive
@@ -45,6 +45,37 @@ def observed(block: nn.Module, architecture: Architecture, second_thread: bool =
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def magnitudes(block: nn.Module, architecture: Architecture) -> Iterator[dict[str, LargestMagnitudes]]:
+    """While open, every forward of `block` adds to the magnitudes yielded: one per input, by its first linear.
+
+    An expert sees the tokens that are routed to it, of which nobody knows the sequence. Once that happened to an input, it has
+    no entry.
+    """
+    found: dict[str, LargestMagnitudes] = {}
+    entered: list[torch.Size] = []  # the shape of the hidden states (sequences, tokens, hidden) that entered the block
+    unknown: set[str] = set()
+    hooks = [block.register_forward_pre_hook(lambda module, args: entered.__setitem__(slice(None), [args[0].shape[:2]]))]
+    for group in architecture.linears:
+        linear = block.get_submodule(group[0])
+        found[group[0]] = LargestMagnitudes(linear.in_features, linear.weight.device)
+
+        def watch(module: nn.Module, args: tuple, name: str = group[0]) -> None:
+            if args[0][..., 0].numel() == entered[0].numel():  # all tokens, perhaps flattened into one list
+                found[name].add(args[0].view(*entered[0], -1))
+            else:
+                unknown.add(name)
+
+        hooks.append(linear.register_forward_pre_hook(watch))
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for name in unknown:
+            del found[name]
 
 
 def _memory(tensor: torch.Tensor) -> int:

@@ -1,4 +1,4 @@
-"""Cached statistics of one unquantized model: the second moment of every linear's input, one shard per block."""
+"""Cached statistics of one unquantized model: second moment and magnitudes of every linear's input, one shard per block."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from contextlib import nullcontext
 import torch
 
 from lorcbench.config import compose
-from lorcbench.core.moments import to_triangle
-from lorcbench.jobs import sources
+from lorcbench.jobs import sources, statistics
 from lorcbench.jobs.job import Job
 from lorcbench.jobs.shards import ShardWriter
 from lorcbench.jobs.walks import block_walk
-from lorcbench.models.observe import last_linear_skipped, observed
+from lorcbench.models.observe import last_linear_skipped, magnitudes, observed
 from lorcbench.stages import run_by_old_name
 from lorcbench.study.stages import CALIBRATE, CALIBRATION_TOKENS, PREPARE
 
 
 def main(job: Job) -> None:
-    """Walk the blocks once and keep E[xᵀx] of each input."""
+    """Walk the blocks once and keep what `lorcbench.jobs.statistics` says of each input."""
     settings = job.calibration
     job.at(CALIBRATE)
     torch.set_num_threads(job.threads)
@@ -36,10 +35,10 @@ def main(job: Job) -> None:
             # Nobody needs what the last block makes of its inputs.
             unneeded = last_linear_skipped(block, walk.architecture) if index + 1 == walk.depth else nullcontext()
             # Every job of this model waits for this one, which is why it takes a second core.
-            with unneeded, observed(block, walk.architecture, second_thread=walk.device == "cpu") as moments:
+            second_moments = observed(block, walk.architecture, second_thread=walk.device == "cpu")
+            with unneeded, second_moments as moments, magnitudes(block, walk.architecture) as largest:
                 walk.advance(block, hidden)
-            # Popped, so that a sum is freed once its triangle is there.
-            shards.write(index, {name: to_triangle(moments.pop(name).mean().cpu()) for name in list(moments)})
+            shards.write(index, statistics.to_stored(moments, largest))
     about = {"tokens": windows.numel(), "tokens_per_sequence": windows.shape[1], "attention": walk.attention}
     job.finish(identity, shards.payload() | about)
 

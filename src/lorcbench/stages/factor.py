@@ -6,7 +6,7 @@ import torch
 
 from lorcbench.core import gptq
 from lorcbench.core.moments import dead_diagonal, from_triangle
-from lorcbench.jobs import hessians
+from lorcbench.jobs import hessians, statistics
 from lorcbench.jobs.job import Job
 from lorcbench.jobs.shards import Shards, ShardWriter
 from lorcbench.stages import run_by_old_name
@@ -18,14 +18,15 @@ def main(job: Job) -> None:
     damp, order, dead = job.config.damp, job.config.order, job.config.dead
     job.at(FACTOR)
     torch.set_num_threads(job.threads)
-    statistics = Shards(job.use(CALIBRATE) / "result.json", CALIBRATE.kind)
+    cached = Shards(job.use(CALIBRATE) / "result.json", CALIBRATE.kind)
     identity = job.identity({"damp": damp, "order": order, "dead": dead})
     settings = gptq.GptqSettings(damp=damp, act_order=order == "act_order", dead=dead)
-    one = dead_diagonal(statistics.result["tokens_per_sequence"])
-    shards = ShardWriter(job, identity, statistics.depth)
-    for index in range(statistics.depth):
+    one = dead_diagonal(cached.result["tokens_per_sequence"])
+    shards = ShardWriter(job, identity, cached.depth)
+    for index in range(cached.depth):
         if shards.kept(index) is None:
-            shards.write(index, *_factored(statistics.block(index), settings, one, job.runtime.device))
+            triangles = statistics.triangles(cached.block(index))
+            shards.write(index, *_factored(triangles, settings, one, job.runtime.device))
     job.finish(identity, shards.payload() | {"damps": shards.notes})
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from lorcbench.config import compose
+from lorcbench.config.recipes import WEIGHTED, LorcConfig
 from lorcbench.core import lorc
-from lorcbench.jobs import sources
+from lorcbench.jobs import sources, statistics
 from lorcbench.jobs.job import Job
 from lorcbench.jobs.quantized import QuantizedModel
-from lorcbench.jobs.shards import ShardWriter
+from lorcbench.jobs.shards import Shards, ShardWriter
+from lorcbench.jobs.statistics import MetricOf
 from lorcbench.models.checkpoint import Checkpoint
 from lorcbench.stages import run_by_old_name
-from lorcbench.study.stages import CALIBRATION_TOKENS, LORC, PREPARE, QUANTIZE
+from lorcbench.study.stages import CALIBRATE, CALIBRATION_TOKENS, LORC, PREPARE, QUANTIZE
 
 # B (out, m) and A (m, in) of each matrix of a block: a linear, or the q, k or v of a fused one.
 BlockFactors = dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -34,16 +37,23 @@ def main(job: Job) -> None:
     job.use(PREPARE)
     job.use(QUANTIZE)
     about = {"lorc": vars(settings), "cap": job.config.cap}
-    if settings.kind == "distilled":
+    if settings.data == "tokens":
         job.use(CALIBRATION_TOKENS)
         about["calibration"] = compose.plain(job.calibration)
+    elif settings.data == "statistics":
+        job.use(CALIBRATE)
     identity = job.identity(about)
     shards = ShardWriter(job, identity, checkpoint.depth)
-    make = _distilled if settings.kind == "distilled" else _plain
-    make(job, checkpoint, quantized, shards)
+    _maker(settings)(job, checkpoint, quantized, shards)
     # The notes of a block by their name, as one list over all blocks per name.
     notes = {name: [block[name] for block in shards.notes] for name in shards.notes[0]}
     job.finish(identity, shards.payload() | notes)
+
+
+def _maker(settings: LorcConfig) -> Callable[[Job, Checkpoint, QuantizedModel, ShardWriter], None]:
+    if settings.kind in WEIGHTED:
+        return _weighted_by_quantized if settings.inputs == "quantized" else _weighted_by_full_precision
+    return _distilled if settings.kind == "distilled" else _plain
 
 
 def _plain(job: Job, checkpoint: Checkpoint, quantized: QuantizedModel, shards: ShardWriter) -> None:
@@ -52,6 +62,43 @@ def _plain(job: Job, checkpoint: Checkpoint, quantized: QuantizedModel, shards: 
         if shards.kept(index) is None:
             factors, notes = _decomposed(job, checkpoint, index, quantized.block(index), quantized.dead_inputs(index))
             shards.write(index, _stored(factors, job.lorc.bits), notes)
+
+
+def _weighted_by_full_precision(job: Job, checkpoint: Checkpoint, quantized: QuantizedModel, shards: ShardWriter) -> None:
+    """The error weighted with the inputs of the unquantized model, which every method and format shares."""
+    cached = Shards(job.folder_of(CALIBRATE) / "result.json", CALIBRATE.kind)
+    for index in range(checkpoint.depth):
+        if shards.kept(index) is None:
+            metric_of = statistics.from_cache(cached.block(index), job.lorc.kind, job.runtime.device)
+            approximate = quantized.block(index)
+            factors, notes = _decomposed(job, checkpoint, index, approximate, quantized.dead_inputs(index), metric_of)
+            shards.write(index, _stored(factors, job.lorc.bits), notes)
+
+
+def _weighted_by_quantized(job: Job, checkpoint: Checkpoint, quantized: QuantizedModel, shards: ShardWriter) -> None:
+    """The error weighted with the inputs that the quantized model gives its linears, without corrections.
+
+    All ranks share one decomposition, so no block can see the correction of those before it. Inputs are rounded first in the
+    format that the weights were made under.
+    """
+    from lorcbench.jobs.walks import calibration_walk
+    from lorcbench.models.observe import magnitudes, observed
+    from lorcbench.models.surgery import install_weights, rounded_inputs
+
+    walk, hidden = calibration_walk(job, checkpoint)
+    architecture = walk.architecture
+    for index in range(walk.depth):
+        approximate = quantized.block(index)
+        with walk.block(index) as block, rounded_inputs(block, architecture.linear_names, job.trained_format):
+            install_weights(block, approximate)
+            if shards.kept(index) is not None:
+                walk.advance(block, hidden)
+                continue
+            with observed(block, architecture) as moments, magnitudes(block, architecture) as largest:
+                walk.advance(block, hidden)
+        metric_of = statistics.from_observed(moments, largest, job.lorc.kind)
+        factors, notes = _decomposed(job, checkpoint, index, approximate, quantized.dead_inputs(index), metric_of)
+        shards.write(index, _stored(factors, job.lorc.bits), notes)
 
 
 def _distilled(job: Job, checkpoint: Checkpoint, quantized: QuantizedModel, shards: ShardWriter) -> None:
@@ -86,16 +133,30 @@ def _stored(factors: BlockFactors, bits: int) -> dict[str, torch.Tensor]:
 
 
 def _decomposed(
-    job: Job, checkpoint: Checkpoint, index: int, approximate: dict[str, torch.Tensor], dead: dict[str, torch.Tensor]
+    job: Job,
+    checkpoint: Checkpoint,
+    index: int,
+    approximate: dict[str, torch.Tensor],
+    dead: dict[str, torch.Tensor],
+    metric_of: MetricOf | None = None,
 ) -> tuple[BlockFactors, dict[str, dict[str, Any]]]:
-    """The plain factors of every matrix of a block, given Ŵ and the dead inputs of its linears; and what the result says of it.
+    """The factors of every matrix of a block, given Ŵ and the dead inputs of its linears; and what the result says of it.
 
-    That is ‖E‖ / ‖W‖ of each linear, its dead inputs and their share of ‖E‖², if there are any; and ‖E‖ and the singular
-    values of each matrix that was decomposed.
+    That is ‖E‖ / ‖W‖ of each linear, its dead inputs and their share of ‖E‖², if there are any; and, of each matrix that was
+    decomposed, ‖E‖ and the singular values of E, both in the metric that the error is weighted with.
+
+    Args:
+        metric_of: that metric; None for plain factors.
     """
     settings = job.lorc
+    first_of = {name: group[0] for group in checkpoint.architecture.linears for name in group}
     factors, relative_errors, norms, spectra, dead_inputs = {}, {}, {}, {}, {}
+    shared_by = metric = None  # linears of one input follow one another, and share its metric
     for name, weight in checkpoint.linears(index).items():
+        if metric_of and first_of[name] != shared_by:
+            shared_by = first_of[name]
+            metric = None  # the one before is freed first
+            metric = metric_of(shared_by)
         weight = weight.to(job.runtime.device).float()
         error = weight - approximate[name]
         norm = weight.norm()
@@ -107,12 +168,11 @@ def _decomposed(
         rows = checkpoint.architecture.part_rows(name, len(weight)) if settings.fused_qkv == "split" else None
         matrices = {f"{name}.{part}": error[indices] for part, indices in rows.items()} if rows else {name: error}
         for matrix, part in matrices.items():
-            b, a = lorc.decompose(part, job.config.cap, settings.decomposition == "exact")
+            b, a = lorc.decompose(part, job.config.cap, settings.decomposition == "exact", metric)
             factors[matrix] = b, a
-            norms[matrix] = float(part.norm())
-            # Each factor has the square root of a singular value in its column, or row. Five digits are kept.
-            singular_values = b.norm(dim=0) * a.norm(dim=1)
-            spectra[matrix] = [float(f"{value:.5g}") for value in singular_values.tolist()]
+            norms[matrix] = lorc.weighted_norm(part, metric)
+            # Five digits are kept.
+            spectra[matrix] = [float(f"{value:.5g}") for value in lorc.strengths(b, a, metric).tolist()]
     notes = {"relative_error": relative_errors, "error_norm": norms, "singular_values": spectra, "dead_inputs": dead_inputs}
     return factors, notes
 

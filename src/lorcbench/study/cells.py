@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -28,6 +28,16 @@ weight_format = cache(WeightFormat.parse)
 activation_format = cache(ActivationFormat.parse)
 
 
+@cache
+def needs_calibration(method: str, lorc: str) -> bool:
+    """Whether a method or a LoRC setting reads calibration data.
+
+    A method that conf/method has not is the best of several that were optimized, each on data (`lorcbench.report.derived`).
+    """
+    derived = method.partition("+")[0] not in compose.names("method")
+    return bool(derived or compose.load("method", method).data or compose.load("lorc", lorc).data)
+
+
 @dataclass(frozen=True, order=True)
 class Cell:
     """One full combination. Fields that do not apply are ``none``, so that equal work has equal cells.
@@ -50,6 +60,17 @@ class Cell:
     def full_precision(cls, model: str) -> Cell:
         """The cell that all others of a model are compared to."""
         return cls(model, "none", "none", "w16", "a16", "a16", "none", 0)
+
+    def corrected(self, lorc: str, rank: int) -> Cell:
+        """The same recipe with another correction, or none at rank 0; it has a calibration only if something reads it."""
+        lorc = lorc if rank else "none"
+        calibration = self.calibration if needs_calibration(self.method, lorc) else "none"
+        return replace(self, calibration=calibration, lorc=lorc, rank=rank)
+
+    @property
+    def uncorrected(self) -> Cell:
+        """The same recipe without LoRC."""
+        return self.corrected("none", 0)
 
     @property
     def key(self) -> str:

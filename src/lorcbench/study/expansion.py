@@ -16,7 +16,7 @@ from lorcbench.config.protocols import TextConfig
 from lorcbench.config.schema import AXES, GridConfig, StudyConfig
 from lorcbench.config.variants import Variant
 from lorcbench.study import given, naming, rehearsal
-from lorcbench.study.cells import FIELDS, Cell, Study, activation_format, model_config, weight_format
+from lorcbench.study.cells import FIELDS, Cell, Study, activation_format, model_config, needs_calibration, weight_format
 
 # What a grid has on an axis that neither it nor its study names.
 _DEFAULTS = {"calibrations": ["none"], "activations": ["a16"], "lorc": ["plain-int8"], "ranks": [0]}
@@ -234,21 +234,20 @@ def _cell(model: str, method: str, calibration: str, weight: str, activation: st
     full_precision = weight == "w16"
     if (config.kind == "none") != full_precision:
         return None
-    calibration = calibration if config.data else "none"
+    rank = 0 if full_precision else rank
+    lorc = lorc if rank else "none"
+    factors = compose.load("lorc", lorc)
+    if rank and factors.kind == "none":
+        raise ConfigError(f"study.lorc={lorc} with rank {rank}: expected a LoRC setting such as plain-int8")
+    calibration = calibration if needs_calibration(method, lorc) else "none"
     data = compose.load("calibration", calibration)
-    if config.data and not data.corpora:
-        raise ConfigError(f"method {method}: needs calibration; set study.calibrations")
+    for owner, settings in (("method", config), ("lorc", factors)):
+        if settings.data and not data.corpora:
+            name = method if owner == "method" else lorc
+            raise ConfigError(f"{owner} {name}: needs calibration; set study.calibrations")
     if config.trains_in_float32 and data.dtype != "float32":
         raise ConfigError(f"method {method}: trains in float32; calibration {calibration} has dtype {data.dtype}")
     trained = activation if config.sees_activations else "a16"
-    rank = 0 if full_precision else rank
-    lorc = lorc if rank else "none"
-    kind = compose.load("lorc", lorc).kind
-    if rank and kind == "none":
-        raise ConfigError(f"study.lorc={lorc} with rank {rank}: expected a LoRC setting such as plain-int8")
-    if rank and kind == "distilled" and calibration == "none":
-        hint = "expected a method with calibration data, or plain factors"
-        raise ConfigError(f"study.lorc={lorc} on method {method}: {hint}")
     return Cell(model, method, calibration, weight, trained, activation, lorc, rank)
 
 

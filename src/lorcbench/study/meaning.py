@@ -61,7 +61,7 @@ def settings(job: StageJob, entry: Entry) -> dict[str, Any]:
         return made | ({"calibration": plain("calibration")} if needs_tokens else {})
     if stage is LORC:
         made = {"lorc": plain("lorc"), "cap": int(names.cap)}
-        return made | ({"calibration": plain("calibration")} if made["lorc"]["kind"] == "distilled" else {})
+        return made | ({"calibration": plain("calibration")} if entry("lorc", names.lorc).data == "tokens" else {})
     if stage in (TOKENS, EVALUATE):
         return entry("eval", names.protocol).protocol()
     if stage is HARNESS:

@@ -51,6 +51,7 @@ class Stage:
         settings: the config groups that its bytes depend on, besides its inputs and its code; as a function of the names where
             that differs from job to job.
         inputs: the jobs whose results a job reads.
+        own_names: the names of the job, out of those of a job that reads its result.
         on_device: whether it does its arithmetic on a GPU if the run has one (``runtime.device``).
     """
 
@@ -61,11 +62,12 @@ class Stage:
     pattern: str
     settings: tuple[str, ...] | Callable[[Wildcards], tuple[str, ...]]
     inputs: Callable[[Study, Wildcards], list[StageJob]]
+    own_names: Callable[[Wildcards], Wildcards] = lambda names: names
     on_device: bool = False
 
     def folder(self, names: Wildcards) -> Path:
         """The folder of one job."""
-        return Path(names.fill(self.pattern))
+        return Path(self.own_names(names).fill(self.pattern))
 
     def groups(self, names: Wildcards) -> tuple[str, ...]:
         """The config groups that the bytes of one job depend on."""
@@ -132,13 +134,19 @@ def _quantize(study: Study, names: Wildcards) -> list[StageJob]:
 
 
 def _lorc(study: Study, names: Wildcards) -> list[StageJob]:
-    """The error is the checkpoint's minus the quantized weights'; factors that are trained see calibration tokens too."""
-    tokens = [StageJob(CALIBRATION_TOKENS, names)] if _is_distilled(names) else []
-    return [StageJob(PREPARE, names), StageJob(QUANTIZE, names), *tokens]
+    """The error is the checkpoint's minus the quantized weights'; and what the factors want of the calibration."""
+    data = compose.load("lorc", names.lorc).data
+    calibration = {None: [], "tokens": [StageJob(CALIBRATION_TOKENS, names)], "statistics": [StageJob(CALIBRATE, names)]}
+    return [StageJob(PREPARE, names), StageJob(QUANTIZE, names), *calibration[data]]
 
 
-def _is_distilled(names: Wildcards) -> bool:
-    return compose.load("lorc", names.lorc).kind == "distilled"
+def _lorc_settings(names: Wildcards) -> tuple[str, ...]:
+    return ("lorc", "calibration") if compose.load("lorc", names.lorc).data == "tokens" else ("lorc",)
+
+
+def _without_foreign_calibration(names: Wildcards) -> Wildcards:
+    """The names of quantized weights: those of a method that reads no data have no calibration, though their factors may."""
+    return names if compose.load("method", names.method).data else replace(names, calibration="none")
 
 
 def _evaluate(study: Study, names: Wildcards) -> list[StageJob]:
@@ -285,6 +293,7 @@ QUANTIZE = Stage(
     pattern=f"{CACHE}/quantize/{_WEIGHTS}",
     settings=("method", "calibration"),
     inputs=_quantize,
+    own_names=_without_foreign_calibration,
     on_device=True,
 )
 LORC = Stage(
@@ -293,7 +302,7 @@ LORC = Stage(
     artifact="factors",
     kind="factors",
     pattern=f"{CACHE}/lorc/{_WEIGHTS}" + "/{lorc}/cap{cap}",
-    settings=lambda names: ("lorc", "calibration") if _is_distilled(names) else ("lorc",),
+    settings=_lorc_settings,
     inputs=_lorc,
     on_device=True,
 )
