@@ -267,9 +267,7 @@ class LorcConfig:
         one_of("lorc", "dead", self.dead, ("published", "excluded"))
         one_of("lorc", "inputs", self.inputs, ("full_precision", "quantized"))
         if self.inputs == "quantized" and self.kind not in WEIGHTED:
-            raise ConfigError(
-                f"lorc.inputs=quantized: {self.kind} factors weigh no error; expected full_precision"
-            )
+            raise ConfigError(f"lorc.inputs=quantized: {self.kind} factors weigh no error; expected full_precision")
 
     @property
     def data(self) -> str | None:
