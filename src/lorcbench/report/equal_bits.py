@@ -40,7 +40,7 @@ def rivals(results: Iterable[CellResult]) -> dict[Cell, CellResult]:
 
 def _kin(cell: Cell) -> Cell:
     """What a cell and its rivals have in common."""
-    return replace(cell, weight="", rank=0, lorc="none")
+    return replace(cell.uncorrected, weight="")
 
 
 def compare(results: list[CellResult]) -> dict[Cell, Change]:

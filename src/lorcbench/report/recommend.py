@@ -254,7 +254,7 @@ def rank_costs(results: list[CellResult]) -> list[RankCost]:
     sizes = {result.cell: result.bits_per_weight for result in results if result.status == "ok" and result.bits_per_weight}
     costs: dict[tuple[str, int], float] = {}
     for cell, bits in sizes.items():
-        without = replace(cell, rank=0, lorc="none")
+        without = cell.uncorrected
         if cell.rank and without in sizes:
             key = (cell.model, cell.rank)
             costs[key] = min(bits - sizes[without], costs.get(key, math.inf))

@@ -230,7 +230,7 @@ def _activations(grid: Grid) -> Iterator[Statement]:
 def _lorc(grid: Grid) -> Iterator[Statement]:
     """LoRC against the same recipe without it, and how much it brings back where 2 bits break the model."""
     for cell, result in grid.chosen():
-        without = grid.near(cell, rank=0, lorc="none")
+        without = grid.cells.get(cell.uncorrected)
         bits = cell.weight_format.bits
         if not cell.rank or not base(cell) or without is None or bits > FEW:
             continue
@@ -261,7 +261,7 @@ def _factors(grid: Grid) -> Iterator[Statement]:
             claim = f"INT8 factors of LoRC stay within {100 * FACTOR_BOUND:g} % of FP16 factors"
             source = "table 8" if (base(cell), cell.weight_format.bits, cell.activation) == ("GPTQ", 4, "a16") else OURS
             yield from _alike(claim, source, FACTOR_BOUND, grid.near(cell, lorc="plain-fp16"), result)
-        zero = grid.near(cell, rank=0, lorc="none")
+        zero = grid.cells.get(cell.uncorrected)
         eight = grid.near(cell, rank=_scaled_rank(8, result))
         if cell.rank == _scaled_rank(32, result) and zero is not None and eight is not None:
             claim = f"At {cell.weight_format.bits} bits, rank 8 gives most of what rank 32 gives"

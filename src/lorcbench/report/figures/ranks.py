@@ -31,8 +31,8 @@ WORTH_MENDING = 0.005  # a bit width that loses a smaller share than this gives 
 
 def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -> Figure | None:
     """One panel per model and bit width."""
-    corrected = {_without_lorc(result.cell) for result in results if result.cell.rank and result.cell in changes}
-    points = [result for result in results if _without_lorc(result.cell) in corrected]
+    corrected = {result.cell.uncorrected for result in results if result.cell.rank and result.cell in changes}
+    points = [result for result in results if result.cell.uncorrected in corrected]
     bits = sorted({r.cell.weight_format.bits for r in points if changes[r.cell].relative.value > WORTH_MENDING})
     points = [result for result in points if result.cell.weight_format.bits in bits]
     if not points:
@@ -65,12 +65,13 @@ def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -
 def _lines(results: list[CellResult]) -> list[list[CellResult]]:
     """The cells that differ in rank only. Cells without LoRC begin every LoRC line."""
     lines: dict[Cell, list[CellResult]] = {}
-    for lorc in unique(result.cell.lorc for result in results if result.cell.rank):
-        for result in results:
-            if result.cell.lorc in (lorc, "none"):
-                lines.setdefault(replace(result.cell, rank=0, lorc=lorc), []).append(result)
-    with_lorc = [line for line in lines.values() if any(result.cell.rank for result in line)]
-    return [sorted(line, key=lambda result: result.cell.rank) for line in with_lorc]
+    for result in results:
+        if result.cell.rank:
+            lines.setdefault(replace(result.cell, rank=0), []).append(result)
+    without = {result.cell: result for result in results if not result.cell.rank}
+    starts = [without.get(line[0].cell.uncorrected) for line in lines.values()]
+    whole = [[*([start] if start else []), *line] for start, line in zip(starts, lines.values(), strict=True)]
+    return [sorted(line, key=lambda result: result.cell.rank) for line in whole]
 
 
 def _stroke(line: list[CellResult]) -> str:
@@ -86,12 +87,8 @@ def _recovered(points: list[CellResult], changes: dict[Cell, Change]) -> str:
     losses = {result.cell: changes[result.cell].relative.value for result in points}
     shares: dict[str, list[float]] = {}
     for cell in losses:
-        before = losses.get(_without_lorc(cell), 0)
+        before = losses.get(cell.uncorrected, 0)
         if cell.rank == rank and cell.weight_format.bits == bits and before > WORTH_MENDING:
             shares.setdefault(cell.method, []).append(1 - losses[cell] / before)
     parts = [f"{percent(np.mean(share), 0).lstrip('+')} of what {method} lost" for method, share in shares.items()]
     return f"At {bits} bits, rank {rank} gives back on average {', '.join(parts)}." if parts else ""
-
-
-def _without_lorc(cell: Cell) -> Cell:
-    return replace(cell, rank=0, lorc="none")
