@@ -1,5 +1,5 @@
 # LoRC factors of a quantized model at one cap: the smallest of 32, 128, 512, all that holds the cell's rank.
-#   inputs   checkpoint, quantized weights, conf/lorc; calibration tokens for factors that are distilled
+#   inputs   checkpoint, quantized weights, conf/lorc; statistics of the calibration, or its tokens, for factors that want them
 #   outputs  results/cache/lorc/MODEL/METHOD/CALIBRATION/WEIGHT/TRAINED/LORC/capN
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from lorcbench.common.paths import Wildcards
 from lorcbench.config import compose, places
@@ -151,31 +152,81 @@ def _quantize(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> _Takes:
     return _MODEL, peak, operations, disk
 
 
-def _lorc(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> _Takes:
-    """The quantized block in float32, and of its largest matrix the weights, the error and the factors; or training them."""
+class _Decomposition(NamedTuple):
+    """What decomposing the errors of all blocks takes: bytes as in `_Bytes`, operations, and MiB on disk."""
+
+    cpu: float
+    host: float
+    gpu: float
+    factors: float
+    operations: float
+    disk: float
+
+
+def _decomposition(shape: Shape, names: Wildcards, settings: LorcConfig) -> _Decomposition:
+    """The quantized block in float32, and of its largest matrix the weights, the error and the factors."""
     components = int(names.cap) or shape.hidden
-    settings: LorcConfig = compose.load("lorc", names.lorc)
     factors = components * shape.sides * 4
-    operations = shape.layers * shape.block * 2 * _KRYLOV_PRODUCTS * min(components, 128)
-    disk = 2 * shape.layers * components * shape.sides / MIB  # in FP16, the larger of both types
+    products = 2 * _KRYLOV_PRODUCTS * min(components, 128)
     cpu = shape.block * (2 + 4) + 4 * shape.widest * 4
     # Packed codes, all matrices in float32, and of the largest the weights, as stored and in float32, the error, and its copy.
     packed = shape.block * weight_format(names.weight).bits / 8
-    decomposed = packed + shape.block * 4 + shape.widest * (2 + 3 * 4) + factors
-    host = 3 * shape.block + factors
-    if settings.kind != "distilled":
-        return _LIGHT, _Bytes(cpu, host, 0, (decomposed,)), operations, disk
-    walk, calibration = _calibration_walk(shape, names, runtime, (shape.hidden, shape.hidden), names.trained != "a16")
-    # The corrections of all matrices, the sums with them, the gradients of both, and seven copies of the factors.
-    training = 4 * shape.block * 4 + 7 * factors + 40 * calibration.length * shape.hidden * 4 + 3 * walk.scores
+    gpu = packed + shape.block * 4 + shape.widest * (2 + 3 * 4) + factors
+    operations = shape.layers * shape.block * products
+    metric = 0
+    if settings.kind == "exact":
+        metric = (shape.widest_input**2 + 2 * shape.widest) * 4  # R; E R, and its product with E, for the norm of the error
+        if settings.decomposition == "exact" or 16 * components > shape.hidden:
+            metric *= 3  # the same in float64
+        operations += shape.layers * (2 * shape.sweep + shape.squares * products)
+    disk = 2 * shape.layers * components * shape.sides / MIB  # in FP16, the larger of both types
+    return _Decomposition(cpu + metric, 3 * shape.block + factors, gpu + metric, factors, operations, disk)
+
+
+def _lorc(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> _Takes:
+    """Decomposing errors; weighted with inputs from the cache, or from a walk; or training what came of it."""
+    settings: LorcConfig = compose.load("lorc", names.lorc)
+    takes = _decomposition(shape, names, settings)
+    if settings.data == "tokens":
+        walked = _distilled_lorc if settings.kind == "distilled" else _observing_lorc
+        return walked(shape, names, runtime, settings, takes)
+    # The statistics of one block, and the widest of them unfolded.
+    read = shape.squares * 2 + shape.widest_input**2 * 4 if settings.data == "statistics" else 0
+    return _LIGHT, _Bytes(takes.cpu + read, takes.host + read, 0, (takes.gpu,)), takes.operations, takes.disk
+
+
+def _observing_lorc(
+    shape: Shape, names: Wildcards, runtime: RuntimeConfig, settings: LorcConfig, takes: _Decomposition
+) -> _Takes:
+    """One walk of the quantized model that observes; the second moments of a block are there while it is decomposed."""
+    walk, calibration = _calibration_walk(shape, names, runtime, (shape.hidden,), rounded=True)
+    tokens = calibration.n_samples * calibration.length
+    moments = shape.squares * 4
     peak = _Bytes(
-        cpu=walk.cpu + max(cpu, training) + factors,
-        host=walk.host + walk.pinned(2) + host,
+        cpu=walk.cpu + takes.cpu + moments,
+        host=walk.host + walk.pinned(1) + takes.host,
         gpu=walk.near,
-        gpu_peaks=(walk.ends, walk.block + walk.passing, walk.block + max(decomposed, training)),
+        gpu_peaks=(walk.ends, walk.block + moments + shape.block * 4 + max(walk.passing, takes.gpu)),
+    )
+    observing = shape.forward(tokens) + shape.layers * shape.squares * tokens
+    return _MODEL, peak, takes.operations + observing, takes.disk
+
+
+def _distilled_lorc(
+    shape: Shape, names: Wildcards, runtime: RuntimeConfig, settings: LorcConfig, takes: _Decomposition
+) -> _Takes:
+    """Training from the plain factors on, block by block."""
+    walk, calibration = _calibration_walk(shape, names, runtime, (shape.hidden, shape.hidden), rounded=True)
+    # The corrections of all matrices, the sums with them, the gradients of both, and seven copies of the factors.
+    training = 4 * shape.block * 4 + 7 * takes.factors + 40 * calibration.length * shape.hidden * 4 + 3 * walk.scores
+    peak = _Bytes(
+        cpu=walk.cpu + max(takes.cpu, training) + takes.factors,
+        host=walk.host + walk.pinned(2) + takes.host,
+        gpu=walk.near,
+        gpu_peaks=(walk.ends, walk.block + walk.passing, walk.block + max(takes.gpu, training)),
     )
     passes = settings.iterations * (len(settings.lr_grid) if settings.lr == "auto" else 1)
-    return _MODEL, peak, operations + 3 * passes * shape.forward(calibration.length), disk
+    return _MODEL, peak, takes.operations + 3 * passes * shape.forward(calibration.length), takes.disk
 
 
 def _evaluate(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> _Takes:
