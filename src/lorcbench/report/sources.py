@@ -1,8 +1,9 @@
 """All sources of one number side by side, and where sources contradict each other.
 
 A perplexity can stand in several papers and in a reproduction. Rounding to nearest has neither seed nor calibration, so whoever
-rounds to the same format must find the same number. Where two sources agree and a third does not, that third one used another
-grid, or misprinted: `conflicts` finds these numbers among the published ones, whatever was measured here.
+rounds to the same format must find the same number; of GPTQ, seeds and calibration explain a few percent. Where two sources
+agree and a third does not, that third one used another grid, or misprinted: `conflicts` finds these numbers among the published
+ones, whatever was measured here.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from lorcbench.study import published
 from lorcbench.study.cells import RECIPE, Cell, Study
 from lorcbench.study.published import CORPORA, PROTOCOLS, SOURCES, Published
 
-AGREE = 0.01  # as a share: sources that are nearer to each other agree
-DETERMINISTIC = ("none", "rtn")  # methods without seed and calibration
+# Sources agree that differ by no more than this share. RTN has neither seed nor calibration; of GPTQ both may differ.
+AGREE = {"none": 0.01, "rtn": 0.01, "gptq": 0.1}
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,15 @@ class Entry:
     within: bool | None = None
     note: str = ""
 
+    @property
+    def suspect(self) -> bool:
+        """Whether the number is hard to believe; then it is shown and not counted."""
+        return "suspect" in self.note
+
 
 @dataclass(frozen=True)
 class Conflict:
-    """Sources that do not print the same of a number that has neither seed nor calibration.
+    """Sources that do not print the same of a number, by more than chance explains.
 
     Attributes:
         model, method, weight, activation, corpus: the number; formats without convention.
@@ -115,16 +121,16 @@ class Beside:
             entries = self.of(source)
             columns |= {
                 source: "; ".join(f"{entry.ppl:g}" for entry in entries),
-                f"{source} relative": "; ".join("" if math.isnan(e.relative) else f"{e.relative:.6f}" for e in entries),
-                f"{source} within": "; ".join("" if entry.within is None else str(entry.within) for entry in entries),
-                f"{source} table": "; ".join(entry.table for entry in entries),
+                f"{source}_relative": "; ".join("" if math.isnan(e.relative) else f"{e.relative:.6f}" for e in entries),
+                f"{source}_within": "; ".join("" if entry.within is None else str(entry.within) for entry in entries),
+                f"{source}_table": "; ".join(entry.table for entry in entries),
             }
         notes = dict.fromkeys(f"{entry.source}: {entry.note}" for entry in self.entries if entry.note)
         return columns | {"sources": self.conflict.text() if self.conflict else "", "notes": "; ".join(notes)}
 
 
 _OF_ROW = ("derived", "protocol", "kind", "tolerance", "class_measured", "class_published", "class_open")
-_OF_SOURCE = tuple(f"{source}{what}" for source in SOURCES for what in ("", " relative", " within", " table"))
+_OF_SOURCE = tuple(f"{source}{what}" for source in SOURCES for what in ("", "_relative", "_within", "_table"))
 COLUMNS = (*RECIPE, "corpus", "measured", *_OF_ROW, *_OF_SOURCE, "sources", "notes")
 
 
@@ -156,7 +162,7 @@ def _beside(cell: dict, corpus: str, result: CellResult, rows: list[Row], elsewh
     entries = [Entry(row.source, row.table, row.published, row.relative, row.within, row.note) for row in rows]
     entries += [Entry(row.source, f"{row.table} {row.weight} {row.activation}", row.ppl, note=row.note) for row in elsewhere]
     measured = first.measured if first else perplexity(result.nll[corpus])
-    place = (*_deterministic(result.cell), corpus, "" if corpus == "wikitext2" else protocol)
+    place = (*_conflict_place(result.cell), corpus, "" if corpus == "wikitext2" else protocol)
     return Beside(cell, corpus, measured, first, _merged(entries), conflicts().get(place))
 
 
@@ -185,12 +191,12 @@ def sentence(told: list[Beside]) -> str:
     """What `conflicting` says, in short."""
     outvoted = Counter(source for one in told for source in one.conflict.outvoted)
     text = (
-        f"Sources contradict each other about {len(told)} of these numbers, of methods that have neither seed nor calibration, "
-        f"by more than {100 * AGREE:g} %."
+        f"Sources contradict each other about {len(told)} of these numbers: by more than {100 * AGREE['rtn']:g} % of RTN, "
+        f"which has neither seed nor calibration, or by more than {100 * AGREE['gptq']:g} % of GPTQ."
     )
     for source, count in outvoted.items():
-        text += f" About {count} of them two or more sources agree with each other and not with {SOURCES[source].title}."
-    return f"{text} A number that such a source prints may be of another grid, or a misprint; no measurement can meet both."
+        text += f" In {count} of them two or more sources agree with each other and not with {SOURCES[source].title}."
+    return f"{text} Where they do, someone used another grid or misprinted; no measurement can meet them all."
 
 
 def summary(beside: Iterable[Beside]) -> list[str]:
@@ -234,9 +240,9 @@ def _stated(text: str, pattern: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def _deterministic(cell: Cell) -> tuple:
-    """The place of a cell among `conflicts`; one that is nowhere if the cell has a seed or a calibration."""
-    if cell.rank:
+def _conflict_place(cell: Cell) -> tuple:
+    """The place of a cell among `conflicts`; nowhere with a low-rank correction, and for variants of a method."""
+    if cell.rank or cell.method not in AGREE:
         return (cell.model, "", "", "")
     formats = published.without_convention(cell.weight), published.without_convention(cell.activation)
     return (cell.model, base_method(cell.method), *formats)
@@ -246,7 +252,7 @@ def _deterministic(cell: Cell) -> tuple:
 def conflicts() -> dict[tuple, Conflict]:
     """Where sources contradict each other, by model, method, formats, corpus, and protocol ("" for WikiText-2).
 
-    Only numbers without seed and calibration (`DETERMINISTIC`), and of each source its first. All protocols of GPTQ's code
+    Only numbers of the methods of `AGREE`, without a correction, and of each source its first. All protocols of GPTQ's code
     measure WikiText-2 alike; other texts are compared within a protocol. Numbers are left out where every source says that the
     model is broken: there the last bit of the arithmetic decides.
     """
@@ -254,24 +260,24 @@ def conflicts() -> dict[tuple, Conflict]:
     for row in published.load():
         protocol = PROTOCOLS[row.source]
         usable = protocol is not None and not (row.misprinted or row.suspect) and row.corpus in CORPORA
-        if usable and row.method in DETERMINISTIC and row.rank == 0:
+        if usable and row.method in AGREE and row.rank == 0 and row.seed is None:
             place = (row.model, row.method, row.weight, row.activation, row.corpus)
             places[*place, "" if row.corpus == "wikitext2" else protocol].setdefault(row.source, row.ppl)
     found = {}
     for place, numbers in places.items():
         model, method, weight, activation, corpus, protocol = place
-        groups = _groups(numbers)
+        groups = _groups(numbers, AGREE[method])
         full = published.full_precision(model, protocol or published.GATE_PROTOCOL)
         if len(groups) > 1 and full and min(numbers.values()) <= DIVERGED * full[corpus]:
             found[place] = Conflict(model, method, weight, activation, corpus, groups)
     return found
 
 
-def _groups(numbers: dict[str, float]) -> tuple[tuple[tuple[str, float], ...], ...]:
+def _groups(numbers: dict[str, float], share: float) -> tuple[tuple[tuple[str, float], ...], ...]:
     """The sources in groups of those that agree, the largest first, and of equal ones that of the lowest perplexity."""
     groups: list[list[tuple[str, float]]] = []
     for source, ppl in sorted(numbers.items(), key=lambda item: item[1]):
-        if groups and _agree(groups[-1][-1][1], ppl):
+        if groups and _agree(groups[-1][-1][1], ppl, share):
             groups[-1].append((source, ppl))
         else:
             groups.append([(source, ppl)])
@@ -280,11 +286,11 @@ def _groups(numbers: dict[str, float]) -> tuple[tuple[tuple[str, float], ...], .
     return tuple(tuple(group) for group in sorted(groups, key=lambda group: -len(group)))
 
 
-def _agree(ppl: float, other: float) -> bool:
+def _agree(ppl: float, other: float, share: float) -> bool:
     """Whether two printed perplexities are one number, as far as their digits tell."""
     if math.isinf(ppl) or math.isinf(other):
         return ppl == other
-    return abs(ppl - other) <= AGREE * min(ppl, other) + _half_a_digit(ppl) + _half_a_digit(other)
+    return abs(ppl - other) <= share * min(ppl, other) + _half_a_digit(ppl) + _half_a_digit(other)
 
 
 def _half_a_digit(ppl: float) -> float:

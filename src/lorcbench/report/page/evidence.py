@@ -201,7 +201,7 @@ def _row(one: Beside, sources: list[str]) -> str:
 def _agrees(one: Beside) -> str:
     """Whether the papers' numbers are met: all, some or none of them; nothing where no paper's is compared."""
     papers = [entry for entry in one.entries if SOURCES[entry.source].kind == PAPER and entry.within is not None]
-    met = [entry.within for entry in papers if "suspect" not in entry.note]
+    met = [entry.within for entry in papers if not entry.suspect]
     if not met:
         return "–"
     if any(met) and not all(met):
@@ -216,8 +216,8 @@ def _entries(entries: list[Entry]) -> str:
     spelled = []
     for entry in entries:
         parts = [] if math.isnan(entry.relative) else [percent(entry.relative, 2)]
-        parts += [entry.table, *(["suspect"] if "suspect" in entry.note else [])]
-        spelled.append(f"{escape(_ppl(entry.ppl))}<small>{escape(' · '.join(parts))}</small>")
+        parts += [entry.table.removeprefix(f"{SOURCES[entry.source].title} "), *(["suspect"] if entry.suspect else [])]
+        spelled.append(escape(_ppl(entry.ppl)) + "".join(f"<small>{escape(part)}</small>" for part in parts))
     return f'<td class="num" data-v="{entries[0].ppl!r}">{"".join(spelled)}</td>'
 
 
