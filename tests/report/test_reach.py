@@ -1,6 +1,7 @@
 """Every published number is reached by some study, or the reason is named."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +50,10 @@ def test_other_sources_are_counted_apart(found, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert said.startswith("7016 published perplexities, 6890 reached by some study, 126 by none")
     papers, others = said.split("printed by other sources")
+    text = (Path(__file__).resolve().parents[2] / "docs/published.md").read_text()
+    reached = Counter(row.source for row, names in found.items() if names)
+    assert reached == {"zeroquant-v2": 6680, "gptq": 210, "omniquant": 56, "awq": 5, "ptq-bench": 94}
+    assert all(f"| {count:,} |" in text for count in reached.values())
     assert not any(SOURCES[source].title in papers for source in SOURCES if source not in STUDIED)
     assert "237  ptq-bench, reproduction:" in others and "27  LQER, paper: 0 reached by some study" in others
     assert all(reason(row) == "the source has a protocol of its own" for row in found if row.source == "lqer")

@@ -1,7 +1,9 @@
 """The published numbers agree with each other, but for the paper's own misprints, which are named one by one."""
 
 import math
+import re
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import pytest
 
@@ -274,6 +276,14 @@ def test_other_sources_print_only_methods_that_are_measured_here_and_repeat_no_p
         ("w8-asym-row", "opt-2.7b", "wikitext2"),
         ("w8-asym-g128", "opt-2.7b", "wikitext2"),
     ]
+
+
+def test_the_documentation_counts_the_rows_of_each_source():
+    text = (Path(__file__).resolve().parents[2] / "docs/published.md").read_text()
+    assert f"has {len(load()):,} printed perplexities" in text and f"the {len(studied()):,} of the first two papers" in text
+    told = re.findall(r"^\| ([\w-]+)[ ,].*?\| `?[\w -]+`? \| ([\d,]+) \|", text, re.M)
+    counts = Counter(SOURCES[row.source].title for row in load())
+    assert {title: int(count.replace(",", "")) for title, count in told} == counts
 
 
 def test_a_reproduction_is_no_paper_and_a_protocol_of_ones_own_is_compared_with_nothing():
