@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sys
@@ -57,13 +58,29 @@ def elsewhere(tmp_path, monkeypatch) -> None:
 def smoke(tmp_path_factory) -> Path:
     """The folder of a finished smoke study, made once per test run. Tests read it; those that change it take `copy`.
 
-    What the run said is in ``summary.txt``.
+    What the run said is in ``summary.txt``. Test runs beside or after each other, as in CI, share one study: the first of them
+    makes it in the folder that ``LORCBENCH_SMOKE`` names, and each works in a copy of its own.
     """
     folder = tmp_path_factory.mktemp("smoke")
+    if shared := os.environ.get("LORCBENCH_SMOKE"):
+        made = Path(shared) / "made"
+        with open(Path(shared) / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (made / "summary.txt").exists():  # nobody has made it, or who did has failed
+                shutil.rmtree(made, ignore_errors=True)
+                made.mkdir()
+                _make_smoke(made)
+        shutil.copytree(made, folder, symlinks=True, dirs_exist_ok=True)
+    else:
+        _make_smoke(folder)
+    return folder
+
+
+def _make_smoke(folder: Path) -> None:
+    """Run the smoke study in an empty folder."""
     done = snakemake(folder, "--config", "study=smoke")
     assert done.returncode == 0, done.stdout
     (folder / "summary.txt").write_text(done.stdout)
-    return folder
 
 
 @pytest.fixture

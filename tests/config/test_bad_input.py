@@ -34,6 +34,7 @@ KEYS = {
         "hessian": ("best", "1", "null"),
         "group_params": ("x", "1", "null"),
         "dead": ("x", "1", "true", "null"),
+        "clip": ("x", "1", "true", "null", "MSE"),
         "kind": ("rtn", "0", "x", "null"),
         "act_order": ("maybe", "1.5", "null"),
         "nope": ("1",),

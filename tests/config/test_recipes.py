@@ -8,6 +8,7 @@ from typing import get_type_hints
 import pytest
 
 from lorcbench.config import compose
+from lorcbench.config.checks import ConfigError
 from lorcbench.config.recipes import METHODS, DistilledLorc, GptqMethod, ZeroQuantMethod
 from lorcbench.config.shape import Shape
 from lorcbench.core.settings import DistillSettings, GptqSettings, TrainingSettings
@@ -58,6 +59,7 @@ def test_gptq_is_the_published_one_and_the_recommended_one_is_a_variant_of_it():
     assert best != published
     assert compose.load("method", "gptq+damp=0.05").optimizes
     assert not compose.load("method", "gptq+dead=excluded").optimizes
+    assert not compose.load("method", "gptq+clip=mse").optimizes
 
 
 def test_what_reads_more_takes_more():
@@ -73,3 +75,16 @@ def test_what_reads_more_takes_more():
     assert sorted(work, key=work.get)[:3] == ["rtn", "gptq-cached", "gptq"]
     assert work["zq_local"] == work["zq_global"] > work["gptq"]
     assert takes("zq_global+lr=0.001")[1] < work["zq_global"] / 5  # one rate instead of seven
+
+
+@pytest.mark.parametrize("name", ["rtn", "gptq", "gptq-cached", "gptq-best"])
+def test_the_search_for_scales_is_a_setting_of_its_own_and_takes_longer(name):
+    plain, searched = compose.load("method", name), compose.load("method", f"{name}+clip=mse")
+    assert (plain.clip, searched.clip) == ("none", "mse")
+    assert vars(searched) == vars(plain) | {"clip": "mse"}
+    calibration = compose.load("calibration", "stdlib") if plain.data == "tokens" else None
+    without, with_search = (method.estimate(SHAPE, calibration) for method in (plain, searched))
+    assert with_search[0] == without[0]
+    assert with_search[1] > without[1]
+    with pytest.raises(ConfigError, match=r"method\.clip=best: expected one of none, mse"):
+        compose.load("method", f"{name}+clip=best")

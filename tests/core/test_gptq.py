@@ -7,6 +7,7 @@ import reference
 import torch
 
 from lorcbench.core import gptq, quantizer
+from lorcbench.core.compiled import compiled
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.gptq import GptqSettings
 from lorcbench.core.linalg import hessian_factor
@@ -355,7 +356,7 @@ def test_without_a_place_for_compiled_functions_codes_are_the_same(monkeypatch):
     monkeypatch.setattr(caching.CompileResultCacheImpl, "_locator_classes", [])  # a read-only checkout, an unwritable home
     weight, hessian = problem(1)
     expected = solve(weight, hessian, WeightFormat(3))
-    without_cache = gptq._compiled(with_cache.py_func)
+    without_cache = compiled(with_cache.py_func)
     assert type(without_cache._cache) is not type(with_cache._cache)
     monkeypatch.setattr(gptq, "_sweep_columns", without_cache)
     assert_equal(solve(weight, hessian, WeightFormat(3)), expected)

@@ -19,8 +19,8 @@ from lorcbench.common.paths import Wildcards
 from lorcbench.config import folders
 from lorcbench.config.families import WHOLE_SCORES
 from lorcbench.config.schema import RuntimeConfig
-from lorcbench.core import gptq
-from lorcbench.core.formats import ActivationFormat
+from lorcbench.core import clip, gptq, quantizer
+from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.jobs.job import Job
 from lorcbench.models import discovery, observe
 from lorcbench.models.blocks import BlockWalk
@@ -139,6 +139,34 @@ def test_what_lives_on_a_gpu_is_within_the_estimate(tiny_checkpoint, kind, metho
     measured = on_pretended_gpu(quantize.main, "quantize", method)
     estimated = (estimate("quantize", shape, names, runtime).gpu - 512) * MIB
     assert measured <= estimated <= 6 * measured
+
+
+@pytest.mark.parametrize("name", ["w3-asym-row", "w4-asym-g16", "w4-sym-g16-restricted"])
+def test_the_search_for_scales_finds_the_same_on_a_gpu_in_bounded_memory(name, monkeypatch, cuda):
+    fmt = WeightFormat.parse(name)
+    weight = torch.randn(96, 64, generator=torch.Generator().manual_seed(0)) ** 3
+    expected = quantizer.quantize(weight, fmt, "mse")
+    on_gpu = weight.to("cuda")
+    monkeypatch.setattr(clip, "CLIP_VALUES", 80 * 64 * 2)  # two rows
+    MEMORY.restart()
+    before = MEMORY.now
+    found = quantizer.quantize(on_gpu, fmt, "mse")
+    assert MEMORY.peak - before <= 4 * 4 * 80 * 64 * 2 + 12 * weight.numel() * 4
+    assert torch.equal(found.codes.cpu(), expected.codes)
+    assert torch.equal(found.scale.cpu(), expected.scale)
+
+
+@pytest.mark.parametrize("settings", [{}, {"group_params": "corrected"}, {"static_groups": True, "act_order": True}])
+def test_gptq_with_a_search_finds_the_same_on_a_gpu(settings, cuda):
+    generator, fmt = torch.Generator().manual_seed(0), WeightFormat.parse("w3-asym-g16")
+    weight, x = torch.randn(40, 64, generator=generator) ** 3, torch.randn(256, 64, generator=generator)
+    chosen, moment = gptq.GptqSettings(clip="mse", block=32, **settings), x.T @ x / len(x)
+    there, here = (
+        gptq.quantize(weight.to(device), gptq.prepare(moment.to(device), chosen), fmt, chosen) for device in ("cuda", "cpu")
+    )
+    assert there.codes.is_cuda
+    assert (there.scale.cpu() == here.scale).float().mean() > 0.99
+    assert (there.codes.cpu() == here.codes).float().mean() > 0.99
 
 
 def test_families_whose_attention_holds_all_scores_are_those_of_transformers():

@@ -14,7 +14,7 @@ from synthetic import result, results, study
 
 from lorcbench.common.artifacts import write_json
 from lorcbench.config.schema import StudyConfig
-from lorcbench.report import claims, equal_bits, figures, recommend
+from lorcbench.report import claims, equal_bits, figures, recommend, sources
 from lorcbench.report.agreement import Ordering
 from lorcbench.report.claims import Verdict
 from lorcbench.report.comparison import changes
@@ -45,7 +45,8 @@ def draw(found, folder, rows=()) -> list[figures.Figure]:
 def render(asked, found, verdicts, drawn, folder, stages, rows=(), ordered=(), candidates=(), imported=None) -> str:
     """The page of results by themselves."""
     advice = recommend.advise(found, changes(found)), recommend.rank_costs(found), equal_bits.sentence(found)
-    findings = Findings(verdicts, list(rows), list(ordered), list(candidates), [], *advice)
+    beside = sources.side_by_side(asked, found, list(rows))
+    findings = Findings(verdicts, list(rows), list(ordered), list(candidates), [], *advice, beside)
     return page_module.render(asked, found, changes(found), findings, drawn, folder, stages, imported)
 
 
@@ -271,7 +272,7 @@ def test_the_scorecard_stands_beside_the_measurements(served, text):
     assert reader.row("full precision") == ["full precision", "1", "1", f"{100 * abs(failures()[0].mean_ppl / 41 - 1):.2f} %"]
     assert reader.row("weights under rtn") == ["weights under rtn", "minmax", "12", "1.23 %", "5.00 %"]
     assert reader.row("7", "opt-standin-s") == ["7", "opt-standin-s", "3", "0.50", "1 of 2"]
-    assert "<b>1 of 2</b><span>published numbers met</span>" in served.read_text()
+    assert "<b>1 of 2</b><span>papers&#x27; numbers met</span>" in served.read_text()
     assert 'id="scorecard"' not in text and "In MLflow" not in text
 
 

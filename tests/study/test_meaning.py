@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,16 @@ def test_a_setting_that_the_name_does_not_have_is_foreign_too():
     job = StageJob(QUANTIZE, NAMES)
     with pytest.raises(ArtifactError, match=r"made with method\.extra=1, but its name means method\.extra=nothing"):
         meaning.check(job, compose.load, {"identity": {"settings": altered(recorded(job), ("method", "extra"), 1)}})
+
+
+@pytest.mark.parametrize("method", ["rtn", "gptq"])
+def test_a_result_that_is_older_than_a_setting_was_made_with_what_was_the_only_way_then(method):
+    job, searched = (StageJob(QUANTIZE, replace(NAMES, method=name)) for name in (method, f"{method}+clip=mse"))
+    older = recorded(job)
+    assert older["method"].pop("clip") == "none"
+    meaning.check(job, compose.load, {"identity": {"settings": older}})
+    with pytest.raises(ArtifactError, match=r"made with method\.clip=none, but its name means method\.clip=mse"):
+        meaning.check(searched, compose.load, {"identity": {"settings": older}})
 
 
 def poison(folder: Path, place: tuple, value: Any) -> None:

@@ -1,13 +1,27 @@
 """The published numbers agree with each other, but for the paper's own misprints, which are named one by one."""
 
 import math
+import re
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import pytest
 
 from lorcbench.config import compose
 from lorcbench.core.formats import ActivationFormat, WeightFormat
-from lorcbench.study.published import CORPORA, PROTOCOLS, full_precision, load, without_convention
+from lorcbench.study.published import (
+    CORPORA,
+    GATE_PROTOCOL,
+    PAPER,
+    PROTOCOLS,
+    REPRODUCTION,
+    SOURCES,
+    STUDIED,
+    full_precision,
+    load,
+    studied,
+    without_convention,
+)
 
 HALF_A_CENT = 0.0051  # tables print two decimals
 OPTIMIZED = ("gptq", "zq_local", "zq_global")
@@ -33,7 +47,9 @@ def best_of_triples() -> dict:
 
 
 def test_every_number_is_read_and_no_two_stand_in_one_place():
-    assert len(load()) == 7016
+    counts = Counter(row.source for row in load())
+    assert counts == {"zeroquant-v2": 6791, "gptq": 225, "omniquant": 84, "awq": 5, "lqer": 27, "ptq-bench": 237}
+    assert len(studied()) == 7016 and {row.source for row in studied()} == set(STUDIED)
     places = [tuple(vars(row)[name] for name in vars(row) if name not in ("ppl", "note")) for row in load()]
     assert len(set(places)) == len(places)
     assert {row.source for row in load()} == set(PROTOCOLS)
@@ -41,10 +57,13 @@ def test_every_number_is_read_and_no_two_stand_in_one_place():
     assert all(row.ppl > 1 for row in load())
 
 
-def test_formats_are_spelled_as_cells_spell_them_and_only_table_e23_leaves_them_unstated():
+def test_formats_are_spelled_as_cells_spell_them_and_only_table_e23_and_lqer_leave_them_unstated():
     for row in load():
         if row.table == "E.23":
             assert (row.weight[2:], row.activation) == ("-asym", "a8")
+            continue
+        if row.source == "lqer":  # block floating point, or integers of unstated symmetry: no cell is of these formats
+            assert row.formats() is None
             continue
         assert without_convention(row.weight) == row.weight == str(WeightFormat.parse(row.weight))
         assert without_convention(row.activation) == row.activation == str(ActivationFormat.parse(row.activation))
@@ -58,7 +77,7 @@ def test_all_models_but_one_that_was_never_public_are_known():
 
 def test_every_mean_beside_its_triple_is_the_triples_mean():
     places = defaultdict(dict)
-    for row in load():
+    for row in studied():
         place = tuple(vars(row)[name] for name in vars(row) if name not in ("ppl", "note", "corpus"))
         places[place][row.corpus] = row.ppl
     whole = [found for found in places.values() if len(found) == 4]
@@ -201,7 +220,7 @@ def test_numbers_that_belong_to_another_row_are_marked():
         ("bloom-1.7b", "best", "w4-asym-g1024", "mean"),
         *(("bloom-176b", "best", "w4-asym-row", corpus) for corpus in (*CORPORA, "mean")),
     ]
-    assert sum(math.isinf(row.ppl) for row in load()) == 5 + 30  # "Diverge" and "Explode", and nan in triples
+    assert sum(math.isinf(row.ppl) for row in studied()) == 5 + 30  # "Diverge" and "Explode", and nan in triples
 
 
 def test_the_activation_groups_of_table_6_are_those_of_symmetric_gptq():
@@ -219,3 +238,69 @@ def test_full_precision_is_of_one_protocol():
     old, new = rows(model="opt-125m", method="none", activation="a16", corpus=("wikitext2", "ptb"), source="zeroquant-v2")[:2]
     assert (old.counts_under("gptq-new"), new.counts_under("gptq-new")) == (True, False)
     assert not old.counts_under("stdlib") and not old.counts_under("gptq-old+window=1024")
+
+
+# Sources beside the two papers
+
+
+def test_golden_numbers_of_the_other_sources():
+    def ppl(source: str, model: str, method: str, weight: str, corpus: str = "wikitext2", **more) -> float:
+        (row,) = rows(source=source, model=model, method=method, weight=weight, corpus=corpus, **more)
+        return row.ppl
+
+    assert [ppl("omniquant", model, "rtn", "w3-asym-g128") for model in ("opt-125m", "opt-1.3b", "opt-30b")] == [
+        *(51.22, 119.0, 18.8)
+    ]
+    assert ppl("omniquant", "opt-66b", "rtn", "w3-asym-g128") == 1368900.0  # printed as 136.89w
+    assert ppl("omniquant", "opt-13b", "gptq", "w4-asym-g128") == 10.17
+    assert ppl("omniquant", "opt-2.7b", "gptq", "w2-asym-g64") == 29.37
+    assert ppl("awq", "opt-13b", "rtn", "w3-asym-g128") == 46.04
+    assert ppl("ptq-bench", "opt-1.3b", "rtn", "w4-asym-row", "ptb") == 75.3325
+    assert ppl("ptq-bench", "opt-6.7b", "gptq", "w4-asym-row", "c4") == 13.1715
+    assert ppl("ptq-bench", "opt-350m", "rtn", "w2-asym-g64", "ptb") == 3970.26
+    assert ppl("lqer", "opt-1.3b", "rtn", "w4-mx-g32", lorc="diag-abs", activation="a8-mx-g32") == 15.016
+    assert ppl("lqer", "opt-1.3b", "rtn", "w3-mx-g32", lorc="plain", rank=32) == 25.8837
+    assert ppl("lqer", "opt-6.7b", "rtn", "w2-mx", lorc="diag-abs", rank=512) == 14.9791
+
+
+def test_other_sources_print_only_methods_that_are_measured_here_and_repeat_no_paper():
+    others = [row for row in load() if row.source not in STUDIED]
+    assert {row.method for row in others} == {"none", "rtn", "gptq"}
+    assert {row.lorc for row in others} == {"none", "plain", "diag-abs"} == {row.lorc for row in others if row.source == "lqer"}
+    assert {row.lorc for row in studied()} == {"none", "plain"} and all(
+        (row.lorc == "none") == (not row.rank) for row in load()
+    )
+    # RTN at 4 bits by row, which OmniQuant has from GPTQ's paper, is no row of its own.
+    assert not rows(source="omniquant", method="rtn", weight="w4-asym-row")
+    assert [(row.weight, row.model, row.corpus) for row in load() if row.suspect and row.source == "ptq-bench"] == [
+        ("w8-asym-row", "opt-2.7b", "wikitext2"),
+        ("w8-asym-g128", "opt-2.7b", "wikitext2"),
+    ]
+
+
+def test_the_documentation_counts_the_rows_of_each_source():
+    text = (Path(__file__).resolve().parents[2] / "docs/published.md").read_text()
+    assert f"has {len(load()):,} printed perplexities" in text and f"the {len(studied()):,} of the first two papers" in text
+    told = re.findall(r"^\| ([\w-]+)[ ,].*?\| `?[\w -]+`? \| ([\d,]+) \|", text, re.M)
+    counts = Counter(SOURCES[row.source].title for row in load())
+    assert {title: int(count.replace(",", "")) for title, count in told} == counts
+
+
+def test_a_reproduction_is_no_paper_and_a_protocol_of_ones_own_is_compared_with_nothing():
+    assert {name for name, source in SOURCES.items() if source.kind == REPRODUCTION} == {"ptq-bench"}
+    assert {row.kind for row in rows(source="ptq-bench")} == {REPRODUCTION} and rows(source="omniquant")[0].kind == PAPER
+    protocols = [protocol for protocol in PROTOCOLS.values() if protocol]
+    assert not any(row.counts_under(protocol) for row in rows(source="lqer") for protocol in protocols)
+    bench = {row.corpus: row for row in rows(source="ptq-bench", model="opt-125m", method="none")}
+    assert [bench[corpus].counts_under("gptq-old") for corpus in CORPORA] == [True, False, False]
+    assert all(row.counts_under("gptq-new") for row in bench.values())
+    assert rows(source="omniquant")[0].counts_under("gptq-old") and rows(source="awq")[0].counts_under("gptq-new")
+
+
+def test_the_gate_uses_the_numbers_of_zeroquant_v2_alone():
+    # OmniQuant prints 10.12 for this one, GPTQ 10.13 as ZeroQuant-V2 does.
+    assert full_precision("opt-13b") == {"wikitext2": 10.13, "ptb": 12.34, "c4": 11.2}
+    for model in {row.model for row in load()}:
+        printed = rows(source="zeroquant-v2", model=model, table="E.1/E.2", method="none", activation="a16")
+        expected = {row.corpus: row.ppl for row in printed if row.corpus in CORPORA}
+        assert (full_precision(model, GATE_PROTOCOL) or {}) == expected

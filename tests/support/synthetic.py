@@ -68,7 +68,7 @@ def study(found: list[CellResult], title: str = "A synthetic study", **changes) 
 def printed(expanded: Study, factor: float = 1.0) -> list[CellResult]:
     """Results that are the published numbers times `factor`, of the cells of a study whose three perplexities are printed."""
     places = {}
-    for row in published.load():
+    for row in published.studied():
         comparable = published.PROTOCOLS[row.source] == expanded.eval and row.seed is row.lr is None and not row.misprinted
         if comparable and row.corpus != "mean":
             places.setdefault((row.model, row.method, row.weight, row.activation, row.rank), {})[row.corpus] = row.ppl
@@ -85,7 +85,7 @@ def printed(expanded: Study, factor: float = 1.0) -> list[CellResult]:
 def printed_means(expanded: Study) -> list[CellResult]:
     """Results whose corpora all have the published mean; where only the best method's is printed, it is taken for GPTQ's."""
     places = {}
-    for row in published.load():
+    for row in published.studied():
         if row.corpus == "mean" and row.lr is None and row.seed is None and not row.misprinted and np.isfinite(row.ppl):
             places.setdefault((row.model, row.method, row.weight, row.activation, row.rank, row.lorc_bits), row.ppl)
     found = []

@@ -15,7 +15,17 @@ from omegaconf import MISSING
 from lorcbench.config.checks import ConfigError, one_of, positive, seed, spelled
 from lorcbench.config.protocols import CalibrationConfig
 from lorcbench.config.shape import Shape
-from lorcbench.core.settings import DistillSettings, GptqSettings, TrainingSettings
+from lorcbench.core.settings import CLIP_CANDIDATES, CLIP_VALUES, CLIPS, DistillSettings, GptqSettings, TrainingSettings
+
+
+def _search(clip: str, shape: Shape) -> float:
+    """Floating-point operations of finding clipped scales: eight for each weight under each candidate."""
+    return CLIP_CANDIDATES * 8 * shape.layers * shape.block if clip == "mse" else 0
+
+
+def _search_bytes(clip: str) -> float:
+    """Bytes that finding clipped scales takes on a GPU: four float32 copies of the values that it holds at a time."""
+    return 4 * CLIP_VALUES * 4 if clip == "mse" else 0
 
 
 class Method:
@@ -73,14 +83,30 @@ class NoneMethod(Method):
 
 @dataclass
 class RtnMethod(Method):
-    """Round to nearest."""
+    """Round to nearest.
+
+    Attributes:
+        clip: ``none``: a scale covers all values of its group (published); ``mse``: it covers the part of their range with
+            which their squared rounding error is least (`lorcbench.core.clip`).
+    """
 
     kind: str = "rtn"
+    clip: str = "none"
 
     label = "RTN"
 
     def __post_init__(self) -> None:
         one_of("method", "kind", self.kind, ("rtn",))
+        one_of("method", "clip", self.clip, CLIPS)
+
+    def estimate(self, shape: Shape, calibration: CalibrationConfig | None) -> tuple[float, float]:
+        """Rounding every weight once, and the search if there is one."""
+        memory, operations = super().estimate(shape, calibration)
+        return memory, operations + _search(self.clip, shape)
+
+    def gpu_bytes(self, shape: Shape, calibration: CalibrationConfig | None) -> float:
+        """Rounding, or what the search holds beside the matrix."""
+        return super().gpu_bytes(shape, calibration) + _search_bytes(self.clip)
 
 
 @dataclass
@@ -106,6 +132,7 @@ class GptqMethod(Method, GptqSettings):
         one_of("method", "calibration_activations", self.calibration_activations, ("full", "quantized"))
         one_of("method", "group_params", self.group_params, ("block_start", "corrected"))
         one_of("method", "dead", self.dead, ("published", "excluded"))
+        one_of("method", "clip", self.clip, CLIPS)
         positive("method", damp=self.damp, block=self.block)
         if self.sees_activations and self.hessian == "cached":
             raise ConfigError("method.calibration_activations=quantized: needs hessian=propagated")
@@ -133,13 +160,14 @@ class GptqMethod(Method, GptqSettings):
 
     def estimate(self, shape: Shape, calibration: CalibrationConfig | None) -> tuple[float, float]:
         """With cached Hessians the sweep alone; else all Hessians of a block too, and passes that observe and advance."""
+        search = _search(self.clip, shape)
         if self.data == "statistics":
             memory = shape.workspace + shape.squares * 2 + 2 * shape.widest_input**2 * 4
-            return memory, 2 * shape.layers * shape.sweep
+            return memory, 2 * shape.layers * shape.sweep + search
         tokens = calibration.n_samples * calibration.length
         memory = shape.workspace + shape.squares * 4 + 3 * shape.widest_input**2 * 4
         solve = shape.layers * (2 * shape.sweep + shape.cubes / 3)
-        return memory, 5 / 3 * shape.forward(tokens) + shape.layers * shape.squares * tokens + solve
+        return memory, 5 / 3 * shape.forward(tokens) + shape.layers * shape.squares * tokens + solve + search
 
     def gpu_bytes(self, shape: Shape, calibration: CalibrationConfig | None) -> float:
         """The largest of three: factoring the widest Hessian, sweeping the largest stack, and installing what was made.
@@ -148,7 +176,7 @@ class GptqMethod(Method, GptqSettings):
         order of the sweep too.
         """
         largest = shape.widest_input**2 * 4
-        sweep = largest + shape.block + 6 * shape.widest * 4
+        sweep = largest + shape.block + 6 * shape.widest * 4 + _search_bytes(self.clip)
         if self.data == "statistics":
             return sweep
         factor = shape.block + shape.squares * 4 + (3 if self.act_order else 2) * largest

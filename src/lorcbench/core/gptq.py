@@ -19,18 +19,25 @@ is swept by itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import torch
 
+from lorcbench.core.compiled import compiled, over_rows
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.linalg import HessianFactor, hessian_factor, product
-from lorcbench.core.quantizer import Quantized, encode, grouped, offset_first, scale_and_zero, scale_and_zero_unchecked
+from lorcbench.core.quantizer import (
+    Quantized,
+    encode,
+    grouped,
+    lowest_code,
+    offset_first,
+    scale_and_zero,
+    scale_and_zero_unchecked,
+)
 from lorcbench.core.settings import GptqSettings
 
 
@@ -118,13 +125,13 @@ def quantize(weight: torch.Tensor, hessian: PreparedHessian, fmt: WeightFormat, 
     original = weight.float()
     zeroed = original.masked_fill(hessian.dead_inputs, 0)
     covered = original if fmt.group is None and settings.dead == "published" else zeroed
+    static = settings.static_groups or fmt.group is None
     # Groups are runs of neighbouring columns of the original matrix. The sweep overwrites scales that are not static.
-    scale, zero = scale_and_zero(grouped(covered, fmt.group), fmt)
+    scale, zero = scale_and_zero(grouped(covered, fmt.group), fmt, settings.clip if static else "none")
     w = (zeroed if order is None else zeroed[:, order]).contiguous()  # columns in the order of the sweep
     group_of = torch.arange(w.shape[1], device=w.device) // (fmt.group or w.shape[1])
     if order is not None:
         group_of = group_of[order]
-    static = settings.static_groups or fmt.group is None
     codes = _sweep(w, hessian.factor.upper, Grid(fmt, scale, zero, group_of), settings, static)
     if order is not None:
         codes = torch.empty_like(codes).index_copy_(1, order, codes)
@@ -166,7 +173,7 @@ def _sweep(w: torch.Tensor, upper: torch.Tensor, grid: Grid, settings: GptqSetti
         for group in groups:
             offset = group * fmt.group - start
             # (out, group size) → (out, 1, group size): one group per row.
-            scale, zero = compute_scales(corrected[:, offset : offset + fmt.group].unsqueeze(1), fmt)
+            scale, zero = compute_scales(corrected[:, offset : offset + fmt.group].unsqueeze(1), fmt, settings.clip)
             grid.scale[:, group] = scale[:, 0]
             grid.zero[:, group] = zero[:, 0]
         size = stop - start
@@ -242,7 +249,7 @@ def _sweep_block_triton(weights: torch.Tensor, inverse: torch.Tensor, grid: Grid
 
 def _bounds(fmt: WeightFormat) -> tuple[int, int, bool]:
     """Lowest and highest code, and whether the zero point is added before rounding."""
-    return 1 if fmt.convention == "restricted" else 0, 2**fmt.bits - 1, offset_first(fmt)
+    return lowest_code(fmt), 2**fmt.bits - 1, offset_first(fmt)
 
 
 _TILE = 64  # rows at a time: 128 columns of them are 32 KB, which stay in the first cache
@@ -263,27 +270,12 @@ def _sweep_block_compiled(weights: torch.Tensor, inverse: torch.Tensor, grid: Gr
     lowest, highest, shift_first = _bounds(grid.format)
     arrays = (values, scale, zero, block_codes, np.ascontiguousarray(inverse.numpy()), group_of)
     bounds = (np.float32(lowest), np.float32(highest), shift_first)
-    rows = values.shape[1]
-    rows_per_thread = _TILE * -(-rows // (_TILE * torch.get_num_threads()))  # whole tiles, rounded up
-    parts = [(first, min(first + rows_per_thread, rows)) for first in range(0, rows, rows_per_thread)]
-    if len(parts) == 1:
-        _sweep_columns(*arrays, *parts[0], *bounds)
-    else:
-        with ThreadPoolExecutor(len(parts)) as pool:
-            list(pool.map(lambda part: _sweep_columns(*arrays, *part, *bounds), parts))
+    over_rows(lambda start, stop: _sweep_columns(*arrays, start, stop, *bounds), values.shape[1], _TILE)
     codes.copy_(torch.from_numpy(block_codes.T))
     return torch.from_numpy(values.T)  # `_sweep_columns` left there what the codes mean
 
 
-def _compiled(function: Callable) -> Callable:
-    """A function that Numba compiles when it is first called, and keeps on disk where there is a place for that."""
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # neither the folder of this file nor a cache in the user's home can be written
-        return numba.njit(nogil=True)(function)
-
-
-@_compiled
+@compiled
 def _sweep_columns(values, scale, zero, codes, inverse, group_of, start, stop, lowest, highest, shift_first):
     """Sweep rows `start` to `stop` of a column block, columns first.
 

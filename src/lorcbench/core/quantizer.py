@@ -46,19 +46,20 @@ class Quantized:
     format: WeightFormat
 
 
-def quantize(weight: torch.Tensor, grid: WeightFormat | Quantized) -> Quantized:
+def quantize(weight: torch.Tensor, grid: WeightFormat | Quantized, clip: str = "none") -> Quantized:
     """Round W (out, in) to nearest: ZeroQuant-V2's RTN.
 
     Args:
         grid: a format, whose scales and zero points are found from W; or a quantized matrix, whose format, scales and zero
             points are kept.
+        clip: how scales are found, if `grid` is a format: as `scale_and_zero`.
 
     Raises:
         ValueError: W is not a finite matrix, or its width is no multiple of the group.
     """
     if isinstance(grid, Quantized):
         return _quantize_like(weight, grid)
-    scale, zero = scale_and_zero(grouped(weight.float(), grid.group), grid)
+    scale, zero = scale_and_zero(grouped(weight.float(), grid.group), grid, clip)
     return Quantized(encode(weight.float(), scale, zero, grid), scale, None if grid.symmetric else zero, grid)
 
 
@@ -94,41 +95,58 @@ def grouped(matrix: torch.Tensor, group: int | None) -> torch.Tensor:
     return matrix.unflatten(-1, (-1, group or width))
 
 
-def scale_and_zero(groups: torch.Tensor, fmt: WeightFormat | ActivationFormat) -> tuple[torch.Tensor, torch.Tensor]:
+def scale_and_zero(
+    groups: torch.Tensor, fmt: WeightFormat | ActivationFormat, clip: str = "none"
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and zero point of every group.
 
     Args:
         groups: (…, groups, group) float32.
         fmt: a weight format (scales are rounded to its `scale_dtype`) or an activation format (float32 scales).
+        clip: ``none``: the range of a group is that of its values; ``mse`` (weight formats only): that range is shrunk so that
+            the squared error of the group is least (`lorcbench.core.clip`).
 
     Returns:
         scale (…, groups) and zero (…, groups) int32. A group of zeros gets scale 1 and decodes to exact zeros; a scale too
         small for its type becomes the smallest positive number of that type.
 
     Raises:
-        ValueError: a value is NaN or infinite, or a scale overflows its type.
+        ValueError: a value is NaN or infinite, or a scale overflows its type (with any `clip`: that of the whole range).
     """
     low, high = groups.amin(-1), groups.amax(-1)
     if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
         raise ValueError("cannot quantize NaN or infinite values")
-    scale, zero = _scale_and_zero(low, high, fmt)
+    scale, zero = scale_and_zero_of_range(low, high, fmt)
     if torch.isinf(scale).any():
         raise ValueError(f"a scale overflows {scale.dtype}: use the -fp32scale variant of the weight format")
-    return scale, zero
+    return (scale, zero) if clip == "none" else _clipped(groups, low, high, fmt)
 
 
-def scale_and_zero_unchecked(groups: torch.Tensor, fmt: WeightFormat | ActivationFormat) -> tuple[torch.Tensor, torch.Tensor]:
+def scale_and_zero_unchecked(
+    groups: torch.Tensor, fmt: WeightFormat | ActivationFormat, clip: str = "none"
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The same as `scale_and_zero` without its checks: NaN, infinity and overflow go on into the scale.
 
     For a GPU, which has to wait for each check.
     """
-    return _scale_and_zero(groups.amin(-1), groups.amax(-1), fmt)
+    low, high = groups.amin(-1), groups.amax(-1)
+    return scale_and_zero_of_range(low, high, fmt) if clip == "none" else _clipped(groups, low, high, fmt)
 
 
-def _scale_and_zero(
+def _clipped(
+    groups: torch.Tensor, low: torch.Tensor, high: torch.Tensor, fmt: WeightFormat
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and zero point of every group, its range shrunk so that its squared error is least."""
+    from lorcbench.core.clip import least_error_shrink  # imports Numba, which takes longer than plain rounding
+
+    shrink = least_error_shrink(groups, low, high, fmt)
+    return scale_and_zero_of_range(shrink * low, shrink * high, fmt)
+
+
+def scale_and_zero_of_range(
     low: torch.Tensor, high: torch.Tensor, fmt: WeightFormat | ActivationFormat
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and zero point of groups whose least and largest values are `low` and `high` (…, groups)."""
+    """Scale and zero point of groups whose least and largest values are `low` and `high` (…, groups); nothing is checked."""
     dtype = getattr(torch, getattr(fmt, "scale_dtype", "float32"))
     levels = 2**fmt.bits - (fmt.convention == "minmax")
     if fmt.symmetric:
@@ -169,8 +187,12 @@ def encode(matrix: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, fmt: W
     step = scale.float().unsqueeze(-1)  # (rows, groups, 1): one per group
     offset = zero.float().unsqueeze(-1)
     codes = torch.round((values + offset * step) / step) if offset_first(fmt) else torch.round(values / step) + offset
-    lowest = 1 if fmt.convention == "restricted" else 0  # as many codes below the zero point as above it
-    return codes.clamp(lowest, 2**fmt.bits - 1).to(torch.uint8).flatten(-2)
+    return codes.clamp(lowest_code(fmt), 2**fmt.bits - 1).to(torch.uint8).flatten(-2)
+
+
+def lowest_code(fmt: WeightFormat | ActivationFormat) -> int:
+    """The lowest code that values are rounded to."""
+    return 1 if fmt.convention == "restricted" else 0  # as many codes below the zero point as above it
 
 
 class _StraightThrough(torch.autograd.Function):

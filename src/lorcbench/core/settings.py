@@ -8,6 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+CLIPS = ("none", "mse")  # how scales are found: over the whole range of a group, or by a search (`lorcbench.core.clip`)
+CLIP_CANDIDATES = 80  # ranges that the search tries: p = 1 - i / 100 of the whole one, i = 0 … 79
+CLIP_VALUES = 2**23  # rounded values of all candidates that the search by tensors holds at a time: 32 MiB per copy
+
 
 @dataclass
 class GptqSettings:
@@ -23,6 +27,8 @@ class GptqSettings:
         dead: inputs that were zero on every calibration token. Their weights become zero in both cases. ``published``: the
             scale of a row still covers those weights, and 1 stands for them in the mean diagonal that the damping is relative
             to; ``excluded``: neither scales nor the mean know them, so that rows have finer scales.
+        clip: ``none``: a scale covers all values of its group (published default); ``mse``: it covers the part of their range
+            with which their squared rounding error is least (`lorcbench.core.clip`).
     """
 
     damp: float = 0.01
@@ -31,6 +37,7 @@ class GptqSettings:
     static_groups: bool = False
     act_order: bool = False
     dead: str = "published"
+    clip: str = "none"
 
 
 @dataclass

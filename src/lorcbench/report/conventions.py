@@ -2,7 +2,8 @@
 
 Papers print formats without saying which divisor, zero-point rounding or scale type is behind them. So a published number has
 as many measured counterparts as a study has conventions. `study=fingerprint` measures them all; this module ranks them,
-question by question, by the mean of |ln(measured / published)| over the numbers that every candidate has.
+question by question, by the mean of |ln(measured / published)| over the numbers that every candidate has. Only papers ask:
+the code of a reproduction is there to be read.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass
 
-from lorcbench.report.scorecard import Row
+from lorcbench.report.scorecard import Row, counted
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ COLUMNS = tuple(Candidate.__dataclass_fields__)
 def rank(rows: list[Row]) -> list[Candidate]:
     """The candidates of every question to which the study has more than one answer, the closest first."""
     questions: dict[str, dict[str, dict[tuple, float]]] = defaultdict(lambda: defaultdict(dict))
-    for row in rows:
+    for row in counted(rows):
         if bears_on := None if row.derived else _question(row):
             question, answer = bears_on
             place = (row.model, row.corpus, row.table, row.recipe, row.published)

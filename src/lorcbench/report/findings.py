@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lorcbench.report import agreement, claims, conventions, equal_bits, headline, recommend, scorecard, seeds, tally
+from lorcbench.report import agreement, claims, conventions, equal_bits, headline, recommend, scorecard, seeds, sources, tally
 from lorcbench.report.agreement import Ordering
 from lorcbench.report.claims import Verdict
 from lorcbench.report.comparison import Change
@@ -13,6 +13,7 @@ from lorcbench.report.recommend import Advice, RankCost
 from lorcbench.report.results import CellResult
 from lorcbench.report.scorecard import Row
 from lorcbench.report.seeds import Spread
+from lorcbench.report.sources import Beside
 from lorcbench.study.cells import Cell, Study
 
 
@@ -22,7 +23,8 @@ class Findings:
 
     Attributes:
         verdicts: of `lorcbench.report.claims.judge`.
-        scorecard: one row per measured number that a paper printed too.
+        scorecard: one row per measured number and source that printed it too.
+        beside: the same, all sources of a measured number in one record.
         orderings: whether the cells of the papers' tables come in the published order.
         candidates: the conventions that the papers leave open, ranked.
         spreads: of recipes that were measured under more than one seed.
@@ -39,10 +41,11 @@ class Findings:
     advice: list[Advice] = field(default_factory=list)
     rank_costs: list[RankCost] = field(default_factory=list)
     equal_bits: str = ""
+    beside: list[Beside] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """All of it in short, for the terminal."""
-        published = agreement.summary(self.scorecard, self.orderings)
+        published = [*agreement.summary(self.scorecard, self.orderings), *sources.summary(self.beside)]
         use = headline.lines(self.advice, self.rank_costs, self.equal_bits)
         candidates = conventions.summary(self.candidates)
         return [*use, *tally.lines(self.verdicts), *published, *candidates, *seeds.summary(self.spreads)]
@@ -62,6 +65,7 @@ def find(study: Study, results: list[CellResult], changes: dict[Cell, Change]) -
     spreads = seeds.spreads(measured, changes)
     advice = recommend.advise(results, changes)
     costs = recommend.rank_costs(results)
-    return Findings(
-        verdicts, rows, agreement.orderings(rows), conventions.rank(rows), spreads, advice, costs, equal_bits.sentence(measured)
-    )
+    beside = sources.side_by_side(study, results, rows)
+    candidates = conventions.rank(rows)
+    pays = equal_bits.sentence(measured)
+    return Findings(verdicts, rows, agreement.orderings(rows), candidates, spreads, advice, costs, pays, beside)

@@ -82,7 +82,7 @@ def _place(cell: Cell, method: str = "") -> tuple:
 def _means() -> dict[tuple, dict[str, float]]:
     """The printed means, by cell and table."""
     means: dict[tuple, dict[str, float]] = defaultdict(dict)
-    for row in published.load():
+    for row in published.studied():
         chosen = row.lr is None and row.seed is None and not row.misprinted and not math.isnan(row.ppl)
         if row.source == "zeroquant-v2" and row.corpus == "mean" and chosen:
             place = (row.model, row.method, row.weight, row.activation, row.rank, row.lorc_bits)

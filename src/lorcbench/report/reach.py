@@ -1,7 +1,8 @@
 """Which study reaches which published number, or why none does: ``python -m lorcbench.report.reach``.
 
 Every study of published models is expanded without its limit of size. Every cell is taken for measured, and joined with the
-published numbers just as a finished study is.
+published numbers just as a finished study is. The totals are of the two papers whose tables the studies measure; numbers that
+other sources print are counted apart, source by source.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from lorcbench.report.results import CellResult
 from lorcbench.study import published
 from lorcbench.study.cells import Cell
 from lorcbench.study.expansion import load_study
-from lorcbench.study.published import CORPORA, PROTOCOLS, Published
+from lorcbench.study.published import CORPORA, PROTOCOLS, SOURCES, STUDIED, Published
 
 
 def studies() -> dict[Published, list[str]]:
@@ -53,6 +54,8 @@ def kind(row: Published) -> str:
 
 def reason(row: Published) -> str:
     """Why no cell can be held against a number, or "" if one could."""
+    if PROTOCOLS[row.source] is None:
+        return "the source has a protocol of its own"
     if row.model not in compose.names("model"):
         return "the model's weights were never public for download"
     if row.misprinted:
@@ -67,8 +70,9 @@ def reason(row: Published) -> str:
 
 
 def main() -> None:
-    """Print the number of published rows by what reaches them, by study, and by reason."""
-    by_number = studies()
+    """Print the number of the papers' rows by what reaches them, by study, and by reason; then those of the other sources."""
+    by_source = studies()
+    by_number = {row: names for row, names in by_source.items() if row.source in STUDIED}
     reached = [row for row, names in by_number.items() if names]
     missed = [row for row, names in by_number.items() if not names]
     print(f"{len(by_number)} published perplexities, {len(reached)} reached by some study, {len(missed)} by none")
@@ -80,6 +84,11 @@ def main() -> None:
         print(f"\n{title}")
         for name, number in counts.most_common():
             print(f"  {number:5}  {name}")
+    print("\nprinted by other sources about cells of these studies, not counted above")
+    for source in (name for name in SOURCES if name not in STUDIED):
+        own = {row: names for row, names in by_source.items() if row.source == source}
+        compared = sum(bool(names) for names in own.values())
+        print(f"  {len(own):5}  {SOURCES[source].title}, {SOURCES[source].kind}: {compared} reached by some study")
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def kind_of(result: CellResult) -> str:
 
 @cache
 def _printed_models() -> frozenset[str]:
-    return frozenset(row.model for row in published.load())
+    return frozenset(row.model for row in published.studied())
 
 
 def fronts(results: Iterable[CellResult]) -> dict[Cell, CellResult | None]:

@@ -1,4 +1,7 @@
-"""Measured beside published: every cell that a paper printed too, what differs, and whether that is within reason."""
+"""Measured beside published: every cell that others printed too, what differs, and whether that is within reason.
+
+One row per published number. `lorcbench.report.sources` puts the rows of one measured number side by side.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from lorcbench.report.intervals import perplexity
 from lorcbench.report.results import CellResult
 from lorcbench.study import published
 from lorcbench.study.cells import Cell, Study, activation_format, weight_format
-from lorcbench.study.published import CORPORA, Published
+from lorcbench.study.published import CORPORA, PAPER, Published
 
 CALIBRATION = "c4-128x2048"
 DIVERGED = 10.0  # times full precision: beyond it, a model is broken and its perplexity says no more than that
@@ -72,9 +75,10 @@ class Row:
         derived: whether the measured one was chosen from several by its own perplexity, as the paper chose.
         class_open: whether the interval of the measured loss straddles a bound of the classes.
         calibration: of the measured cell.
-        source: of the published number, ``zeroquant-v2`` or ``gptq``.
+        source: of the published number, a key of `lorcbench.study.published.SOURCES`.
         kind: of `TOLERANCES`.
         protocol: of the measured one; it says the precision, too.
+        note: what published.csv remarks about the number.
     """
 
     model: str
@@ -99,11 +103,17 @@ class Row:
     source: str = "zeroquant-v2"
     kind: str = ""
     protocol: str = ""
+    note: str = ""
+
+    @property
+    def suspect(self) -> bool:
+        """Whether the published number is hard to believe; then it is shown and not counted."""
+        return "suspect" in self.note
 
     @property
     def recipe(self) -> tuple:
         """What the published number is of: formats without convention, rank, bits of the factors, learning rate, method."""
-        return (*_recipe(self.weight, self.activation, self.lorc, self.rank), _rate(self.method), base_method(self.method))
+        return (*recipe(self.weight, self.activation, self.lorc, self.rank), _rate(self.method), base_method(self.method))
 
     @property
     def diverged_in_print(self) -> bool:
@@ -144,6 +154,11 @@ def compare(study: Study, results: list[CellResult], changes: dict[Cell, Change]
     return rows
 
 
+def counted(rows: list[Row], kind: str = PAPER) -> list[Row]:
+    """The rows that a count is of: papers and reproductions are never counted together, and suspect numbers not at all."""
+    return [row for row in rows if published.SOURCES[row.source].kind == kind and not row.suspect]
+
+
 def counterparts(result: CellResult, protocol: str) -> list[Published]:
     """The published numbers of a cell or derived row, measured by `protocol`: same model, method, formats, rank and data.
 
@@ -152,7 +167,7 @@ def counterparts(result: CellResult, protocol: str) -> list[Published]:
     cell = result.cell
     if not _published_calibration(cell.calibration):
         return []
-    place = (cell.model, *_recipe(cell.weight, cell.activation, cell.lorc, cell.rank), base_method(cell.method))
+    place = (cell.model, *recipe(cell.weight, cell.activation, cell.lorc, cell.rank), base_method(cell.method))
     printed = _printed(in_float32(protocol)).get(place, [])
     return [row for row in printed if row.lr == _rate(cell.method) and row.seed in (None, result.seed)]
 
@@ -163,7 +178,7 @@ def _printed(protocol: str) -> dict[tuple, list[Published]]:
     places = defaultdict(list)
     for row in published.load():
         if row.counts_under(protocol) and not row.misprinted:
-            places[row.model, row.weight, row.activation, row.rank, row.lorc_bits, row.method].append(row)
+            places[row.model, row.weight, row.activation, row.lorc, row.rank, row.lorc_bits, row.method].append(row)
     return places
 
 
@@ -188,10 +203,11 @@ def precision(rows: list[Row]) -> str:
     return " ".join(sentences)
 
 
-def _recipe(weight: str, activation: str, lorc: str, rank: int) -> tuple[str, str, int, int | None]:
-    """Formats as a paper prints them, rank, and bits of the factors."""
-    bits = compose.load("lorc", lorc).bits if rank else None
-    return published.without_convention(weight), published.without_convention(activation), rank, bits
+def recipe(weight: str, activation: str, lorc: str, rank: int) -> tuple[str, str, str, int, int | None]:
+    """Formats as a paper prints them, and of the correction: its kind, rank, and bits of the factors."""
+    correction = compose.load("lorc", lorc) if rank else None
+    kind, bits = (correction.kind, correction.bits) if correction else ("none", None)
+    return published.without_convention(weight), published.without_convention(activation), kind, rank, bits
 
 
 def _published_calibration(name: str) -> bool:
@@ -239,7 +255,7 @@ def _row(result: CellResult, row: Published, measured: float, change: Change | N
     of_cell = ("model", "method", "weight", "activation", "lorc", "rank", "calibration")
     return Row(
         **{name: getattr(result.cell, name) for name in of_cell},
-        **{name: getattr(row, name) for name in ("corpus", "table", "source")},
+        **{name: getattr(row, name) for name in ("corpus", "table", "source", "note")},
         **classes,
         measured=measured,
         published=row.ppl,

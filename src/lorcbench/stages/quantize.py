@@ -58,7 +58,7 @@ def _rtn(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks: QuantizedB
     for index in range(checkpoint.depth):
         if blocks.kept(index) is None:
             weights = checkpoint.linears(index).items()
-            matrices = {name: quantize(weight.to(job.runtime.device), fmt) for name, weight in weights}
+            matrices = {name: quantize(weight.to(job.runtime.device), fmt, job.method.clip) for name, weight in weights}
             blocks.write(index, QuantizedBlock(matrices))
 
 

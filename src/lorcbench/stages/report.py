@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lorcbench.common.artifacts import read_json, write_text
 from lorcbench.jobs.job import Job
-from lorcbench.report import comparison, conventions, figures, results, scorecard, seeds, tables
+from lorcbench.report import comparison, conventions, figures, results, seeds, sources, tables
 from lorcbench.report.derived import derive
 from lorcbench.report.findings import Findings, find
 from lorcbench.report.page.render import render
@@ -52,7 +52,7 @@ def main(job: Job) -> None:
 def _write_findings(folder: Path, findings: Findings) -> None:
     """claims.json, scorecard.csv, fingerprint.csv and seeds.csv."""
     write_text(folder / "claims.json", json.dumps([vars(verdict) for verdict in findings.verdicts], indent=1) + "\n")
-    write_text(folder / "scorecard.csv", tables.as_csv(scorecard.COLUMNS, map(vars, findings.scorecard)))
+    write_text(folder / "scorecard.csv", tables.as_csv(sources.COLUMNS, (number.columns() for number in findings.beside)))
     write_text(folder / "fingerprint.csv", tables.as_csv(conventions.COLUMNS, map(vars, findings.candidates)))
     write_text(folder / "seeds.csv", tables.as_csv(seeds.COLUMNS, (spread.row() for spread in findings.spreads)))
 

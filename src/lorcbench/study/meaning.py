@@ -27,6 +27,8 @@ from lorcbench.study.stages import (
     StageJob,
 )
 
+# Settings that are younger than results which people keep, and the value with which those were made.
+_YOUNGER = {"method.clip": "none"}
 _NOTHING = "nothing"  # what a message says of a setting that one side lacks
 
 
@@ -101,6 +103,8 @@ def _difference(key: str, expected: Any, found: Any) -> tuple[str, Any, Any] | N
     if not (isinstance(expected, dict) and isinstance(found, dict)):
         return None if expected == found else (key, expected, found)
     for name in sorted(expected.keys() | found.keys()):
-        if difference := _difference(f"{key}.{name}", expected.get(name, _NOTHING), found.get(name, _NOTHING)):
+        place = f"{key}.{name}"
+        in_file = found.get(name, _YOUNGER.get(place, _NOTHING) if name in expected else _NOTHING)
+        if difference := _difference(place, expected.get(name, _NOTHING), in_file):
             return difference
     return None

@@ -30,6 +30,7 @@ from lorcbench.report.results import CellResult
 from lorcbench.report.scorecard import Row
 from lorcbench.report.spelling import number
 from lorcbench.study.cells import RECIPE, Cell
+from lorcbench.study.published import STUDIED
 
 STROKES = {"no LoRC": ("-", "o"), "LoRC": ((0, (5, 2)), "^")}
 
@@ -134,7 +135,8 @@ def _best(results: list[CellResult]) -> Iterable[CellResult]:
 
 def _in_print(results: list[CellResult], best: list[CellResult], rows: Iterable[Row]) -> list[tuple[CellResult, float]]:
     """The published mean of each cell that a line goes through, and of each derived cell."""
-    means = {tuple(getattr(row, axis) for axis in RECIPE): row.published for row in rows if row.corpus == "mean"}
+    of_papers = [row for row in rows if row.corpus == "mean" and row.source in STUDIED]
+    means = {tuple(getattr(row, axis) for axis in RECIPE): row.published for row in of_papers}
     candidates = [*best, *(result for result in results if result.derived)]
     keys = [(result, tuple(getattr(result.cell, axis) for axis in RECIPE)) for result in candidates]
     return [(result, means[key]) for result, key in keys if np.isfinite(means.get(key, np.inf))]

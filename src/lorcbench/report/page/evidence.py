@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from html import escape
 
 from lorcbench.report import tally
@@ -12,8 +13,10 @@ from lorcbench.report.conventions import Candidate
 from lorcbench.report.page.parts import MISSING, chip, method_cell, sortable, table, value
 from lorcbench.report.scorecard import Row, precision
 from lorcbench.report.seeds import Spread
+from lorcbench.report.sources import Beside, Entry, conflicting, sentence
 from lorcbench.report.spelling import number, percent
 from lorcbench.report.tally import Claim
+from lorcbench.study.published import PAPER, REPRODUCTION, SOURCES
 
 
 def claims(verdicts: list[Verdict]) -> str:
@@ -85,26 +88,64 @@ def spreads(found: list[Spread]) -> str:
     return f'<p class="note">{note}</p>{table(heads, rows, numeric=heads[2:6])}' if found else ""
 
 
-def scorecard(rows: list[Row], ordered: list[Ordering]) -> str:
-    """Every measured number that was printed too, how far off it is, and whether tables keep their order."""
-    if not rows:
+def scorecard(rows: list[Row], ordered: list[Ordering], beside: Sequence[Beside] = ()) -> str:
+    """Every measured number that others printed too: how much agrees, which tables keep their order, and all sources in a row.
+
+    Args:
+        rows: of the scorecard.
+        ordered: of the tables of papers.
+        beside: the measured numbers, each with all its sources.
+    """
+    if not rows and not beside:
         return ""
     kinds = "".join(map(_agreement, agreements(rows)))
+    kinds += "".join(_agreement(one, " (reproductions)") for one in agreements(rows, REPRODUCTION))
     heads = ["kind of cell", "numbers", "within tolerance", "median difference"]
     orders = "".join(_ordering(ordering) for ordering in ordered if ordering.n > 2 or ordering.pairs)
     order_heads = ["table", "model", "cells", "rank correlation", "pairs of methods that agree"]
-    columns = ["model", "method", "weight", "activation", "LoRC", "corpus", "table", "agrees"]
-    numbers = ["measured", "published", "difference in %", "tolerance in %", "class", "class in print"]
     note = (
-        "The same perplexity, measured here and in print. Rows are comparable only under the protocol that the source used; "
+        "The same perplexity, measured here and in print. Numbers are comparable only under the protocol that the source used; "
         "the tolerance is that of the kind of cell. Class 1 is a rise of the mean PPL of at most 0.1, class 2 of at most 0.5. "
         f"{precision(rows)}"
     )
-    body = "".join(_row(row) for row in rows)
     return (
-        f'<p class="note">{escape(note)}</p>{table(heads, kinds, numeric=heads[1:])}'
+        f'<p class="note">{escape(note)}</p>{table(heads, kinds, numeric=heads[1:]) if kinds else ""}'
         + (table(order_heads, orders, numeric=order_heads[2:]) if orders else "")
-        + sortable("score-table", columns + numbers, body, numbers, "opt-125m gptq wikitext2", "numbers")
+        + _conflicts(beside)
+        + _side_by_side(beside)
+    )
+
+
+def _conflicts(beside: Sequence[Beside]) -> str:
+    """Where sources contradict each other about numbers of this study."""
+    told = conflicting(beside)
+    if not told:
+        return ""
+    heads = ["model", "method", "weight", "corpus", "measured", "the sources"]
+    rows = "".join(
+        f"<tr><td>{escape(one.cell['model'])}</td>{method_cell(one.cell['method'])}<td>{escape(one.cell['weight'])}</td>"
+        f"<td>{escape(one.corpus)}</td>{value(one.measured, _ppl)}<td>{escape(one.conflict.text())}</td></tr>"
+        for one in told
+    )
+    return f'<p class="note">{escape(sentence(told))}</p>{table(heads, rows, numeric=heads[4:5])}'
+
+
+def _side_by_side(beside: Sequence[Beside]) -> str:
+    """One row per measured number, one column per source."""
+    if not beside:
+        return ""
+    sources = [source for source in SOURCES if any(one.of(source) for one in beside)]
+    titles = [SOURCES[source].title for source in sources]
+    columns = ["model", "method", "weight", "activation", "LoRC", "corpus", "agrees"]
+    numbers = ["measured", *titles, "tolerance in %", "class", "class in print"]
+    note = "Under each number: by how much the measured one differs, and where it stands."
+    if apart := [SOURCES[source].title for source in sources if SOURCES[source].kind == REPRODUCTION]:
+        note += f" {', '.join(apart)}: a reproduction, not a paper; “agrees” and the counts of papers leave it out."
+    if apart := [SOURCES[source].title for source in sources if SOURCES[source].protocol is None]:
+        note += f" {', '.join(apart)}: other number formats and a protocol of its own; shown, and compared with nothing."
+    body = "".join(_row(one, sources) for one in beside)
+    return f'<p class="note">{escape(note)}</p>' + sortable(
+        "score-table", columns + numbers, body, numbers, "opt-125m gptq wikitext2", "numbers"
     )
 
 
@@ -124,10 +165,10 @@ def _percent(distance: float) -> str:
     return f"{100 * distance:.2f} %"
 
 
-def _agreement(agreement: Agreement) -> str:
+def _agreement(agreement: Agreement, more: str = "") -> str:
     """The row of a kind of cells."""
     numbers = value(agreement.count, str) + value(agreement.within, str) + value(agreement.median, _percent)
-    return f"<tr><td>{escape(agreement.kind)}</td>{numbers}</tr>"
+    return f"<tr><td>{escape(agreement.kind + more)}</td>{numbers}</tr>"
 
 
 def _ordering(ordering: Ordering) -> str:
@@ -140,29 +181,48 @@ def _ordering(ordering: Ordering) -> str:
     )
 
 
-def _row(row: Row) -> str:
-    """The row of a number that was printed too."""
-    lorc = f"r{row.rank}" if not row.rank else f"r{row.rank} {row.lorc}"
-    method = method_cell(row.method, f" {chip('derived')}" if row.derived else "")
-    relative = None if math.isnan(row.relative) else row.relative
-    texts = (
-        f"<td>{escape(row.weight)}</td><td>{escape(row.activation)}</td><td>{escape(lorc)}</td><td>{escape(row.corpus)}</td>"
-    )
-    measured = f"{row.class_measured}{' open' if row.class_open else ''}" if row.class_measured else "–"
-    agrees = chip("supported", "yes") if row.within else chip("contradicted", "no")
+def _row(one: Beside, sources: list[str]) -> str:
+    """The row of a number that others printed too."""
+    cell, row = one.cell, one.row
+    lorc = f"r{cell['rank']}" if not cell["rank"] else f"r{cell['rank']} {cell['lorc']}"
+    method = method_cell(cell["method"], f" {chip('derived')}" if row and row.derived else "")
+    texts = "".join(f"<td>{escape(text)}</td>" for text in (cell["weight"], cell["activation"], lorc, one.corpus))
+    classes = MISSING * 2
+    if row:
+        measured = f"{row.class_measured}{' open' if row.class_open else ''}" if row.class_measured else "–"
+        classes = f'<td class="num">{measured}</td>{value(row.class_published, str)}'
     return (
-        f"<tr><td>{escape(row.model)}</td>{method}{texts}<td>{escape(row.table)}</td><td>{agrees}</td>"
-        f"{value(row.measured, _ppl)}{value(row.published, _ppl)}{value(relative, _share)}{value(row.tolerance, _bound)}"
-        f'<td class="num">{measured}</td>{value(row.class_published, str)}</tr>'
+        f"<tr><td>{escape(cell['model'])}</td>{method}{texts}<td>{_agrees(one)}</td>{value(one.measured, _ppl)}"
+        f"{''.join(_entries(one.of(source)) for source in sources)}"
+        f"{value(row.tolerance if row else None, _bound)}{classes}</tr>"
     )
+
+
+def _agrees(one: Beside) -> str:
+    """Whether the papers' numbers are met: all, some or none of them; nothing where no paper's is compared."""
+    papers = [entry for entry in one.entries if SOURCES[entry.source].kind == PAPER and entry.within is not None]
+    met = [entry.within for entry in papers if not entry.suspect]
+    if not met:
+        return "–"
+    if any(met) and not all(met):
+        return chip("undecided", "some")
+    return chip("supported", "yes") if all(met) else chip("contradicted", "no")
+
+
+def _entries(entries: list[Entry]) -> str:
+    """What one source prints of a number, and by how much the measured one differs."""
+    if not entries:
+        return MISSING
+    spelled = []
+    for entry in entries:
+        parts = [] if math.isnan(entry.relative) else [percent(entry.relative, 2)]
+        parts += [entry.table.removeprefix(f"{SOURCES[entry.source].title} "), *(["suspect"] if entry.suspect else [])]
+        spelled.append(escape(_ppl(entry.ppl)) + "".join(f"<small>{escape(part)}</small>" for part in parts))
+    return f'<td class="num" data-v="{entries[0].ppl!r}">{"".join(spelled)}</td>'
 
 
 def _ppl(ppl: float) -> str:
     return number(ppl) if math.isfinite(ppl) else "diverged"
-
-
-def _share(share: float) -> str:
-    return percent(share, 2).removesuffix(" %")
 
 
 def _bound(share: float) -> str:

@@ -22,8 +22,10 @@ from lorcbench.report.page.parts import chip, table, value
 from lorcbench.report.page.tasks import tasks
 from lorcbench.report.recommend import fronts
 from lorcbench.report.results import CellResult
+from lorcbench.report.scorecard import counted
 from lorcbench.report.summary import window_lines
 from lorcbench.study.cells import Cell, Study
+from lorcbench.study.published import PAPER, REPRODUCTION
 from lorcbench.study.ranks import rank_lines
 
 STATUSES = ("ok", "failed", "not run")
@@ -65,7 +67,9 @@ def render(
     sections = {
         ("sizes", "Quality and size"): first + advice.by_model(measured, changes, findings.advice),
         ("claims", "Claims"): evidence.claims(findings.verdicts),
-        ("scorecard", "Beside the published numbers"): evidence.scorecard(findings.scorecard, findings.orderings),
+        ("scorecard", "Beside the published numbers"): evidence.scorecard(
+            findings.scorecard, findings.orderings, findings.beside
+        ),
         ("seeds", "Spread over seeds"): evidence.spreads(findings.spreads),
         ("fingerprint", "Which conventions are the papers'?"): evidence.fingerprint(findings.candidates),
         ("massive", "Massive activations"): massive(measured, changes),
@@ -134,8 +138,9 @@ def _headline(findings: Findings) -> str:
     agree, comparable = tally.as_printed(findings.verdicts)
     if comparable:
         facts.append((f"{agree} of {comparable}", "tests of claims as printed"))
-    if rows := findings.scorecard:
-        facts.append((f"{sum(row.within for row in rows)} of {len(rows)}", "published numbers met"))
+    for sources, text in ((PAPER, "papers' numbers met"), (REPRODUCTION, "reproductions' numbers met")):
+        if rows := counted(findings.scorecard, sources):
+            facts.append((f"{sum(row.within for row in rows)} of {len(rows)}", text))
     return "".join(f"<li><b>{escape(figure)}</b><span>{escape(text)}</span></li>" for figure, text in facts)
 
 
@@ -251,7 +256,7 @@ def _files(study: Study, findings: Findings, imported: dict | None) -> str:
         "claims.json": "every verdict with its evidence",
     }
     if findings.scorecard:
-        tables["scorecard.csv"] = "every published number beside ours"
+        tables["scorecard.csv"] = "every published number beside ours, all sources in one row"
         tables["fingerprint.csv"] = "the conventions that the papers leave open, ranked"
     if findings.spreads:
         tables["seeds.csv"] = "how far each recipe moves with seeds"
