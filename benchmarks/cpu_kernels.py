@@ -25,9 +25,10 @@ from torch.nn.functional import linear
 
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.gptq import Grid, _sweep_block_compiled, sweep_block_reference
+from lorcbench.core.grids import grouped
 from lorcbench.core.linalg import _cholesky, product
 from lorcbench.core.moments import SecondMoment
-from lorcbench.core.quantizer import grouped, scale_and_zero
+from lorcbench.core.quantizer import scale_and_zero
 from lorcbench.models.numpy_linears import NumPyLinears
 
 TOKENS, HIDDEN, FFN = 2048, 768, 3072

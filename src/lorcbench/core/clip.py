@@ -19,7 +19,7 @@ import torch
 
 from lorcbench.core.compiled import compiled, over_rows
 from lorcbench.core.formats import WeightFormat
-from lorcbench.core.quantizer import encode, lowest_code, offset_first, scale_and_zero_of_range
+from lorcbench.core.grids import encode, lowest_code, offset_first, scale_and_zero_of_range
 from lorcbench.core.settings import CLIP_CANDIDATES, CLIP_VALUES
 
 _AT_ONCE = 128  # values whose errors are summed in float32, before the sum is added in float64

@@ -28,16 +28,9 @@ import torch
 
 from lorcbench.core.compiled import compiled, over_rows
 from lorcbench.core.formats import WeightFormat
+from lorcbench.core.grids import encode, grouped, lowest_code, offset_first
 from lorcbench.core.linalg import HessianFactor, hessian_factor, product
-from lorcbench.core.quantizer import (
-    Quantized,
-    encode,
-    grouped,
-    lowest_code,
-    offset_first,
-    scale_and_zero,
-    scale_and_zero_unchecked,
-)
+from lorcbench.core.quantizer import Quantized, scale_and_zero, scale_and_zero_unchecked
 from lorcbench.core.settings import GptqSettings
 
 
