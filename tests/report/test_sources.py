@@ -200,7 +200,9 @@ def test_numbers_of_another_protocol_are_shown_and_compared_with_nothing():
     page = evidence.scorecard([], [], [one])
     assert "LQER: other number formats and a protocol of its own; shown, and compared with nothing" in page
     assert one.columns()["lqer"] == "15.2754" and one.columns()["lqer_within"] == ""
-    for other in (corrected("plain-int8", "a16"), corrected("plain-int8", weight="w4-sym-g128"), corrected("distilled-int8")):
+    (scaled,) = side_by_side(study, [corrected("diag-abs-int8")], [])
+    assert [(entry.ppl, entry.table.split()[0]) for entry in scaled.entries] == [(15.016, "opt")]
+    for other in (corrected("plain-int8", "a16"), corrected("plain-int8", weight="w4-sym-g128"), corrected("exact-int8")):
         assert side_by_side(study, [other], []) == []
     stdlib = dataclasses.replace(study, eval="stdlib")
     assert side_by_side(stdlib, found, []) == []
@@ -211,11 +213,11 @@ def test_a_correction_of_another_kind_is_not_held_against_printed_lorc():
     assert plain == "plain"
     cells = [
         Cell("opt-6.7b", "gptq", "c4-128x2048", "w4-asym-row", "a16", "a16", f"{kind}-int8", 8)
-        for kind in ("plain", "distilled")
+        for kind in ("plain", "exact", "distilled")
     ]
     found = [measured(cell, wikitext2=11.0, ptb=13.4, c4=12.0) for cell in cells]
     held = [{row.table for row in scorecard.counterparts(one, "gptq-old")} for one in found]
-    assert "7 (LoRC)" in held[0] and held[1] == set()
+    assert "7 (LoRC)" in held[0] and held[1] == held[2] == set()
 
 
 def test_stand_ins_have_no_sources():
