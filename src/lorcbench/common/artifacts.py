@@ -142,11 +142,11 @@ def verified(folder: Path, kind: str, *names: str) -> dict:
     result = read_json(folder / "result.json", kind)
     for name in names or result["files"]:
         path = folder / result.get("folder", "") / name
-        check_digest(path, _digest_once(path), result["files"].get(name), folder)
+        check_digest(path, digest_once(path), result["files"].get(name), folder)
     return result
 
 
-def _digest_once(path: Path) -> str | None:
+def digest_once(path: Path) -> str | None:
     """SHA-256 of a file's bytes, which are not read again if they cannot have changed; None if there is no such file."""
     if not path.is_file():
         return None

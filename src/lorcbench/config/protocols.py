@@ -157,6 +157,8 @@ class EvalConfig:
             front, BLOOM's nothing): once per stream, or once per sampled document; ``none``: no such tokens.
         dtype: of the forward passes; norms and softmax are what the Hugging Face module makes of that type. The logits are
             turned into float32 before log-probabilities are made of them, and the mean of a window is float32, too.
+        divergence: also measure how far the predictions of each cell are from full precision's (docs/divergence.md). The final
+            hidden states of full precision are then stored: 4 bytes times tokens times width in float32.
         tasks: names of lm-eval tasks.
     """
 
@@ -167,6 +169,7 @@ class EvalConfig:
     max_windows: int | None = None
     bos: str = "tokenizer"
     dtype: str = "float32"
+    divergence: bool = True
     tasks: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -187,8 +190,12 @@ class EvalConfig:
         return _texts(self.corpora)
 
     def protocol(self) -> dict:
-        """The settings on which a perplexity depends: all but the tasks; `text` is what `corpora` say."""
-        return {key: value for key, value in asdict(self).items() if key not in ("tasks", "text")}
+        """The settings on which the numbers of a protocol depend: all but the tasks; `text` is what `corpora` say.
+
+        `divergence` is named only where it is off: results of the time before there was one lack it.
+        """
+        left_out = {"tasks", "text", *(["divergence"] if self.divergence else [])}
+        return {key: value for key, value in asdict(self).items() if key not in left_out}
 
 
 MEASURED = ("limit", "seed", "chat", "system", "max_gen_toks")  # keys of a task that say nothing of its staged documents

@@ -56,7 +56,8 @@ def bring_up_to_date(job: Job, settings: dict, about: dict, open_model: Callable
     kept = {
         variant: entry
         for variant, entry in before.items()
-        if not _is_outdated(job, variant, entry, marks, settings) and not (variant in marks and _is_of_other_device(job, entry))
+        if not _is_outdated(job, variant, entry, marks, settings)
+        and not (variant in marks and (_is_of_other_device(job, entry) or _lacks_states(job, entry)))
     }
     missing = [variant for variant in marks if variant not in kept]
     # The ranks of other studies that have to be measured again, for `Pipeline.held`.
@@ -67,7 +68,7 @@ def bring_up_to_date(job: Job, settings: dict, about: dict, open_model: Callable
     measured = {
         variant: entry
         for variant, entry in _measured(job).items()
-        if entry["identity"] == marks.get(variant) and not _is_of_other_device(job, entry)
+        if entry["identity"] == marks.get(variant) and not (_is_of_other_device(job, entry) or _lacks_states(job, entry))
     }
     missing = [variant for variant in missing if variant not in measured]
     on_device = {"device": CUDA} if job.device == CUDA else {}
@@ -93,6 +94,11 @@ def bring_up_to_date(job: Job, settings: dict, about: dict, open_model: Callable
 def _is_of_other_device(job: Job, entry: dict) -> bool:
     """Whether a number was measured on the other kind of device than the one that the user named; `auto` names none."""
     return job.cfg.runtime.device != AUTO and entry.get("device", CPU) != job.device
+
+
+def _lacks_states(job: Job, entry: dict) -> bool:
+    """Whether the hidden states that an entry names were deleted."""
+    return "states" in entry and not (job.folder / entry["states"]["file"]).is_file()
 
 
 def _measured(job: Job) -> dict[str, dict]:

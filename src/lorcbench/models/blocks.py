@@ -20,7 +20,7 @@ import os
 import re
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from torch import nn
 from torch.func import functional_call
 
 from lorcbench.common.process import give_back_memory
+from lorcbench.core.divergence import TokenScores, token_scores
 from lorcbench.models.checkpoint import Checkpoint, CheckpointError
 from lorcbench.models.network import Arguments, StandIn, empty_network, logits, plain_linears, replaced
 from lorcbench.models.numpy_linears import NumPyLinears
@@ -311,16 +312,47 @@ class BlockWalk:
         self.move_outside(self.device)
         losses = torch.empty(len(tokens), dtype=torch.float32)
         for batch, states in self.fetched(hidden):
-            with self.stand_ins(states):
-                ids = tokens[batch].to(self.device)
-                output = self.model.base_model(input_ids=ids, use_cache=False)
-            # Each position predicts the next token: (windows, length - 1, hidden) → (tokens, hidden).
-            head_inputs = output.last_hidden_state[:, :-1].flatten(0, 1)
-            labels = ids[:, 1:].flatten()
-            with NumPyLinears():
-                token_losses = [
-                    nn.functional.cross_entropy(logits(self.model, output, part).float(), label, reduction="none")
-                    for part, label in zip(head_inputs.split(_SCORED_AT_ONCE), labels.split(_SCORED_AT_ONCE), strict=True)
-                ]
-            losses[batch] = torch.cat(token_losses).view(len(ids), -1).mean(1).cpu()  # (tokens,) → (windows, length - 1)
+            ids = tokens[batch].to(self.device)
+            labels = ids[:, 1:].flatten().split(_SCORED_AT_ONCE)
+            token_losses = [
+                nn.functional.cross_entropy(part, label, reduction="none")
+                for part, label in zip(self._logits(states, ids), labels, strict=True)
+            ]
+            losses[batch] = _window_means(token_losses, len(ids))
         return losses
+
+    @torch.no_grad()
+    def compare(self, hidden: torch.Tensor, tokens: torch.Tensor, full: Callable[[slice], torch.Tensor]) -> TokenScores:
+        """Loss of each window as `score` has it, and how far its predictions are from full precision's; means over its tokens.
+
+        Args:
+            full: slice of the windows → their final hidden states (m, length, hidden) at full precision, on the host.
+        """
+        self.move_outside(self.device)
+        scores = TokenScores(*(torch.empty(len(tokens), dtype=torch.float32) for _ in TokenScores._fields))
+        for batch, states in self.fetched(hidden):
+            ids = tokens[batch].to(self.device)
+            labels = ids[:, 1:].flatten().split(_SCORED_AT_ONCE)
+            both = zip(self._logits(states, ids), self._logits(full(batch).to(self.device), ids), labels, strict=True)
+            parts = [token_scores(*logits_and_labels) for logits_and_labels in both]
+            for windows, of_parts in zip(scores, zip(*parts, strict=True), strict=True):
+                windows[batch] = _window_means(of_parts, len(ids))
+        return scores
+
+    def _logits(self, states: torch.Tensor, ids: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Logits (tokens, vocabulary) float32 of a batch of final hidden states (m, length, hidden), a few tokens at a time.
+
+        Of each window all positions but the last, each of which predicts the next token.
+        """
+        with self.stand_ins(states):
+            output = self.model.base_model(input_ids=ids, use_cache=False)
+        head_inputs = output.last_hidden_state[:, :-1].flatten(0, 1)  # (m, length - 1, hidden) → (tokens, hidden)
+        for part in head_inputs.split(_SCORED_AT_ONCE):
+            with NumPyLinears():
+                of_part = logits(self.model, output, part).float()
+            yield of_part
+
+
+def _window_means(parts: Iterable[torch.Tensor], windows: int) -> torch.Tensor:
+    """Means over the tokens of each window, (windows,) on the host, of what stands there for the tokens of all, in parts."""
+    return torch.cat(tuple(parts)).view(windows, -1).mean(1).cpu()

@@ -1,9 +1,11 @@
-"""The loss of each window of a cell, by the block walk."""
+"""The loss of each window of a cell, and how far its predictions are from full precision's, by the block walk."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,8 +16,15 @@ from lorcbench.models.channels import largest_inputs, unevenness
 from lorcbench.models.states import KeptStates
 from lorcbench.models.surgery import install_weights, rounded_inputs
 
+Scores = dict[str, dict[str, list[float]]]  # what is measured → corpus → one number per window
 
-def window_losses(
+
+def window_losses(*args: Any, **named: Any) -> dict[str, list[float]]:
+    """Mean loss of each test window, in nats per token, by corpus; arguments as of `window_scores`."""
+    return window_scores(*args, **named)["nll"]
+
+
+def window_scores(
     walk: BlockWalk,
     windows: dict[str, torch.Tensor],
     weights_of_block: Callable[[int], dict[str, torch.Tensor]],
@@ -23,8 +32,13 @@ def window_losses(
     channels: dict[str, list[dict]] | None = None,
     kept: KeptStates | None = None,
     progress: Callable[[float, int], None] = lambda done, total: None,
-) -> dict[str, list[float]]:
-    """Mean loss of each test window, in nats per token, by corpus.
+    full: Callable[[str, slice], torch.Tensor] | None = None,
+    store: Callable[[dict[str, torch.Tensor]], None] = lambda hidden: None,
+) -> Scores:
+    """What is measured of each test window, by corpus: a mean over its tokens.
+
+    That is ``nll``, the loss in nats per token; with `full` also ``kl``, the divergence of the predictions from full
+    precision's in nats per token, and ``agree``, the share of tokens that both models hold for the most likely one.
 
     Args:
         windows: token windows (n, length) of each corpus; all corpora pass through a block while it is loaded.
@@ -35,9 +49,11 @@ def window_losses(
             per block, by the first linear that reads that input.
         kept: where hidden states are kept, and what a killed walk left there, behind which this one goes on.
         progress: told how many blocks the windows have passed, with the part of the next one, and how many there are.
+        full: corpus and slice of its windows → their final hidden states (m, length, hidden) at full precision.
+        store: given the final hidden states (n, length, hidden) of each corpus.
 
     Raises:
-        ArithmeticError: a loss is NaN or infinite.
+        ArithmeticError: a number is NaN or infinite.
     """
     first = [group[0] for group in walk.architecture.linears]
     hidden = {corpus: walk.embed(tokens) for corpus, tokens in windows.items()}
@@ -60,14 +76,25 @@ def window_losses(
                 channels.setdefault(name, []).append(unevenness(largest))
         if kept:
             kept.keep(index + 1, hidden, channels)
-    losses = {corpus: walk.score(hidden[corpus], tokens) for corpus, tokens in windows.items()}
-    for corpus, values in losses.items():
-        if not values.isfinite().all():
-            overflow = f"a number is too large for {walk.dtype}, in which the model is evaluated"
-            raise ArithmeticError(
-                f"corpus {corpus}: the loss of {int((~values.isfinite()).sum())} windows is no number: {overflow}"
-            )
-    return {corpus: values.tolist() for corpus, values in losses.items()}
+    store(hidden)
+    scores: Scores = {}
+    for corpus, tokens in windows.items():
+        if full is None:
+            of_corpus = {"nll": walk.score(hidden[corpus], tokens)}
+        else:
+            of_corpus = walk.compare(hidden[corpus], tokens, partial(full, corpus))._asdict()
+        for name, values in of_corpus.items():
+            _check_finite(walk, corpus, name, values)
+            scores.setdefault(name, {})[corpus] = values.tolist()
+    return scores
+
+
+def _check_finite(walk: BlockWalk, corpus: str, name: str, values: torch.Tensor) -> None:
+    """Refuse windows of which something is no number."""
+    if count := int((~values.isfinite()).sum()):
+        measured = {"nll": "loss"}.get(name, "divergence from full precision")
+        overflow = f"a number is too large for {walk.dtype}, in which the model is evaluated"
+        raise ArithmeticError(f"corpus {corpus}: the {measured} of {count} windows is no number: {overflow}")
 
 
 @contextmanager

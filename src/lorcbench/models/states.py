@@ -66,7 +66,7 @@ class KeptStates:
                 about = json.loads(file.readline())
                 is_ours = about["mark"] == self._mark and about["sizes"] == sizes and _is_whole(self._path)
                 if is_ours:
-                    for piece in _pieces(hidden):
+                    for piece in pieces(hidden):
                         read = piece if piece.device.type == "cpu" else torch.empty_like(piece, device="cpu")
                         file.readinto(read.numpy())
                         if read is not piece:
@@ -107,7 +107,7 @@ class KeptStates:
         digest = hashlib.sha256(line)
         with replacing(self._path) as temporary, open(temporary, "wb") as file:
             file.write(line)
-            for piece in _pieces(hidden):
+            for piece in pieces(hidden):
                 content = piece.cpu().numpy()
                 digest.update(content)
                 file.write(content)
@@ -117,7 +117,7 @@ class KeptStates:
         self._path.unlink(missing_ok=True)
 
 
-def _pieces(hidden: dict[str, torch.Tensor]) -> Iterator[torch.Tensor]:
+def pieces(hidden: dict[str, torch.Tensor]) -> Iterator[torch.Tensor]:
     """The bytes of contiguous tensors, in the order of their names, as views of a limited size."""
     for name in sorted(hidden):
         yield from hidden[name].view(-1).view(torch.uint8).split(_PIECE)

@@ -20,6 +20,7 @@ from lorcbench.config.schema import ModelConfig, RuntimeConfig
 from lorcbench.config.shape import Shape
 from lorcbench.pipeline.walking import ITEMSIZE, SCORED_AT_ONCE, Walk
 from lorcbench.study.cells import weight_format
+from lorcbench.study.stages import full_precision
 
 MIB = 2**20
 # Resident after imports, measured, in MiB: torch and safetensors alone, with transformers, with lm-eval.
@@ -230,7 +231,10 @@ def _distilled_lorc(
 
 
 def _evaluate(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> _Takes:
-    """Perplexity: the walk, a quantized block while it is decoded and corrected, and logits."""
+    """Perplexity: the walk, a quantized block while it is decoded and corrected, and logits; those of full precision too.
+
+    The evaluation of full precision itself writes its final hidden states.
+    """
     protocol: EvalConfig = compose.load("eval", names.protocol)
     per_corpus = _WINDOWS // len(protocol.corpora)
     tokens = [protocol.window * (corpus.windows or protocol.max_windows or per_corpus) for corpus in protocol.corpora.values()]
@@ -238,14 +242,17 @@ def _evaluate(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> _Takes:
     walk = Walk(shape, runtime, protocol.dtype, protocol.window, states, names.activation != "a16")
     # Packed codes, and in float32 the weights, their corrections, and the sums of both.
     quantized = 0 if names.method == "none" else shape.block * (1 + 3 * 4)
+    is_compared = full_precision(names) is not None
+    compared = walk.final if is_compared else 0
     peak = _Bytes(
-        cpu=walk.cpu + 4 * shape.block + SCORED_AT_ONCE * shape.vocabulary * 12,
-        host=walk.host + walk.pinned(len(states)) + shape.block,
+        cpu=walk.cpu + 4 * shape.block + SCORED_AT_ONCE * shape.vocabulary * 12 + compared,
+        host=walk.host + walk.pinned(len(states)) + shape.block + compared / 4,
         gpu=walk.near,
-        gpu_peaks=(walk.ends, walk.block + walk.passing, walk.block + quantized),
+        gpu_peaks=(walk.ends + compared, walk.block + walk.passing, walk.block + quantized),
     )
-    head = 2 * sum(tokens) * shape.hidden * shape.vocabulary
-    return _MODEL, peak, shape.forward(sum(tokens)) + head, 1
+    head = 2 * sum(tokens) * shape.hidden * shape.vocabulary * (2 if is_compared else 1)
+    stored = sum(states) / MIB if protocol.divergence and not is_compared else 0
+    return _MODEL, peak, shape.forward(sum(tokens)) + head, 1 + stored
 
 
 def _harness(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> _Takes:

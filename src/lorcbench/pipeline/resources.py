@@ -91,7 +91,12 @@ class Resources:
         return ask
 
     def group(self, wildcards: Any) -> str | None:
-        """The group of a job: quantizing, factors and measurements of small models share submissions, others stand alone."""
+        """The group of a job: quantizing, factors and measurements of small models share submissions, others stand alone.
+
+        So does what measures an unquantized model: many others wait for it, which would all become one submission with it.
+        """
+        if wildcards.method == "none":
+            return None
         shape = self._shapes.get(wildcards.model)
         return "cell" if shape and self._choice.device != CUDA and shape.layers * shape.block <= _SMALL else None
 

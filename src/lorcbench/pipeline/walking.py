@@ -122,4 +122,9 @@ class Walk:
     @property
     def ends(self) -> float:
         """On a GPU: embeddings and head, and the logits of the tokens that are scored at once."""
-        return self.outside + SCORED_AT_ONCE * self.shape.vocabulary * 12 + 4 * self._tokens * self.shape.hidden * self._size
+        return self.outside + SCORED_AT_ONCE * self.shape.vocabulary * 12 + self.final
+
+    @property
+    def final(self) -> float:
+        """Bytes of final hidden states of one pass: as they come, behind the norm, what the head sees, and one more."""
+        return 4 * self._tokens * self.shape.hidden * self._size

@@ -150,14 +150,26 @@ def _without_foreign_calibration(names: Wildcards) -> Wildcards:
 
 
 def _evaluate(study: Study, names: Wildcards) -> list[StageJob]:
-    """Test windows, and the weights of all cells that one evaluation measures; in float16 a gate of its own for these.
+    """Test windows, and the weights of all cells that one evaluation measures; what their predictions are compared with.
 
-    The gate in float32, which quantizing waits for, is no evidence of float16: numbers may overflow there, or kernels be wrong.
+    In float16 there is a gate of its own for these. The gate in float32, which quantizing waits for, is no evidence of
+    float16: numbers may overflow there, or kernels be wrong.
     """
     cells = study.evaluated(names)
     in_half = names.protocol.partition("+")[0] in HALF.values() and names.method != "none"
     gate = [StageJob(GATE_HALF, names)] if in_half and study.gated(names.model) else []
-    return [StageJob(PREPARE, names), StageJob(TOKENS, names), *gate, *_weights(study, cells)]
+    full = [job] if (job := full_precision(names)) else []
+    return [StageJob(PREPARE, names), StageJob(TOKENS, names), *gate, *full, *_weights(study, cells)]
+
+
+def full_precision(names: Wildcards) -> StageJob | None:
+    """The evaluation of the unquantized model, with whose predictions an evaluation by the same protocol compares its own.
+
+    None for that one itself, and for a protocol that measures no divergence.
+    """
+    full = StageJob(EVALUATE, Wildcards(model=names.model, protocol=names.protocol))
+    is_compared = full.folder != EVALUATE.folder(names) and compose.load("eval", names.protocol).divergence
+    return full if is_compared else None
 
 
 def _harness(study: Study, names: Wildcards) -> list[StageJob]:
@@ -361,7 +373,8 @@ ON_DEVICE = {stage.module for stage in STAGES.values() if stage.on_device}
 def jobs_of(study: Study, cell: Cell) -> dict[str, StageJob]:
     """The jobs on its model that a cell rests on, by artifact, in the order of the stages.
 
-    There is one for every stage. Of two the nearer to the cell counts: its own evaluation, not the one that its gate compares.
+    There is one for every stage. Of two the nearer to the cell counts: its own evaluation, not the one that its gate compares
+    or whose predictions it is compared with.
     """
     alone = replace(study, cells=(cell,), harness=(cell,) if cell in study.harness else ())
     waiting = [StageJob(EVALUATE, study.wildcards(cell))]
@@ -378,7 +391,8 @@ def jobs_of(study: Study, cell: Cell) -> dict[str, StageJob]:
 def upstream(study: Study, *ends: StageJob) -> list[StageJob]:
     """Some jobs and all that have to finish before them, texts and tasks too, each once, in the order of the stages.
 
-    They are more than `jobs_of` has: an evaluation waits for the factors of all its ranks, and a gate for another evaluation.
+    They are more than `jobs_of` has: an evaluation waits for the factors of all its ranks and for full precision's, and a gate
+    for another evaluation.
     """
     jobs = {job.folder: job for job in ends}
     waiting = list(jobs.values())
