@@ -10,8 +10,11 @@ import pytest
 from runs import ROOT
 
 from lorcbench import stages
+from lorcbench.common.gpus import Choice
 from lorcbench.common.paths import Wildcards
 from lorcbench.config import compose
+from lorcbench.config.schema import RuntimeConfig
+from lorcbench.pipeline.resources import Resources
 from lorcbench.study.expansion import load_study
 from lorcbench.study.stages import EVALUATE, HARNESS, REPORT, STAGES, StageJob, job_folders
 
@@ -86,3 +89,23 @@ def test_the_jobs_of_a_cell_are_its_own_and_in_the_order_in_which_they_run():
     assert "/a8-" in str(folders["evaluation"])
     full = job_folders(study, next(cell for cell in study.cells if cell.is_full_precision))
     assert list(full) == ["checkpoint", "tokens", "evaluation"]
+
+
+@pytest.mark.parametrize("protocol", ["gptq-old", "gptq-new-half", "stdlib", "stdlib+divergence=false"])
+def test_every_evaluation_reads_that_of_full_precision_by_its_own_protocol(protocol):
+    """Unless the protocol measures no divergence; none reads itself."""
+    study = load_study("lorc-a8", ["study.models=[opt-125m]", f"study.eval={protocol}", "study.methods=[none,rtn]"])
+    for cell in study.cells:
+        read = [job.folder for job in EVALUATE.inputs(study, study.wildcards(cell)) if job.stage is EVALUATE]
+        full = EVALUATE.folder(Wildcards(model=cell.model, protocol=protocol))
+        assert read == ([] if cell.is_full_precision or "false" in protocol else [full]), cell.key
+    assert {cell.activation for cell in study.cells if cell.method == "none"} > {"a16"}
+
+
+def test_what_all_evaluations_of_a_model_wait_for_is_in_no_group(monkeypatch):
+    """On a cluster a group of jobs that depend on one another is one submission."""
+    study = load_study("smoke")
+    resources = Resources(study, RuntimeConfig(), Choice("cpu"))
+    groups = {cell.method: resources.group(study.wildcards(cell)) for cell in study.cells}
+    assert groups.pop("none") is None
+    assert set(groups.values()) == {"cell"}

@@ -245,7 +245,7 @@ def _evaluate(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> _Takes:
     is_compared = full_precision(names) is not None
     compared = walk.final if is_compared else 0
     peak = _Bytes(
-        cpu=walk.cpu + 4 * shape.block + SCORED_AT_ONCE * shape.vocabulary * 12 + compared,
+        cpu=walk.cpu + 4 * shape.block + SCORED_AT_ONCE * shape.vocabulary * 12,
         host=walk.host + walk.pinned(len(states)) + shape.block + compared / 4,
         gpu=walk.near,
         gpu_peaks=(walk.ends + compared, walk.block + walk.passing, walk.block + quantized),

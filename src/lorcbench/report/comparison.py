@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 from lorcbench.report.intervals import (
     Interval,
+    mean_of_windows,
     mean_perplexity_difference,
     metric_difference,
     nll_difference,
@@ -45,6 +47,25 @@ class Change:
         baseline = self.baseline.nll
         independent = self.result.independent
         return {corpus: nll_difference(nll, baseline[corpus], corpus in independent) for corpus, nll in self.result.nll.items()}
+
+    @cached_property
+    def divergence(self) -> dict[str, dict[str, Interval]]:
+        """How far the predictions are from full precision's: ``kl`` in nats per token, and ``agreement``, a share of tokens.
+
+        Each by corpus, with their ``mean``; empty if it was not measured.
+        """
+        measured = {"kl": (self.result.kl, math.inf), "agreement": (self.result.agree, 1.0)}
+        parts = {
+            name: {"mean": series, **{corpus: {corpus: values} for corpus, values in series.items()}}
+            for name, (series, _) in measured.items()
+            if series
+        }
+        return {
+            name: {
+                part: mean_of_windows(of_part, measured[name][1], self.result.independent) for part, of_part in of_name.items()
+            }
+            for name, of_name in parts.items()
+        }
 
     @cached_property
     def tasks(self) -> dict[str, Interval]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
@@ -170,6 +170,18 @@ def mean_log_ratio(pairs: list[tuple[Losses, Losses]], independent: Collection[s
         value += float(per_window.mean())
         parts.append(mean_variance(per_window, corpus in independent))
     return _around(value, parts)
+
+
+def mean_of_windows(series: Losses, highest: float = math.inf, independent: Collection[str] = ()) -> Interval:
+    """Mean over corpora of a mean over windows, of what lies between 0 and `highest`; no bound of the interval lies outside.
+
+    Args:
+        series: per corpus one number for each window, which is of a cell and its baseline together, such as a divergence.
+    """
+    value = float(np.mean([np.mean(values) for values in series.values()]))
+    parts = [mean_variance(np.asarray(values) / len(series), corpus in independent) for corpus, values in series.items()]
+    interval = _around(value, parts)
+    return replace(interval, low=max(0.0, interval.low), high=min(highest, interval.high))
 
 
 def _around(value: float, parts: list[tuple[float, float]]) -> Interval:

@@ -33,6 +33,9 @@ class CellResult:
         seed: of the calibration, None without one.
         status: ``ok``, ``failed`` or ``not run``; `reason` says why.
         nll: losses per window, in nats per token, by corpus; empty unless ok.
+        kl: divergence of the predictions from full precision's, a mean per window in nats per token, by corpus; full
+            precision's own is 0. Empty if it was not measured, as by a protocol with ``divergence=false``.
+        agree: share of the tokens of each window whose most likely one is full precision's, by corpus.
         bits_per_weight: what is stored for the block linears: codes, scales, zero points and factors.
         weights: number of weights in the block linears; None for full precision.
         max_damp: the largest GPTQ damping that was needed, None without GPTQ.
@@ -63,6 +66,8 @@ class CellResult:
     status: str = "not run"
     reason: str = ""
     nll: dict[str, np.ndarray] = field(default_factory=dict)
+    kl: dict[str, np.ndarray] = field(default_factory=dict)
+    agree: dict[str, np.ndarray] = field(default_factory=dict)
     bits_per_weight: float | None = None
     weights: int | None = None
     max_damp: float | None = None
@@ -160,7 +165,8 @@ def _fill(result: CellResult, evaluation: dict, folders: dict[str, Path]) -> Non
     protocol = evaluation["identity"]["settings"]
     result.corpora = {name: {"window": protocol["window"]} | about for name, about in evaluation.get("corpora", {}).items()}
     result.independent = frozenset(name for name, corpus in protocol["corpora"].items() if corpus["sampling"] == "documents")
-    result.nll = {corpus: np.array(values) for corpus, values in measured["nll"].items()}
+    for name in ("nll", "kl", "agree"):
+        setattr(result, name, {corpus: np.array(values) for corpus, values in measured.get(name, {}).items()})
     result.weights = measured.get("weights")
     result.channels = measured.get("channels", {})
     result.bits_per_weight = measured.get("bits_per_weight", 16.0)
@@ -217,7 +223,8 @@ def _why_not(study: Study, last: StageJob) -> str:
     jobs = upstream(study, last)
     if reason := next(filter(None, (_failure(job.folder) for job in jobs if job.folder != last.folder)), None):
         return reason
-    missing = next((job for job in jobs if not (job.folder / "result.json").is_file()), last)
+    without = (job for job in jobs if job.folder != last.folder and not (job.folder / "result.json").is_file())
+    missing = next(without, last)
     started = (missing.folder / "log.txt").is_file()
     return f"{missing.stage.artifact}: {'killed without a record, or cut off' if started else NOT_RUN}"
 

@@ -17,9 +17,10 @@ _CELL = ("study", "model", "family", "standin", "method", "weight", "activation"
 _RECIPE_OF_RANK = ("lorc", "hessian", "calibration")
 _TEXT = ("seed", "protocol", "corpus", "windows", "window", "stream_tokens", "stream_sha256")
 _PERPLEXITY = ("ppl", "ppl_fp", "delta_nll", "delta_nll_low", "delta_nll_high", "delta_ppl", "delta_ppl_low", "delta_ppl_high")
+_DIVERGENCE = ("kl", "kl_low", "kl_high", "agreement", "agreement_low", "agreement_high")
 _COST = ("bits_per_weight", "paper_bits", "weights", "max_damp", "seconds", "peak_rss_mib", "device")
 _STATUS = ("status", "reason", "derived_from", "on_front", "rank_share", "origin")
-COLUMNS = _CELL + _RECIPE_OF_RANK + _TEXT + _PERPLEXITY + _COST + _STATUS
+COLUMNS = _CELL + _RECIPE_OF_RANK + _TEXT + _PERPLEXITY + _DIVERGENCE + _COST + _STATUS
 
 _TASK = ("task", "version", "documents", "shots", "prefix_token")
 _METRIC = ("metric", "value", "stderr", "value_fp", "delta", "delta_low", "delta_high")
@@ -63,14 +64,25 @@ def _corpus_columns(result: CellResult, change: Change) -> list[dict]:
         ppl_fp = perplexity(change.baseline.nll[corpus])
         numbers = {"corpus": corpus, "ppl": ppl, "ppl_fp": ppl_fp, "delta_ppl": ppl - ppl_fp}
         numbers |= {name: stream.get(name, "") for name in ("windows", "window", "stream_tokens", "stream_sha256")}
-        columns.append(numbers | {"delta_nll": loss.value, "delta_nll_low": loss.low, "delta_nll_high": loss.high})
+        numbers |= {"delta_nll": loss.value, "delta_nll_low": loss.low, "delta_nll_high": loss.high}
+        columns.append(numbers | _divergence_columns(change, corpus))
     return columns
 
 
 def _mean_columns(result: CellResult, change: Change) -> dict:
     """The mean of the corpora's perplexities beside full precision's."""
     numbers = {"corpus": "mean", "ppl": result.mean_ppl, "ppl_fp": change.baseline.mean_ppl, "delta_ppl": change.mean.value}
-    return numbers | {"delta_ppl_low": change.mean.low, "delta_ppl_high": change.mean.high}
+    numbers |= {"delta_ppl_low": change.mean.low, "delta_ppl_high": change.mean.high}
+    return numbers | _divergence_columns(change, "mean")
+
+
+def _divergence_columns(change: Change, part: str) -> dict:
+    """How far the predictions are from full precision's, on one corpus or as the ``mean`` of all; none if not measured."""
+    columns = {}
+    for name, intervals in change.divergence.items():
+        interval = intervals[part]
+        columns |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return columns
 
 
 def harness_rows(study: Study, results: list[CellResult], changes: dict[Cell, Change]) -> list[dict]:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from lorcbench.common.gpus import CPU
 from lorcbench.config import compose
+from lorcbench.report.comparison import Change
 from lorcbench.report.intervals import Interval, perplexity
 from lorcbench.report.page.parts import MISSING, chip, css_class, method_cell, sortable, value
 from lorcbench.report.results import CellResult, jobs
@@ -20,29 +21,31 @@ SETTINGS = {"calibration": "calibration", "LoRC": "lorc"}  # named in the table 
 JOB_FILES = ("result.json", "run.json", "log.txt", "failed.json")
 
 
-def all_cells(results: list[CellResult], rises: dict[Cell, Interval], front: dict[Cell, CellResult | None]) -> str:
+def all_cells(results: list[CellResult], changes: dict[Cell, Change], front: dict[Cell, CellResult | None]) -> str:
     """One row per cell, derived ones marked as such.
 
     Args:
-        rises: of the mean perplexity over full precision, as a share.
+        changes: to full precision.
         front: of `lorcbench.report.recommend.fronts`.
     """
     corpora = list(dict.fromkeys(corpus for result in results for corpus in result.nll))
     heads = ["model", "method", "weight", "activation", "LoRC", "status", "front"]
-    numbers = [*corpora, "mean PPL", "ΔPPL in %", "bits per weight", "seconds", "peak MiB"]
+    numbers = [*corpora, "mean PPL", "ΔPPL in %", "mean KL", "agreement in %", "bits per weight", "seconds", "peak MiB"]
     on_gpu = any(result.device not in ("", CPU) for result in results)  # else the column would say the same in every row
     several = [attribute for attribute in SETTINGS.values() if len(settings(results, attribute)) > 1]
     rows = "".join(
         f'<tr class="{css_class("derived" if result.derived else result.status)}">{_names(index, result, several)}'
         f"{_front(result, front)}"
-        + (_numbers(result, corpora, rises.get(result.cell)) if result.status == "ok" else _reason(result, len(numbers)))
+        + (_numbers(result, corpora, changes.get(result.cell)) if result.status == "ok" else _reason(result, len(numbers)))
         + (f"<td>{escape(result.device)}</td>" if on_gpu else "")
         + "</tr>"
         for index, result in enumerate(results)
     )
     note = (
         "ΔPPL is the change of the mean PPL to full precision with its 95 % interval. A cell is on the front unless another "
-        "one of its model, with activations rounded alike, has no more bits and a lower mean PPL. Click a heading to sort."
+        "one of its model, with activations rounded alike, has no more bits and a lower mean PPL. Click a heading to sort. "
+        "Mean KL is how far the predictions are from full precision's, in nats per token, and agreement the share of tokens "
+        "for which both hold the same one for the most likely; a dash says that this was not measured."
     )
     if any(result.folders for result in results):
         note += " “Jobs” opens settings, digests and logs of all that a cell rests on."
@@ -138,13 +141,16 @@ def _front(result: CellResult, front: dict[Cell, CellResult | None]) -> str:
     return f'<td title="by {escape(by)}, {better.bits_per_weight:.2f} bits, PPL {number(better.mean_ppl)}">beaten</td>'
 
 
-def _numbers(result: CellResult, corpora: list[str], rise: Interval | None) -> str:
+def _numbers(result: CellResult, corpora: list[str], change: Change | None) -> str:
     """The cells of a row with what was measured."""
+    divergence = {name: intervals["mean"].value for name, intervals in change.divergence.items()} if change else {}
     ppls = (perplexity(result.nll[corpus]) if corpus in result.nll else None for corpus in corpora)
     return (
         "".join(value(ppl, number) for ppl in ppls)
         + value(result.mean_ppl, number)
-        + _rise(rise)
+        + _rise(change.relative if change and not result.cell.is_full_precision else None)
+        + value(divergence.get("kl"), lambda nats: f"{nats:.4f}" if nats < 1 else f"{nats:.2f}")
+        + value(divergence.get("agreement"), lambda share: f"{100 * share:.1f}")
         + value(result.bits_per_weight, "{:.2f}".format)
         + value(result.seconds, "{:,.1f}".format)
         + value(result.peak_rss_mib, "{:,.0f}".format)

@@ -62,7 +62,6 @@ def render(
     """
     measured = [result for result in results if not result.derived]
     # Of full precision itself nothing is shown: it has no rise.
-    rises = {cell: change.relative for cell, change in changes.items() if not cell.is_full_precision}
     first = "".join(_figure(figure, folder) for figure in figures if figure.stem in FIRST)
     sections = {
         ("sizes", "Quality and size"): first + advice.by_model(measured, changes, findings.advice),
@@ -74,7 +73,7 @@ def render(
         ("fingerprint", "Which conventions are the papers'?"): evidence.fingerprint(findings.candidates),
         ("massive", "Massive activations"): massive(measured, changes),
         ("figures", "Figures"): "".join(_figure(figure, folder) for figure in figures if figure.stem not in FIRST),
-        ("cells", "All cells"): cells.all_cells(results, rises, fronts(measured)),
+        ("cells", "All cells"): cells.all_cells(results, changes, fronts(measured)),
         ("tasks", "Tasks of lm-eval"): tasks(measured, changes),
         ("stages", "What it took"): _stages(stages),
         ("files", "Where the numbers are"): _files(study, findings, imported),

@@ -58,7 +58,7 @@ class Record:
     @property
     def numbers(self) -> str:
         """Changes when, and only when, a number of the cell changed, or what it was measured on, or whether it has any."""
-        measured = [self.document[name] for name in ("nll", "harness", "tasks")]
+        measured = [self.document[name] for name in ("nll", "kl", "agree", "harness", "tasks")]
         return fingerprint([self.status, self.tags.get("reason"), _digested(self.metrics), self.datasets, measured])
 
 
@@ -173,7 +173,9 @@ def _document(result: CellResult, study_name: str, job_files: dict[Path, dict]) 
             jobs_of[stage]["digest"] = job_result["digest"]
     measured = {name: getattr(result, name) for name in fields}
     measured["harness"] = {name: _json_number(value) for name, value in result.harness.items()}
-    measured["nll"] = {corpus: [_json_number(float(value)) for value in values] for corpus, values in result.nll.items()}
+    for name in ("nll", "kl", "agree"):
+        series = getattr(result, name)
+        measured[name] = {corpus: [_json_number(float(value)) for value in values] for corpus, values in series.items()}
     return {"study": study_name, "key": result.cell.key, **vars(result.cell), **measured, "jobs": jobs_of}
 
 
@@ -183,7 +185,7 @@ def _json_number(value: float) -> float | str:
 
 
 def _metrics(result: CellResult, change: Change | None) -> dict[str, float]:
-    """Size, cost, perplexities, what they lost to full precision, and lm-eval's metrics."""
+    """Size, cost, perplexities, what they lost to full precision and how far predictions are from it, and lm-eval's metrics."""
     metrics = {
         "bits_per_weight": result.bits_per_weight,
         "max_damp": result.max_damp,
@@ -200,6 +202,8 @@ def _metrics(result: CellResult, change: Change | None) -> dict[str, float]:
         baseline = change.baseline.nll
         metrics |= {"delta_ppl": mean.value, "delta_ppl_low": mean.low, "delta_ppl_high": mean.high}
         metrics |= {f"delta_nll_{corpus}": float(np.mean(nll - baseline[corpus])) for corpus, nll in result.nll.items()}
+        for name, intervals in change.divergence.items():
+            metrics |= {f"{name}_{part}": interval.value for part, interval in intervals.items()}
     # MLflow refuses most punctuation in names, which lm-eval uses: lambada/acc,none.
     metrics |= {re.sub(r"[^\w.-]+", "_", name): value for name, value in result.harness.items()}
     # A perplexity may overflow. Databases store inf as a huge number, which would flatten every chart.
