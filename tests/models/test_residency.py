@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,9 @@ from lorcbench.config.schema import RuntimeConfig
 from lorcbench.core import clip, gptq, quantizer
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.jobs.job import Job
-from lorcbench.models import discovery, observe
+from lorcbench.models import discovery, final_states, observe
 from lorcbench.models.blocks import BlockWalk
-from lorcbench.models.perplexity import window_losses
+from lorcbench.models.perplexity import window_losses, window_scores
 from lorcbench.pipeline.estimate import MIB, estimate
 from lorcbench.stages import calibrate, lorc, quantize
 
@@ -58,6 +59,26 @@ def losses_of(walk: BlockWalk) -> list[float]:
 
 def on_gpu(walk: BlockWalk) -> set[str]:
     return {name for name, parameter in walk.model.named_parameters() if parameter.is_cuda}
+
+
+@pytest.mark.parametrize("hidden_bytes", [math.inf, 0], ids=["on the GPU", "on the host"])
+@pytest.mark.parametrize("kind", ["opt", "bloom"])
+def test_predictions_are_compared_on_a_gpu_as_on_the_cpu(tmp_path, kind, hidden_bytes, cuda):
+    folder = tiny.checkpoint(tmp_path / kind, kind)
+    windows = {"a": WINDOWS[:5], "b": WINDOWS[5:]}
+    scores = {}
+    for device in ("cpu", "cuda"):
+        walk = walk_of(folder, device=device, hidden_bytes=hidden_bytes, scratch=tmp_path)
+        path = tmp_path / f"{device}.safetensors"
+        window_scores(walk, windows, lambda index: {}, FULL, store=partial(final_states.write, path))
+        full = final_states.FinalStates(path, windows, torch.float32).read
+        rounded = ActivationFormat.parse("a4-asym-token")
+        scores[device] = window_scores(walk, windows, lambda index: {}, rounded, full=full)
+    assert scores["cuda"]["kl"].keys() == windows.keys()
+    for name, by_corpus in scores["cpu"].items():
+        for corpus, values in by_corpus.items():
+            assert scores["cuda"][name][corpus] == pytest.approx(values, rel=1e-4, abs=1e-6)
+    assert min(scores["cpu"]["kl"]["a"]) > 0
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)

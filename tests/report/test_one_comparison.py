@@ -43,6 +43,10 @@ def cells() -> list:
     rounded.nll = {corpus: nll + 0.2 * np.random.default_rng(2).standard_normal(96) for corpus, nll in rounded.nll.items()}
     rounded.cell = dataclasses.replace(full.cell, activation="a8-asym-token")
     found = [full, rounded, rtn, result("opt-standin-s rtn w8-asym-row r0", 0.3, noise=0.2, seed=3)]
+    for index, one in enumerate(found[:3]):  # the last is of the time before there was a divergence
+        rng = np.random.default_rng(index)
+        one.kl = {corpus: index * rng.uniform(0.1, 0.3, 96) for corpus in one.nll}
+        one.agree = {corpus: 1 - index * rng.uniform(0.01, 0.05, 96) for corpus in one.nll}
     for one in found:
         one.independent = frozenset(one.nll)  # an interval that does not look at it is another one
     return found
@@ -107,6 +111,39 @@ def test_page_tables_figures_and_mlflow_show_the_same_interval(written, monkeypa
         if one.cell.activation == "a16":
             bar = (1 + relative.value, relative.value - relative.low, relative.high - relative.value)
             assert any(drawn == pytest.approx(bar) for drawn in bars)
+
+
+def test_the_divergence_is_the_same_in_table_page_and_mlflow_and_a_dash_where_it_was_not_measured(written):
+    folder, _ = written
+    page = Reader((folder / "report.html").read_text())
+    logged = records("smoke", "", cells(), changes(cells()))
+    rows = table(folder / "cells.csv")
+    for one in cells():
+        parts = {row["corpus"]: row for row in rows if (row["method"], row["weight"], row["activation"]) == recipe(one)}
+        document, metrics = (getattr(logged[one.cell.key], name) for name in ("document", "metrics"))
+        shown = page.row("opt-standin-s", *recipe(one), "r0")[12:14]
+        assert set(parts) == {*one.nll, "mean"}
+        if not one.kl:
+            assert {row[name] for row in parts.values() for name in ("kl", "kl_high", "agreement")} == {""}
+            assert shown == ["–", "–"] and document["kl"] == document["agree"] == {}
+            assert not any(name.startswith(("kl", "agreement")) for name in metrics)
+            continue
+        for name, series in (("kl", one.kl), ("agreement", one.agree)):
+            for part, row in parts.items():
+                of_part = series if part == "mean" else {part: series[part]}
+                interval = intervals.mean_of_windows(of_part, independent=one.independent)
+                assert float(row[name]) == metrics[f"{name}_{part}"] == pytest.approx(interval.value)
+                low, high = (float(row[f"{name}_{bound}"]) for bound in ("low", "high"))
+                assert (low, high) == pytest.approx((interval.low, min(interval.high, 1)))
+                assert low < float(row[name]) < high or one.cell.is_full_precision
+        assert document["kl"] == {corpus: values.tolist() for corpus, values in one.kl.items()}
+        assert [float(text) for text in shown] == pytest.approx(
+            [metrics["kl_mean"], 100 * metrics["agreement_mean"]], rel=1e-3, abs=0.05
+        )
+
+
+def recipe(one) -> tuple[str, str, str]:
+    return one.cell.method, one.cell.weight, one.cell.activation
 
 
 PAGES = {"experiment": "/experiment", "table": "/table", "charts": "/charts"}

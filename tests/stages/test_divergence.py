@@ -25,7 +25,7 @@ from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.final_states import FinalStates
 from lorcbench.models.perplexity import window_scores
 from lorcbench.stages import evaluate, quantize
-from lorcbench.study.stages import EVALUATE, PREPARE, TOKENS
+from lorcbench.study.stages import EVALUATE, TOKENS
 
 pytestmark = pytest.mark.slow
 
@@ -188,7 +188,7 @@ def test_other_states_make_what_was_compared_with_them_outdated(quantized):
     measured()
     before = measured(*RTN)
     full = load_file(STATES)
-    sha = final_states.write(STATES, {corpus: tensor + 0.1 * torch.randn_like(tensor) for corpus, tensor in full.items()})
+    sha = final_states.write(STATES, {corpus: tensor.roll(1, 2) for corpus, tensor in full.items()})
     rewrite(FULL_FOLDER / "result.json", lambda entry: entry["states"].update(sha256=sha))
     after = measured(*RTN)
     assert after["nll"] == before["nll"]
@@ -198,11 +198,9 @@ def test_other_states_make_what_was_compared_with_them_outdated(quantized):
 
 def test_states_of_another_checkpoint_are_refused(quantized):
     measured()
-    source = read_json(PREPARE.folder(Wildcards(model="tiny")) / "result.json", PREPARE.kind)
     rewrite(FULL_FOLDER / "result.json", lambda entry: entry["states"]["made_from"].update(checkpoint="other"))
     with pytest.raises(ArtifactError, match="made from another checkpoint than the one that is there"):
         measured(*RTN)
-    assert source["digest"] != "other"
 
 
 def test_a_disk_without_room_is_named_before_the_walk(quantized, monkeypatch):
