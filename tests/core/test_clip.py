@@ -96,7 +96,7 @@ def test_scales_and_codes_are_those_of_the_textbook(fmt):
 def test_a_group_with_one_outlier_is_clipped_and_its_error_falls():
     group = torch.randn(1, 128, generator=torch.Generator().manual_seed(0))
     group[0, 7] = 8.0
-    for name in ("w3-asym-row", "w3-sym-row-restricted", "w3-asym-row-pow2"):
+    for name in ("w3-asym-row", "w3-sym-row", "w3-sym-row-restricted"):
         fmt = WeightFormat.parse(name)
         assert (quantize(group, fmt, "mse").scale < 0.95 * quantize(group, fmt).scale).all()
         assert errors(group, fmt, "mse") < 0.9 * errors(group, fmt, "none")
@@ -172,7 +172,7 @@ def test_without_checks_the_search_finds_the_same():
 # GPTQ
 
 
-def problem(seed: int, rows: int = 12, width: int = WIDTH) -> tuple[torch.Tensor, torch.Tensor]:
+def problem(seed: int, rows: int = 10, width: int = WIDTH) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights with heavy tails, and the second moment of correlated inputs."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.eye(width) + torch.randn(width, width, generator=generator) / width**0.5

@@ -53,12 +53,6 @@ def shrunk(values, fmt) -> np.float32:
     return best
 
 
-def clipped_params(values, fmt, clip: str) -> tuple[np.float32, int]:
-    """Scale and zero point of one group, its range shrunk if `clip` is ``mse``."""
-    p = shrunk(values, fmt) if clip == "mse" else F(1)
-    return find_params([p * F(min(values)), p * F(max(values))], fmt)
-
-
 def _stored(scale, fmt) -> np.float32:
     if getattr(fmt, "scale_dtype", "float32") == "float32":
         return max(scale, F(2.0**-126))
@@ -89,7 +83,9 @@ def quantize(matrix, fmt, clip: str = "none") -> tuple[np.ndarray, np.ndarray, n
     scales, zeros = np.zeros((rows, width // size), F), np.zeros((rows, width // size), np.int64)
     for row in range(rows):
         for group in range(width // size):
-            scale, zero = clipped_params(matrix[row, group * size : (group + 1) * size], fmt, clip)
+            values = matrix[row, group * size : (group + 1) * size]
+            p = shrunk(values, fmt) if clip == "mse" else F(1)
+            scale, zero = find_params([p * min(values), p * max(values)], fmt)
             scales[row, group], zeros[row, group] = scale, zero
             for column in range(group * size, (group + 1) * size):
                 code = code_of(matrix[row, column], scale, zero, fmt)
@@ -125,11 +121,11 @@ class Sweep:
         """Find the scales of one group from `weights` (rows, group)."""
         size = self.codes.shape[1] // self.scale.shape[1]
         for row, values in enumerate(weights):
-            scale, self.zero[row, group] = clipped_params(values, fmt, self.clip)
+            p = shrunk(values, fmt) if self.clip == "mse" else F(1)
+            scale, self.zero[row, group] = find_params([p * F(values.min()), p * F(values.max())], fmt)
             self.scale[row, group] = scale
             if not fmt.symmetric:
-                low = min(values.min(), 0.0) if fmt.convention == "minmax" else values.min()
-                low = low * float(shrunk(values, fmt)) if self.clip == "mse" else low
+                low = float(p) * (min(values.min(), 0.0) if fmt.convention == "minmax" else values.min())
                 self.margin[row, group * size : (group + 1) * size] = _from_tie(low / float(scale))
 
     def column(self, j: int, weights: np.ndarray, group: int, fmt) -> np.ndarray:
