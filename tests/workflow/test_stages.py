@@ -16,7 +16,7 @@ from lorcbench.config import compose
 from lorcbench.config.schema import RuntimeConfig
 from lorcbench.pipeline.resources import Resources
 from lorcbench.study.expansion import load_study
-from lorcbench.study.stages import EVALUATE, HARNESS, REPORT, STAGES, StageJob, job_folders
+from lorcbench.study.stages import EVALUATE, HARNESS, REPORT, STAGES, StageJob, full_precision, job_folders
 
 RULES = {
     match[1]: match[0]
@@ -99,7 +99,8 @@ def test_every_evaluation_reads_that_of_full_precision_by_its_own_protocol(proto
         read = [job.folder for job in EVALUATE.inputs(study, study.wildcards(cell)) if job.stage is EVALUATE]
         full = EVALUATE.folder(Wildcards(model=cell.model, protocol=protocol))
         assert read == ([] if cell.is_full_precision or "false" in protocol else [full]), cell.key
-    assert {cell.activation for cell in study.cells if cell.method == "none"} > {"a16"}
+    activations_alone = full_precision(Wildcards(model="opt-125m", activation="a8-asym-token", protocol=protocol))
+    assert (activations_alone is None) == ("false" in protocol)
 
 
 def test_what_all_evaluations_of_a_model_wait_for_is_in_no_group(monkeypatch):

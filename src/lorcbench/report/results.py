@@ -223,8 +223,7 @@ def _why_not(study: Study, last: StageJob) -> str:
     jobs = upstream(study, last)
     if reason := next(filter(None, (_failure(job.folder) for job in jobs if job.folder != last.folder)), None):
         return reason
-    without = (job for job in jobs if job.folder != last.folder and not (job.folder / "result.json").is_file())
-    missing = next(without, last)
+    missing = next((job for job in jobs if not (job.folder / "result.json").is_file()), last)
     started = (missing.folder / "log.txt").is_file()
     return f"{missing.stage.artifact}: {'killed without a record, or cut off' if started else NOT_RUN}"
 

@@ -391,6 +391,8 @@ def jobs_of(study: Study, cell: Cell) -> dict[str, StageJob]:
 def upstream(study: Study, *ends: StageJob) -> list[StageJob]:
     """Some jobs and all that have to finish before them, texts and tasks too, each once, in the order of the stages.
 
+    Of one stage the jobs that were asked for come last.
+
     They are more than `jobs_of` has: an evaluation waits for the factors of all its ranks and for full precision's, and a gate
     for another evaluation.
     """
@@ -401,7 +403,7 @@ def upstream(study: Study, *ends: StageJob) -> list[StageJob]:
         jobs |= new
         waiting += new.values()
     order = list(STAGES)
-    return sorted(jobs.values(), key=lambda one: order.index(one.stage.name))
+    return sorted(jobs.values(), key=lambda one: (order.index(one.stage.name), one in ends))
 
 
 def job_folders(study: Study, cell: Cell) -> dict[str, Path]:
