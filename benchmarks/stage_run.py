@@ -15,7 +15,7 @@ import sys
 from common import report, timed
 
 from lorcbench.common.process import let_threads_sleep
-from lorcbench.pipeline.warm import preload
+from lorcbench.pipeline.warm import STAGES, preload
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     let_threads_sleep()
     module = importlib.import_module(f"lorcbench.stages.{stage}")
     if stage != "lorc":
-        preload(harness=False)
+        preload(STAGES - {"harness"})
     from lorcbench.jobs.job import Job, run
 
     measured = {}

@@ -68,7 +68,7 @@ onstart:
         sys.exit("error: --jobs is for a cluster; a run on this machine has --cores alone")
     pipeline.lifecycle.take_lock()
     if workflow.local_exec:
-        pipeline.lifecycle.start_warm()
+        pipeline.lifecycle.start_warm({job.rule.name for job in workflow.dag.needrun_jobs()})
 
 
 onsuccess:

@@ -12,7 +12,8 @@ from lorcbench.common.gpus import Choice
 from lorcbench.common.paths import LOCK
 from lorcbench.common.process import PARENT
 from lorcbench.config.compose import RUNTIME_VARIABLE
-from lorcbench.pipeline.warm import WarmProcess
+from lorcbench.pipeline.warm import STAGES, WarmProcess
+from lorcbench.study.stages import STAGES as TABLE
 
 
 def set_environment(runtime: list[str], choice: Choice) -> None:
@@ -56,9 +57,10 @@ class Lifecycle:
         except OSError:
             sys.exit("error: another run is using this results folder; wait for it, or work in another folder")
 
-    def start_warm(self) -> None:
-        """Start the process that local jobs fork from."""
-        self._warm = WarmProcess(self._threads)
+    def start_warm(self, rules: set[str]) -> None:
+        """Start the process that local jobs fork from, if a job of these rules imports what it has imported."""
+        if stages := STAGES & {TABLE[rule].module for rule in rules if rule in TABLE}:
+            self._warm = WarmProcess(self._threads, stages)
 
     def finish(self) -> None:
         """End what was started."""

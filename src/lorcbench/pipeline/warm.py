@@ -7,8 +7,10 @@ environment and standard streams, and waits; the process forks, and the fork run
     workflow ── python -m lorcbench.stages X ──(socket)──┐ waits for the exit code
          └───── python -m lorcbench.pipeline.warm ── fork: supervisor ── fork: the stage
 
-Without the variable (by hand, on a cluster), or when the process is not ready or gone, a stage runs in its own process: only
-its start differs. Whoever dies takes the others along: the stage goes with its command, the warm process with the workflow.
+The socket is there before the process has imported anything. A stage that would import the same waits for it: on two cores two
+such stages and the warm process took three times the CPU seconds of the warm process alone. Without the variable (by hand, on a
+cluster), or when the process is gone, a stage runs in its own process: only its start differs. Whoever dies takes the others
+along: the stage goes with its command, the warm process with the workflow.
 """
 
 from __future__ import annotations
@@ -29,22 +31,33 @@ from pathlib import Path
 from lorcbench.common.process import PARENT, die_with_parent, let_threads_sleep
 
 VARIABLE = "LORCBENCH_WARM"  # environment variable: the socket of a warm process
+STAGES = frozenset({"prepare", "tokens", "calibrate", "factor", "quantize", "lorc", "evaluate", "harness"})  # that import torch
 _STAGES = "lorcbench.stages"  # the module that every stage's command runs
+_TAKEN = b"+"  # what a supervisor says before it runs a stage
 _REQUEST_BYTES = 1 << 20
 # PyTorch's variable: who asks it for GPUs while libraries are imported must not start CUDA, which no fork could use after that.
 _COUNTED_BY_DRIVER = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
 
 class WarmProcess:
-    """The warm process of one workflow; stages that are started while it lives find it by themselves."""
+    """The warm process of one workflow; stages that are started while it lives find it by themselves.
 
-    def __init__(self, threads: int) -> None:
+    Args:
+        threads: kernel threads of its stages.
+        stages: those of `STAGES` that are to run: it imports what they need.
+    """
+
+    def __init__(self, threads: int, stages: frozenset[str] = STAGES) -> None:
         self._folder = tempfile.mkdtemp(prefix="lorcbench-")  # nobody else's, and short: socket addresses end at 108 bytes
         address = str(Path(self._folder) / "warm")
         environment = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))}
         environment[_COUNTED_BY_DRIVER] = "1"
-        command = [sys.executable, "-m", "lorcbench.pipeline.warm", address]
-        self._process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(address)
+            listener.listen(64)  # stages may come before the process has imported everything
+            command = [sys.executable, "-m", "lorcbench.pipeline.warm", address, str(listener.fileno()), *sorted(stages)]
+            inherited = [listener.fileno()]
+            self._process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, pass_fds=inherited)
         os.environ[VARIABLE] = address
 
     def stop(self) -> None:
@@ -56,32 +69,42 @@ class WarmProcess:
 
 
 def hand_over(stage: str, overrides: list[str]) -> None:
-    """Let a warm process run a stage, and end with its exit code; return if there is none."""
+    """Let a warm process run a stage, and end with its exit code; return if there is none.
+
+    A stage that imports torch waits until the process is ready; for any other, one that is not ready is none.
+    """
     address = os.environ.get(VARIABLE)
-    if not address:
-        return
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.connect(address)
-    except OSError:  # not ready yet, or gone
+    if not address or (stage not in STAGES and not _ready(address).exists()):
         return
     environment = {name: value for name, value in os.environ.items() if name not in (VARIABLE, PARENT)}
     request = {"arguments": [stage, *overrides], "folder": os.getcwd(), "environment": environment}
-    socket.send_fds(connection, [json.dumps(request).encode()], [0, 1, 2])
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(address)
+        socket.send_fds(connection, [json.dumps(request).encode()], [0, 1, 2])
+        if connection.recv(1) != _TAKEN:
+            return
+    except OSError:  # it has ended, perhaps while this waited
+        return
     code = connection.recv(1)
     os._exit(code[0] if code else 1)
 
 
-def _serve(address: str) -> None:
-    """Import everything, then fork a supervisor for each stage that asks."""
+def _ready(address: str) -> Path:
+    """The file that is there when the process at `address` has imported everything."""
+    return Path(f"{address}.ready")
+
+
+def _serve(address: str, descriptor: int, stages: frozenset[str]) -> None:
+    """Import everything, then fork a supervisor for each stage that asks at the socket of that descriptor."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the commands that wait; supervisors then end their stages
     die_with_parent(int(os.environ[PARENT]))
     let_threads_sleep()
-    listener = socket.socket(socket.AF_UNIX)
-    preload()
+    listener = socket.socket(fileno=descriptor)
+    listener.set_inheritable(False)
+    preload(stages)
     check_forkable()
-    listener.bind(address)
-    listener.listen(64)
+    _ready(address).touch()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors are reaped by the kernel
     while True:
         connection, _ = listener.accept()
@@ -92,30 +115,33 @@ def _serve(address: str) -> None:
         connection.close()
 
 
-def preload(harness: bool = True) -> None:
+def preload(stages: frozenset[str] = STAGES) -> None:
     """Import what stages import, the model classes of all families among it, and compile what they compile.
 
     Args:
-        harness: lm-eval too, which takes more memory than all the rest and serves one stage.
+        stages: those that will run. For ``harness`` alone lm-eval is imported, which takes more memory than all the rest.
     """
-    if harness:
+    if "harness" in stages:
         import lm_eval.models.huggingface  # noqa: F401
     import torch
     import transformers
 
     from lorcbench.common import versions
     from lorcbench.config.families import FAMILIES
-    from lorcbench.core import gptq
-    from lorcbench.core.formats import WeightFormat
     from lorcbench.data import corpora  # noqa: F401
     from lorcbench.models import blocks, perplexity, standin  # noqa: F401
 
     for family in FAMILIES.values():
         getattr(transformers, family.model_class)  # transformers imports a model's module when it is first asked for
-    versions.code_versions()  # kept for the forks
+    for stage in stages:
+        versions.code_version(stage)  # kept for the forks
     torch.set_num_threads(1)  # no thread of a pool may exist when it forks
-    settings, identity = gptq.GptqSettings(), torch.eye(8)
-    gptq.quantize(identity, gptq.prepare(identity, settings), WeightFormat(4), settings)  # compiles the sweep
+    if "quantize" in stages:
+        from lorcbench.core import gptq
+        from lorcbench.core.formats import WeightFormat
+
+        settings, identity = gptq.GptqSettings(), torch.eye(8)
+        gptq.quantize(identity, gptq.prepare(identity, settings), WeightFormat(4), settings)  # compiles the sweep
 
 
 def check_forkable() -> None:
@@ -133,6 +159,10 @@ def check_forkable() -> None:
 def _supervise(connection: socket.socket) -> None:
     """Run one stage in a fork; send its exit code, or kill it when its command has gone."""
     data, descriptors, _, _ = socket.recv_fds(connection, _REQUEST_BYTES, 3)
+    try:
+        connection.send(_TAKEN)
+    except BrokenPipeError:  # the command has gone while it waited
+        os._exit(0)
     supervisor, stage = os.getpid(), os.fork()
     if stage == 0:
         die_with_parent(supervisor)
@@ -170,4 +200,4 @@ def _run(request: dict, descriptors: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    _serve(sys.argv[1], int(sys.argv[2]), frozenset(sys.argv[3:]))
