@@ -55,7 +55,7 @@ def test_every_method_goes_by_the_kind_that_chooses_it():
 def test_gptq_is_the_published_one_and_the_recommended_one_is_a_variant_of_it():
     published, best = compose.load("method", "gptq"), compose.load("method", "gptq-best")
     assert vars(GptqSettings()).items() <= vars(published).items()
-    assert best == compose.load("method", "gptq+act_order=true+static_groups=true")
+    assert best == compose.load("method", "gptq+act_order=true+clip=mse+static_groups=true")
     assert best != published
     assert compose.load("method", "gptq+damp=0.05").optimizes
     assert not compose.load("method", "gptq+dead=excluded").optimizes
@@ -77,7 +77,7 @@ def test_what_reads_more_takes_more():
     assert takes("zq_global+lr=0.001")[1] < work["zq_global"] / 5  # one rate instead of seven
 
 
-@pytest.mark.parametrize("name", ["rtn", "gptq", "gptq-cached", "gptq-best"])
+@pytest.mark.parametrize("name", ["rtn", "gptq", "gptq-cached", "gptq+static_groups=true"])
 def test_the_search_for_scales_is_a_setting_of_its_own_and_takes_longer(name):
     plain, searched = compose.load("method", name), compose.load("method", f"{name}+clip=mse")
     assert (plain.clip, searched.clip) == ("none", "mse")

@@ -140,8 +140,8 @@ def preload(stages: frozenset[str] = STAGES) -> None:
         from lorcbench.core import gptq
         from lorcbench.core.formats import WeightFormat
 
-        settings, identity = gptq.GptqSettings(), torch.eye(8)
-        gptq.quantize(identity, gptq.prepare(identity, settings), WeightFormat(4), settings)  # compiles the sweep
+        settings, identity = gptq.GptqSettings(clip="mse"), torch.eye(8)
+        gptq.quantize(identity, gptq.prepare(identity, settings), WeightFormat(4), settings)  # compiles sweep and search
 
 
 def check_forkable() -> None:
