@@ -64,12 +64,15 @@ def test_at_equal_bits_each_kind_has_a_claim_of_its_own(loss, verdict):
 def test_at_equal_bits_plain_cells_of_other_ranks_and_formats_are_rivals_too():
     found = kinds()
     exact = found[-1]
-    claim = "At equal bits: no cell of RTN with plain LoRC has no more bits and a lower perplexity than exact LoRC"
-    assert equal_bits.rivals(found, "plain")[exact.cell] is found[1] and verdicts(found, "plain LoRC has")[claim] == "supported"
+    claim = "At equal bits: no cell with plain LoRC of the same method has no more bits and a lower perplexity than exact LoRC"
+    assert (
+        equal_bits.rivals(found, "plain")[exact.cell] is found[1]
+        and verdicts(found, "cell with plain LoRC")[claim] == "supported"
+    )
     finer = corrected("opt-standin-s rtn w2-asym-g32 r2", "plain-int8", 0.1, bits_per_weight=exact.bits_per_weight)
-    assert verdicts([*found, finer], "plain LoRC has")[claim] == "contradicted"
+    assert verdicts([*found, finer], "cell with plain LoRC")[claim] == "contradicted"
     finer.bits_per_weight += 0.01
-    assert verdicts([*found, finer], "plain LoRC has")[claim] == "supported"
+    assert verdicts([*found, finer], "cell with plain LoRC")[claim] == "supported"
     assert not {one.cell for one in found[:2]} & equal_bits.rivals(found, "plain").keys()
 
 
@@ -101,8 +104,7 @@ def test_the_sentence_counts_each_kind():
     assert said.startswith(
         "LoRC at equal bits, beside the best cell without it of the same method and no more bits: of 1 plain"
     )
-    worse = "0 are worse (0 beyond the 95 % interval) and 1 better (1)"
-    assert f"of 1 exact cells {worse}. Beside the best cell with plain LoRC" in said
+    assert "of 1 exact cells 0 are worse (0) and 1 better (1). Beside the best cell with plain LoRC of no more bits" in said
     assert said.count(" cells ") == 7 and "exact" not in equal_bits.sentence(kinds()[:2])
 
 

@@ -53,6 +53,22 @@ def twin(cell: Cell, kind: str) -> Cell | None:
     return cell.corrected(str(replace(setting, stem=stem)), cell.rank)
 
 
+def _plainness(cell: Cell) -> tuple[int, int]:
+    """How far a cell's setting is from the plainest one of its kind."""
+    return len(Variant.parse(cell.lorc).settings), compose.load("lorc", cell.lorc).bits
+
+
+def leading(cells: Iterable[Cell]) -> set[Cell]:
+    """Of cells that differ in how factors of one kind are stored or made, the first: INT8 before FP16, no settings before some.
+
+    What is counted per kind counts these alone, so that a variant is no second vote.
+    """
+    first: dict[Cell, Cell] = {}
+    for cell in sorted(cells, key=_plainness):
+        first.setdefault(replace(cell, lorc=kind_of(cell)), cell)
+    return set(first.values())
+
+
 def rivals(results: Iterable[CellResult], against: str = NONE) -> dict[Cell, CellResult]:
     """For each measured cell with LoRC the cell of lowest perplexity whose kind is `against`, of no more bits.
 
@@ -135,10 +151,12 @@ def sentence(results: list[CellResult]) -> str:
 def _by_kind(compared: dict[Cell, Change]) -> str:
     """How many cells of each kind are worse and better than their rivals."""
     parts = []
+    counted = leading(compared)
     for kind in kinds(compared):
-        tally = Tally.of(change for cell, change in compared.items() if kind_of(cell) == kind)
+        tally = Tally.of(change for cell, change in compared.items() if kind_of(cell) == kind and cell in counted)
+        beyond = " beyond the 95 % interval" if not parts else ""
         parts.append(
-            f"of {tally.count} {kind} cells {tally.above} are worse ({tally.surely_above} beyond the 95 % interval) and "
-            f"{tally.below} better ({tally.surely_below})"
+            f"of {tally.count} {kind} cells {tally.above} are worse ({tally.surely_above}{beyond}) and {tally.below} better "
+            f"({tally.surely_below})"
         )
     return "; ".join(parts)

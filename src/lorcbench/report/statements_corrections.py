@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from lorcbench.config.recipes import WEIGHTED
 from lorcbench.config.variants import Variant
-from lorcbench.report.equal_bits import NONE, PLAIN, kind_of, rivals, twin
+from lorcbench.report.equal_bits import NONE, PLAIN, kind_of, leading, rivals, twin
 from lorcbench.report.results import CellResult
 from lorcbench.report.statement import FEW, OURS, Grid, Statement, alike, base, below, weights_only
 from lorcbench.study.cells import Cell
@@ -46,14 +46,13 @@ def _equal_rank(grid: Grid) -> Iterator[Statement]:
 
 def _equal_bits(grid: Grid) -> Iterator[Statement]:
     """Each kind against the best of its method with no more bits: without LoRC, and with plain LoRC."""
-    for against, name in ((NONE, "without LoRC"), (PLAIN, "with plain LoRC")):
+    own = leading(cell for cell, _ in _weighted(grid))
+    for against in (NONE, PLAIN):
         best = rivals(grid.cells.values(), against)
         for cell, result in _weighted(grid):
-            if cell in best:
-                kind = kind_of(cell)
-                claim = (
-                    f"At equal bits: no cell of {base(cell)} {name} has no more bits and a lower perplexity than {kind} LoRC"
-                )
+            if cell in best and cell in own:
+                rival = f"cell of {base(cell)} without LoRC" if against == NONE else "cell with plain LoRC of the same method"
+                claim = f"At equal bits: no {rival} has no more bits and a lower perplexity than {kind_of(cell)} LoRC"
                 yield Statement(claim, OURS, ((-1.0, best[cell]), (1.0, result)), pooled=False)
 
 

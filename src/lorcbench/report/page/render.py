@@ -30,7 +30,7 @@ from lorcbench.study.ranks import rank_lines
 
 STATUSES = ("ok", "failed", "not run")
 SEVERITY = ("failed", "not run", "degraded")
-FIRST = ("pareto", "equal-bits")  # figures that stand beside what to use
+FIRST = ("pareto", "fronts", "equal-bits")  # figures that stand beside what to use
 _NORM_OR_BIAS = re.compile(r"\.bias$|norm|(^|\.)ln_")
 NAMED = 6  # cells that an alert names before it refers to the table
 LOCAL = "http://127.0.0.1:5000"  # where `make ui` serves MLflow
