@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 from synthetic import result
 
-from lorcbench.report import claims, equal_bits
+from lorcbench.report import claims, corrections, equal_bits
 from lorcbench.report.comparison import changes
+from lorcbench.report.page.corrections import kinds_of_correction
 from lorcbench.report.wording import recipe
 
 KINDS = ("plain", "diag-abs", "diag-rms", "exact")
@@ -116,3 +117,27 @@ def test_kinds_in_words():
     ]
     other = dataclasses.replace(kinds()[-1].cell, lorc="exact-fp16+inputs=quantized")
     assert recipe(other).endswith("exact LoRC of rank 8 with FP16 factors (inputs=quantized)")
+
+
+def test_what_was_found_is_counted_from_the_comparisons():
+    rivals = [result("opt-standin-s none w16 r0"), result("opt-standin-s rtn w2-asym-g32 r0", 0.25, bits_per_weight=2.6)]
+    found = [*rivals, *kinds()]
+    made = corrections.find(found, changes(found), {one.cell: 1 / 8 for one in found if one.cell.rank})
+    plain, *_, exact = made.sentences
+    assert plain.startswith("Plain LoRC (1 cells): at equal bits below the best cell without LoRC in 0 of 1 comparisons")
+    assert "where it is beaten by more bits in 0 and by finer groups in 1" in plain and plain.endswith(
+        "in most recipes at no r/d."
+    )
+    below = "in 1 of 1 comparisons (1 beyond the 95 % interval, 0 above it beyond)"
+    assert exact.startswith(f"Exact LoRC (1 cells): at equal rank below plain LoRC {below}; at equal bits below")
+    assert "of the loss it takes back (medians) 55 % at r/d of 12.5 %" in exact and exact.endswith("at r/d of 12.5 %.")
+    assert [(row.where, row.kind) for row in made.by_format] == [("2 bits, rows", kind) for kind in KINDS]
+    (last,) = (row for row in made.by_share if row.kind == "exact")
+    assert last.where == "12.5 %" and last.better == (1, 1) and last.plain.high < 0 and last.without.high < 0
+    html = kinds_of_correction(made)
+    assert html.count("<tr>") == 10 and exact in html
+
+
+def test_one_kind_alone_is_not_compared():
+    found = [result("opt-standin-s none w16 r0"), *kinds()[:2]]
+    assert corrections.find(found, changes(found), {}) == corrections.NOTHING and kinds_of_correction(corrections.NOTHING) == ""
