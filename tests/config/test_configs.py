@@ -57,6 +57,21 @@ def test_the_demo_is_as_large_as_promised():
     assert len(demo.harness) >= 8
 
 
+def test_the_studies_of_corrections_pair_each_kind_with_plain_factors_and_have_rivals_at_equal_bits():
+    assert len(load_study("corrections-real").cells) <= 14
+    for name in ("corrections+standins=true", "corrections-real"):
+        cells = set(load_study(name).cells)
+        weighted = [cell for cell in cells if compose.load("lorc", cell.lorc).data and "inputs" not in cell.lorc]
+        uncorrected = {cell.uncorrected for cell in weighted}
+        assert uncorrected <= cells
+        row = [cell for cell in weighted if cell.weight == "w3-asym-row" and name == "corrections-real"]
+        pairs = [cell for cell in weighted if cell not in row and cell.lorc.endswith("int8")]
+        assert {cell.corrected("plain-int8", cell.rank) for cell in pairs} <= cells
+        assert {cell.corrected("exact-int8", cell.rank) for cell in cells if cell.lorc == "exact-fp16"} <= cells
+        groups = {cell.weight_format.group for cell in cells if not cell.rank and cell.weight_format.bits == 3}
+        assert len(groups) >= 4, "what the bits of a correction buy otherwise"
+
+
 def test_models_above_the_limit_are_listed_unless_they_are_named():
     limited = load_study("rank")
     assert {cell.model for cell in limited.cells} == {"opt-1.3b", "opt-6.7b"}
@@ -194,7 +209,7 @@ def test_groups_that_do_not_divide_are_listed_where_the_study_says_skip():
 
 
 BAD = [
-    ({"study": "nope"}, "study 'nope' is unknown; conf/study has activation-groups, bits, demo"),
+    ({"study": "nope"}, "study 'nope' is unknown; conf/study has activation-groups, bits, corrections, corrections-real"),
     ({"study": "rank+standin=true"}, "unknown key study.standin; known keys of study"),
     ({"study": "rank+max_params=1e8"}, "the smallest model of rank+max_params=1e8 has 1.21e+09"),
     ({"study": "rank+max_params=-1"}, "expected a positive number"),

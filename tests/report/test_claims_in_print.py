@@ -11,7 +11,8 @@ from lorcbench.report.comparison import changes
 from lorcbench.report.inprint import printed
 from lorcbench.report.intervals import holm, mean_perplexity_difference
 from lorcbench.report.page import evidence
-from lorcbench.report.statements import OURS, statements
+from lorcbench.report.statement import OURS
+from lorcbench.report.statements import statements
 from lorcbench.study import published
 from lorcbench.study.expansion import load_study
 

@@ -17,7 +17,7 @@ from lorcbench.report.scorecard import Row
 
 pytestmark = pytest.mark.slow
 
-STEMS = ["pareto", "equal-bits", "bits", "sensitivity", "lorc"]
+STEMS = ["pareto", "equal-bits", "fronts", "bits", "sensitivity", "lorc"]
 
 
 def draw(found, folder, rows=()) -> list[Figure]:
@@ -74,7 +74,7 @@ SMALL = {
     "LoRC without its plain cell": ([FP, "opt-standin-s rtn w2-asym-row r8"], ["pareto", "lorc"]),
     "LoRC where nothing was lost": (
         [FP, *(f"opt-standin-s rtn w8-asym-row r{r}" for r in (0, 8))],
-        ["pareto", "equal-bits", "bits"],
+        ["pareto", "equal-bits", "fronts", "bits"],
     ),
     "more methods and formats than colours": (
         [FP, *(f"opt-standin-s gptq+damp=0.{d} w{b}-asym-g{2**d} r0" for d in range(1, 10) for b in (2, 4))],
@@ -131,6 +131,28 @@ def test_seeds_and_lorc_settings_are_lines_of_their_own(tmp_path):
     for other in [one for one in found if one.cell.rank]:
         found.append(dataclasses.replace(other, cell=dataclasses.replace(other.cell, lorc="plain-fp16")))
     assert draw(found, tmp_path) and (tmp_path / "lorc.svg").read_text().count("<path") > once
+
+
+def of_kind(one, kind: str, share: float):
+    """The same cell with factors of another kind, which lose `share` less in every window."""
+    nll = {corpus: values - share for corpus, values in one.nll.items()}
+    return dataclasses.replace(one, cell=dataclasses.replace(one.cell, calibration="stdlib", lorc=f"{kind}-int8"), nll=nll)
+
+
+def test_kinds_of_correction_have_a_colour_each_and_a_front_each(tmp_path):
+    found = [one for one in results(("opt-standin-s",)) if one.cell.weight_format.bits in (2, 16)]
+    draw(found, tmp_path)
+    assert "#7b5ea7" not in (tmp_path / "fronts.svg").read_text() + (tmp_path / "lorc.svg").read_text()
+    plain = [one for one in found if one.cell.rank]
+    found += [of_kind(one, kind, share) for kind, share in (("diag-rms", 0.001), ("exact", 0.005)) for one in plain]
+    drawn = {figure.stem: figure for figure in draw(found, tmp_path)}
+    for stem in ("fronts", "lorc"):
+        text = (tmp_path / f"{stem}.svg").read_text()
+        assert all(f"<!-- {label} -->" in text for label in ("plain", "diag-rms", "exact")) and "#7b5ea7" in text
+    panels = (tmp_path / "equal-bits.svg").read_text()
+    assert all(f"<!-- {kind} -->" in panels for kind in ("plain", "diag-rms", "exact"))
+    assert "of 4 exact cells" in drawn["equal-bits"].caption
+    assert all(ink(tmp_path / f"{stem}.png") > 0.005 for stem in ("fronts", "lorc", "equal-bits"))
 
 
 def rounded(one, activation: str, loss: float):
@@ -219,6 +241,22 @@ def test_errors_and_spectra_come_from_the_factors_of_the_fewest_bits(tmp_path):
     old = json.loads((tmp_path / "w2" / "result.json").read_text())
     write_json(tmp_path / "w2" / "result.json", "factors", {"relative_error": old["relative_error"]})
     assert "spectra" not in [figure.stem for figure in draw(found, tmp_path / "made")]
+
+
+def test_spectra_of_factors_that_know_the_inputs_are_said_to_be_of_another_matrix(tmp_path):
+    plain = result("opt-standin-s rtn w2-asym-row r8", 0.1)
+    found = [result(FP), plain, *(of_kind(plain, kind, 0.01) for kind in ("diag-abs", "exact"))]
+    for one, values in zip(found[1:], ([3.0, 2.0], [9.0, 1.0], [4.0, 1.0]), strict=True):
+        one.folders = {"factors": tmp_path / one.cell.lorc}
+        block = {"singular_values": [{"fc1": values}], "error_norm": [{"fc1": 5.0}], "relative_error": [{"fc1": 0.1}]}
+        write_json(one.folders["factors"] / "result.json", "factors", block)
+    drawn = {figure.stem: figure for figure in draw(found, tmp_path / "made")}
+    caption = drawn["spectra"].caption
+    assert "52 % of ‖E‖² with rtn, 68 % of ‖E R^½‖² with rtn" in caption and "exact: of E R^½" in caption
+    text = (tmp_path / "made" / "spectra.svg").read_text()
+    assert all(f"<!-- asym-row {kind} -->" in text for kind in ("plain", "exact")) and "diag-abs" not in text
+    depth = (tmp_path / "made" / "errors.svg").read_text()
+    assert "<!-- asym-row -->" in depth and "exact" not in depth, "the error before a correction is the same for all kinds"
 
 
 def test_the_heat_map_says_what_each_format_costs(tmp_path):

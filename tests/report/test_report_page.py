@@ -86,7 +86,7 @@ def test_the_page_is_well_formed_and_fetches_nothing(text, folder):
     drawings = [source for source in sources if source.startswith("figures/")]
     assert drawings and all((folder / source).is_file() for source in drawings)
     assert not {"link", "iframe", "object"} & {tag for tag, _ in reader.elements}
-    assert text.count("data:image/svg+xml;base64,") == 5
+    assert text.count("data:image/svg+xml;base64,") == 6
     assert "$" not in re.sub(r"base64,[^\"]*", "", text)
 
 
@@ -111,12 +111,20 @@ def test_a_row_carries_the_numbers_of_its_cell(text):
     assert row[5] == "ok" and row[6] == "beaten" and row[10] == f"{found.mean_ppl:.2f}"
     change, low, high = (float(part.replace("−", "-")) for part in re.findall(r"[+−][\d.]+", row[11]))
     assert change == pytest.approx(100 * (2.71828182846**0.4 - 1), abs=0.2) and low < change < high
-    assert row[12:] == ["2.25", "2.5", "512"]
+    assert row[12:] == ["–", "–", "–", "2.25", "2.5", "512"]
+
+
+def test_a_row_with_lorc_says_its_share_of_the_width_and_its_rival_at_equal_bits(text):
+    reader = Reader(text)
+    row = reader.row("opt-standin-s", "gptq", "w2-asym-row", "a16", "r8 (12.5 %)")
+    # 0.6 · 0.4 · 0.8 nats above full precision; at no more bits w3 in groups has a sixth of that.
+    assert row[12].startswith("+") and reader.row("opt-standin-s", "gptq", "w3-asym-g32", "a16", "r0")[12] == "–"
+    assert 'title="over gptq w2-asym-g32, 2.25 bits"' in text
 
 
 def test_failed_cells_are_shown_with_their_reason(text):
     failed = failures()[3].cell
-    row = Reader(text).row(failed.model, failed.method, failed.weight, failed.activation, f"r{failed.rank}")
+    row = Reader(text).row(failed.model, failed.method, failed.weight, failed.activation, f"r{failed.rank} (12.5 %)")
     assert row[5:] == ["failed", "", "quantize: <killed> & gone"]
     assert text.count("quantize: &lt;killed&gt; &amp; gone") == 2  # above the tables and in its row
     assert f"<code>{failed.key}</code>" in text and "evaluation: not run" in text

@@ -39,6 +39,20 @@ def test_ranks_of_the_command_line_stay_as_they_are():
     assert not any("stands for" in line for line in rank_lines(kept))
 
 
+def test_ranks_that_are_shares_of_a_width_are_the_same_shares_of_stand_ins():
+    paper, rehearsal = load_study("corrections", ["study.models=[opt-6.7b]"]), load_study("corrections+standins=true")
+    shares = [{rank_share(study, cell) for cell in study.cells} for study in (paper, rehearsal)]
+    assert shares[0] == shares[1] == {None, 1 / 128, 4 / 128, 8 / 128} and rehearsal.published_ranks == {}
+    assert rank_lines(rehearsal) == [
+        "rank 1 is 0.8 % of width 128, as 32 of 4,096",
+        "rank 4 is 3.1 % of width 128, as 128 of 4,096",
+        "rank 8 is 6.2 % of width 128, as 256 of 4,096",
+    ]
+    (line,) = rank_lines(load_study("own+standins=true"))
+    assert line.endswith(", as 32 of 1,024")
+    assert not any(", as" in line for line in rank_lines(load_study("own", ["study.ranks=[0,8]"])))
+
+
 def test_lines_say_the_share_the_published_rank_and_what_became_one():
     assert rank_lines(load_study("rank+standins=true", ["study.models=[opt-standin-m]"])) == [
         "rank 1 is 0.8 % of width 128; stands for the published 1 (0.024 % of 4,096), 4 (0.098 % of 4,096), 8 (0.2 % of 4,096)",

@@ -23,7 +23,8 @@ from lorcbench.report.intervals import Interval, holm, mean_log_ratio, mean_perp
 from lorcbench.report.recommend import kind_of
 from lorcbench.report.results import CellResult
 from lorcbench.report.spelling import number, percent
-from lorcbench.report.statements import OURS, Statement, base, statements
+from lorcbench.report.statement import OURS, Statement, base
+from lorcbench.report.statements import statements
 from lorcbench.study.cells import Cell
 
 VERDICTS = ("supported", "contradicted", "undecided")

@@ -7,10 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from lorcbench.report.intervals import (
     Interval,
     mean_of_windows,
     mean_perplexity_difference,
+    mean_relative_change,
     metric_difference,
     nll_difference,
     relative_change,
@@ -82,6 +85,21 @@ def windows(result: CellResult) -> tuple:
     """What is the same for two results if, and only if, they read the same windows."""
     streams = {corpus: result.corpora.get(corpus, {}).get("stream_sha256") for corpus in result.nll}
     return tuple((corpus, len(result.nll[corpus]), stream) for corpus, stream in sorted(streams.items()))
+
+
+def mean_change(pairs: list[tuple[CellResult, CellResult]]) -> Interval:
+    """Geometric mean of the ratios of mean perplexity, minus 1.
+
+    Models that read other windows are still of related texts, so their errors are added as if they were the same.
+    """
+    pools: dict[tuple, list[tuple[CellResult, CellResult]]] = {}
+    for result, baseline in pairs:
+        pools.setdefault(windows(result), []).append((result, baseline))
+    bounds = np.zeros(3)
+    for pool in pools.values():
+        change = mean_relative_change([(result.nll, other.nll) for result, other in pool], pool[0][0].independent)
+        bounds += len(pool) / len(pairs) * np.log1p([change.value, change.low, change.high])
+    return Interval(*map(float, np.expm1(bounds)))
 
 
 def full_precision(results: Iterable[CellResult]) -> dict[str, CellResult]:

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lorcbench.report import agreement, claims, conventions, equal_bits, headline, recommend, scorecard, seeds, sources, tally
+from lorcbench.report import (
+    agreement,
+    claims,
+    conventions,
+    corrections,
+    equal_bits,
+    headline,
+    recommend,
+    scorecard,
+    seeds,
+    sources,
+    tally,
+)
 from lorcbench.report.agreement import Ordering
 from lorcbench.report.claims import Verdict
 from lorcbench.report.comparison import Change
 from lorcbench.report.conventions import Candidate
+from lorcbench.report.corrections import Corrections
 from lorcbench.report.recommend import Advice, RankCost
 from lorcbench.report.results import CellResult
 from lorcbench.report.scorecard import Row
 from lorcbench.report.seeds import Spread
 from lorcbench.report.sources import Beside
 from lorcbench.study.cells import Cell, Study
+from lorcbench.study.ranks import rank_share
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,7 @@ class Findings:
         advice: what to use, per kind of model.
         rank_costs: what LoRC adds to the size of each model.
         equal_bits: whether LoRC pays for its bits, in one sentence; "" without cells that tell.
+        corrections: what was found about kinds of correction, where a study has several.
     """
 
     verdicts: list[Verdict]
@@ -42,13 +57,15 @@ class Findings:
     rank_costs: list[RankCost] = field(default_factory=list)
     equal_bits: str = ""
     beside: list[Beside] = field(default_factory=list)
+    corrections: Corrections = corrections.NOTHING
 
     def lines(self) -> list[str]:
         """All of it in short, for the terminal."""
         published = [*agreement.summary(self.scorecard, self.orderings), *sources.summary(self.beside)]
         use = headline.lines(self.advice, self.rank_costs, self.equal_bits)
         candidates = conventions.summary(self.candidates)
-        return [*use, *tally.lines(self.verdicts), *published, *candidates, *seeds.summary(self.spreads)]
+        kinds = [f"  {sentence}" for sentence in self.corrections.sentences]
+        return [*use, *kinds, *tally.lines(self.verdicts), *published, *candidates, *seeds.summary(self.spreads)]
 
 
 def find(study: Study, results: list[CellResult], changes: dict[Cell, Change]) -> Findings:
@@ -68,4 +85,5 @@ def find(study: Study, results: list[CellResult], changes: dict[Cell, Change]) -
     beside = sources.side_by_side(study, results, rows)
     candidates = conventions.rank(rows)
     pays = equal_bits.sentence(measured)
-    return Findings(verdicts, rows, agreement.orderings(rows), candidates, spreads, advice, costs, pays, beside)
+    kinds = corrections.find(measured, changes, {result.cell: rank_share(study, result.cell) for result in measured})
+    return Findings(verdicts, rows, agreement.orderings(rows), candidates, spreads, advice, costs, pays, beside, kinds)

@@ -9,7 +9,7 @@ from functools import cache
 
 from lorcbench.config import compose
 from lorcbench.report.derived import base_method, settings_of
-from lorcbench.report.statements import Statement
+from lorcbench.report.statement import Statement
 from lorcbench.study import published
 from lorcbench.study.cells import Cell
 

@@ -19,8 +19,8 @@ from functools import cache
 import numpy as np
 
 from lorcbench.config import compose
-from lorcbench.report.comparison import Change, windows
-from lorcbench.report.intervals import Interval, mean_relative_change
+from lorcbench.report.comparison import Change, mean_change
+from lorcbench.report.intervals import Interval
 from lorcbench.report.results import CellResult
 from lorcbench.report.wording import recipe
 from lorcbench.study import published
@@ -211,26 +211,11 @@ def _recommendation(
     own = {model: changes[result.cell] for model, result in members.items()}
     gain = None
     if smaller is not None:
-        gain = _mean_change([(change.result, smaller.changes[model].result) for model, change in own.items()])
+        gain = mean_change([(change.result, smaller.changes[model].result) for model, change in own.items()])
     beaten = tuple(model for model, result in members.items() if front[result.cell] is not None)
     several = [(change.result, change.baseline) for change in own.values()]
-    loss = _mean_change(several) if len(several) > 1 else next(iter(own.values())).relative
+    loss = mean_change(several) if len(several) > 1 else next(iter(own.values())).relative
     return Recommendation(budget, key, recipe(key), _bits(members), own, loss, gain, beaten)
-
-
-def _mean_change(pairs: list[tuple[CellResult, CellResult]]) -> Interval:
-    """Geometric mean of the ratios of mean perplexity, minus 1.
-
-    Models that read other windows are still of related texts, so their errors are added as if they were the same.
-    """
-    pools: dict[tuple, list[tuple[CellResult, CellResult]]] = {}
-    for result, baseline in pairs:
-        pools.setdefault(windows(result), []).append((result, baseline))
-    bounds = np.zeros(3)
-    for pool in pools.values():
-        change = mean_relative_change([(result.nll, other.nll) for result, other in pool], pool[0][0].independent)
-        bounds += len(pool) / len(pairs) * np.log1p([change.value, change.low, change.high])
-    return Interval(*map(float, np.expm1(bounds)))
 
 
 @dataclass(frozen=True)

@@ -6,21 +6,22 @@ loss of at most 0.1, and "LoRC brings back most of the loss" is LoRC - (RTN + fu
 sizes and classes speak of published models alone; on stand-ins groups are narrower by `rehearsal.SCALE`, as in their studies.
 
 Each statement names the tables that print the numbers which it compares. Where no table has them (2 bits under RTN, LoRC on
-RTN, LoRC at equal bits), the statement carries the paper's claim further: its source is `OURS`.
+RTN, LoRC at equal bits), the statement carries the paper's claim further: its source is `OURS`. What we ask of corrections that
+the paper does not know is in `lorcbench.report.statements_corrections`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from lorcbench.config import compose
-from lorcbench.config.variants import Variant
-from lorcbench.report.comparison import full_precision
-from lorcbench.report.derived import settings_of
-from lorcbench.report.equal_bits import rivals
+from lorcbench.config.recipes import WEIGHTED
+from lorcbench.report import statements_corrections
+from lorcbench.report.equal_bits import kind_of, rivals
 from lorcbench.report.results import CellResult
+from lorcbench.report.statement import FEW, OURS, Grid, Statement, alike, base, below, weights_only
 from lorcbench.study.cells import Cell
 from lorcbench.study.published import CLASS_BOUNDS, CORPORA
 from lorcbench.study.rehearsal import SCALE, rank
@@ -28,8 +29,6 @@ from lorcbench.study.rehearsal import SCALE, rank
 INT8_BOUND = 0.002  # of the full-precision perplexity
 FACTOR_BOUND = 0.003  # INT8 against FP16 factors: table 8's largest difference
 BLOCK_BOUND = 0.01  # A8 in groups against A16, and symmetric against asymmetric: class 1 at a perplexity of 10
-FEW = 4  # bits up to which methods, groups and LoRC are said to help; beyond, there is nothing to help
-OURS = "our extrapolation: no table has it"
 # Where a claim's numbers are printed, by bits of the weights and, where it matters, the method.
 _AGAINST_RTN = {4: "table 3, E.15/E.16", 3: "tables E.17/E.18"}
 _GROUPS = {
@@ -53,86 +52,12 @@ _CLASS_2 = CLASS_BOUNDS
 _CLASS_3 = (CLASS_BOUNDS[1], math.inf)
 
 
-@dataclass(frozen=True)
-class Statement:
-    """One claim about one recipe of one model.
-
-    Attributes:
-        claim: the sentence.
-        source: the tables that print what it compares, or `OURS`.
-        terms: coefficient and cell; the last is the recipe that the claim is about.
-        low, high: the bounds between which Σ coefficient · perplexity is said to lie.
-        pooled: whether models may be pooled; not if the cell of comparison is another one on each.
-    """
-
-    claim: str
-    source: str
-    terms: tuple[tuple[float, CellResult], ...]
-    low: float = -math.inf
-    high: float = 0.0
-    pooled: bool = True
-
-    @property
-    def subject(self) -> CellResult:
-        """The cell that the claim is about."""
-        return self.terms[-1][1]
-
-    @property
-    def is_difference(self) -> bool:
-        """Whether the sum is one perplexity minus another."""
-        return [coefficient for coefficient, _ in self.terms] == [-1.0, 1.0]
-
-    @property
-    def is_comparison(self) -> bool:
-        """Whether one cell is said to be below another, and no more."""
-        return self.pooled and self.is_difference and (self.low, self.high) == (-math.inf, 0.0)
-
-
-class Grid:
-    """The finished cells of a study, and how one is found from another."""
-
-    def __init__(self, results: list[CellResult]) -> None:
-        self.cells = {result.cell: result for result in results if result.status == "ok"}
-        self.baselines = full_precision(results)
-
-    def near(self, cell: Cell, **fields) -> CellResult | None:
-        """The cell with these fields instead, if it was measured."""
-        return self.cells.get(replace(cell, **fields))
-
-    def full(self, cell: Cell) -> CellResult | None:
-        """Full precision of the cell's model, if it was measured."""
-        return self.baselines.get(cell.model)
-
-    def chosen(self) -> Iterator[tuple[Cell, CellResult]]:
-        """The cells that claims speak of: neither each cell of a sweep of learning rates, nor the best of the methods."""
-        for cell, result in self.cells.items():
-            if cell.method == "none" or (base(cell) and Variant.parse(cell.method).setting("lr") is None):
-                yield cell, result
-
-
 def statements(results: list[CellResult]) -> Iterator[Statement]:
-    """All that the finished cells allow, claim by claim in the paper's order."""
+    """All that the finished cells allow, claim by claim in the paper's order; then what no paper claims."""
     grid = Grid(results)
     for claims in (_int8, _symmetry, _methods, _groups, _activations, _lorc, _equal_bits, _factors, _classes):
         yield from claims(grid)
-
-
-def base(cell: Cell) -> str:
-    """The method in words, or "" if no claim speaks of it."""
-    return settings_of(cell.method).label
-
-
-def _below(claim: str, source: str, below: CellResult, above: CellResult | None) -> Iterator[Statement]:
-    """That `below` has a lower perplexity than `above`; nothing if that was not measured."""
-    if above is not None:
-        yield Statement(claim, source, ((-1.0, above), (1.0, below)))
-
-
-def _alike(claim: str, source: str, share: float, reference: CellResult | None, result: CellResult) -> Iterator[Statement]:
-    """That `result` is within a share of the perplexity of `reference`; nothing if that was not measured."""
-    if reference is not None:
-        bound = share * reference.mean_ppl
-        yield Statement(claim, source, ((-1.0, reference), (1.0, result)), -bound, bound)
+    yield from statements_corrections.statements(grid)
 
 
 def _int8(grid: Grid) -> Iterator[Statement]:
@@ -140,8 +65,8 @@ def _int8(grid: Grid) -> Iterator[Statement]:
     claim = f"INT8 round-to-nearest with one scale a row stays within {100 * INT8_BOUND:g} % of full precision"
     for cell, result in grid.chosen():
         weight = cell.weight_format
-        if _plain(cell) and cell.method == "rtn" and weight.bits == 8 and weight.group is None:
-            yield from _alike(claim, "table 2", INT8_BOUND, grid.full(cell), result)
+        if weights_only(cell) and cell.method == "rtn" and weight.bits == 8 and weight.group is None:
+            yield from alike(claim, "table 2", INT8_BOUND, grid.full(cell), result)
 
 
 def _symmetry(grid: Grid) -> Iterator[Statement]:
@@ -149,14 +74,14 @@ def _symmetry(grid: Grid) -> Iterator[Statement]:
     for cell, result in grid.chosen():
         weight = cell.weight_format
         activation = cell.activation_format
-        if _plain(cell) and cell.method == "rtn" and weight.bits == 4 and weight.group is None and not weight.symmetric:
+        if weights_only(cell) and cell.method == "rtn" and weight.bits == 4 and weight.group is None and not weight.symmetric:
             claim = "At 4 bits, asymmetric weights have a lower perplexity than symmetric ones under RTN"
-            yield from _below(claim, "table 2", result, grid.near(cell, weight=str(replace(weight, symmetric=True))))
+            yield from below(claim, "table 2", result, grid.near(cell, weight=str(replace(weight, symmetric=True))))
         if activation.bits == 8 and activation.group is None and not activation.symmetric and cell.rank == 0:
             other = str(replace(activation, symmetric=True))
             trained = cell.trained if cell.trained == "a16" else other
             claim = "Asymmetric A8 by token has a lower perplexity than symmetric"
-            yield from _below(claim, "tables 2 and 3", result, grid.near(cell, activation=other, trained=trained))
+            yield from below(claim, "tables 2 and 3", result, grid.near(cell, activation=other, trained=trained))
 
 
 def _methods(grid: Grid) -> Iterator[Statement]:
@@ -168,15 +93,15 @@ def _methods(grid: Grid) -> Iterator[Statement]:
         if cell.activation == "a16":
             claim = f"At {bits} bits, GPTQ has a lower perplexity than RTN"
             source = _AGAINST_RTN.get(bits, OURS)
-            yield from _below(claim, source, result, grid.near(cell, method="rtn", calibration="none"))
+            yield from below(claim, source, result, grid.near(cell, method="rtn", calibration="none"))
         if bits != 4 or cell.weight_format.group:
             continue
         for other in _distilled(grid, cell):
             rival = base(other.cell)
             if cell.activation == "a16":
-                yield from _below(f"At W4A16, GPTQ has a lower perplexity than {rival}", "appendix C, table 3", result, other)
+                yield from below(f"At W4A16, GPTQ has a lower perplexity than {rival}", "appendix C, table 3", result, other)
             elif rival == "ZQ-Global" and cell.activation_format.group is None:
-                yield from _below(f"At W4A8, {rival} has a lower perplexity than GPTQ", "appendix C, table 3", other, result)
+                yield from below(f"At W4A8, {rival} has a lower perplexity than GPTQ", "appendix C, table 3", other, result)
 
 
 def _distilled(grid: Grid, cell: Cell) -> Iterator[CellResult]:
@@ -194,7 +119,7 @@ def _groups(grid: Grid) -> Iterator[Statement]:
     finest: dict[Cell, tuple[int, CellResult]] = {}
     for cell, result in grid.chosen():
         weight = cell.weight_format
-        if not _plain(cell) or not base(cell) or weight.group is None or weight.bits > FEW:
+        if not weights_only(cell) or not base(cell) or weight.group is None or weight.bits > FEW:
             continue
         row = replace(cell, weight=str(replace(weight, group=None)))
         if row in grid.cells and (row not in finest or weight.group < finest[row][0]):
@@ -202,7 +127,7 @@ def _groups(grid: Grid) -> Iterator[Statement]:
     for row, (group, result) in finest.items():
         bits = row.weight_format.bits
         claim = f"At {bits} bits, groups instead of rows lower the perplexity of {base(row)}"
-        yield from _below(claim, _GROUPS.get((base(row), bits), OURS), result, grid.cells[row])
+        yield from below(claim, _GROUPS.get((base(row), bits), OURS), result, grid.cells[row])
         middle = grid.near(row, weight=str(replace(row.weight_format, group=_scaled(256, result))))
         if middle is not None and group <= _scaled(32, result) and base(row) != "RTN":
             claim = f"At {bits} bits, groups of 256 give most of what groups of 32 give to {base(row)}"
@@ -219,12 +144,12 @@ def _activations(grid: Grid) -> Iterator[Statement]:
             continue
         if activation.group == _scaled(128, result):
             claim = f"A8 in groups of 128 stays within {100 * BLOCK_BOUND:g} % of A16"
-            yield from _alike(claim, source, BLOCK_BOUND, grid.near(cell, activation="a16", trained="a16"), result)
+            yield from alike(claim, source, BLOCK_BOUND, grid.near(cell, activation="a16", trained="a16"), result)
             if not activation.symmetric:
                 other = str(replace(activation, symmetric=True))
                 trained = cell.trained if cell.trained == "a16" else other
                 claim = f"Symmetric and asymmetric A8 in groups of 128 are within {100 * BLOCK_BOUND:g} % of each other"
-                yield from _alike(claim, source, BLOCK_BOUND, grid.near(cell, activation=other, trained=trained), result)
+                yield from alike(claim, source, BLOCK_BOUND, grid.near(cell, activation=other, trained=trained), result)
 
 
 def _lorc(grid: Grid) -> Iterator[Statement]:
@@ -232,12 +157,12 @@ def _lorc(grid: Grid) -> Iterator[Statement]:
     for cell, result in grid.chosen():
         without = grid.cells.get(cell.uncorrected)
         bits = cell.weight_format.bits
-        if not cell.rank or not base(cell) or without is None or bits > FEW:
+        if not _of_the_paper(cell) or without is None or bits > FEW:
             continue
         full = grid.full(cell)
         claim = f"At {bits} bits, LoRC lowers the perplexity of {base(cell)}"
         source = _LORC.get((base(cell), bits), OURS) if cell.activation == "a16" else OURS
-        yield from _below(claim, source, result, without)
+        yield from below(claim, source, result, without)
         if bits == 2 and cell.activation == "a16" and full is not None and without.mean_ppl > 2 * full.mean_ppl:
             claim = f"Where 2 bits more than double the perplexity, LoRC takes away more than half of what {base(cell)} loses"
             yield Statement(claim, source, ((-0.5, without), (-0.5, full), (1.0, result)))
@@ -247,7 +172,7 @@ def _equal_bits(grid: Grid) -> Iterator[Statement]:
     """LoRC against the best that the same method does with no more bits and without it."""
     best = rivals(grid.cells.values())
     for cell, result in grid.chosen():
-        if cell in best and base(cell):
+        if cell in best and _of_the_paper(cell):
             claim = f"At equal bits: no cell of {base(cell)} without LoRC has no more bits and a lower perplexity"
             yield Statement(claim, OURS, ((-1.0, best[cell]), (1.0, result)), pooled=False)
 
@@ -255,12 +180,12 @@ def _equal_bits(grid: Grid) -> Iterator[Statement]:
 def _factors(grid: Grid) -> Iterator[Statement]:
     """INT8 factors against FP16 ones, and how soon the rank saturates."""
     for cell, result in grid.chosen():
-        if not cell.rank or not base(cell):
+        if not _of_the_paper(cell):
             continue
         if cell.lorc == "plain-int8":
             claim = f"INT8 factors of LoRC stay within {100 * FACTOR_BOUND:g} % of FP16 factors"
             source = "table 8" if (base(cell), cell.weight_format.bits, cell.activation) == ("GPTQ", 4, "a16") else OURS
-            yield from _alike(claim, source, FACTOR_BOUND, grid.near(cell, lorc="plain-fp16"), result)
+            yield from alike(claim, source, FACTOR_BOUND, grid.near(cell, lorc="plain-fp16"), result)
         zero = grid.cells.get(cell.uncorrected)
         eight = grid.near(cell, rank=_scaled_rank(8, result))
         if cell.rank == _scaled_rank(32, result) and zero is not None and eight is not None:
@@ -307,13 +232,13 @@ def _class_claims(cell: Cell, size: int) -> Iterator[tuple[str, str, tuple[float
             yield "GPTQ at 4 bits by row reaches class 1 on no model but OPT-30b", "table 3", bounds
     if weight.group and weight.group <= 256 and cell.rank == 0 and base(cell) == "GPTQ" and size > 1e10:
         yield "4 bits in groups of 256 and less are class 1 from 13 billion weights on", "table 4", _CLASS_1
-    if weight.group and weight.group <= 256 and cell.rank == 8 and size > 1e10:
+    if weight.group and weight.group <= 256 and cell.rank == 8 and _of_the_paper(cell) and size > 1e10:
         yield "LoRC and groups of 256 and less bring 4 bits to class 1 from 13 billion weights on", "table 7", _CLASS_1
 
 
-def _plain(cell: Cell) -> bool:
-    """Whether only the weights are quantized, without LoRC."""
-    return cell.rank == 0 and cell.activation == "a16"
+def _of_the_paper(cell: Cell) -> bool:
+    """Whether a cell has LoRC of a kind that the paper speaks of: plain or distilled factors, which know no inputs."""
+    return bool(cell.rank and base(cell) and kind_of(cell) not in WEIGHTED)
 
 
 def _scaled(group: int, result: CellResult) -> int:

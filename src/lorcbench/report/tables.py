@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterable
 
+from lorcbench.report import equal_bits
 from lorcbench.report.comparison import Change
 from lorcbench.report.intervals import perplexity
 from lorcbench.report.recommend import fronts
@@ -20,7 +21,12 @@ _PERPLEXITY = ("ppl", "ppl_fp", "delta_nll", "delta_nll_low", "delta_nll_high", 
 _DIVERGENCE = ("kl", "kl_low", "kl_high", "agreement", "agreement_low", "agreement_high")
 _COST = ("bits_per_weight", "paper_bits", "weights", "max_damp", "seconds", "peak_rss_mib", "device")
 _STATUS = ("status", "reason", "derived_from", "on_front", "rank_share", "origin")
-COLUMNS = _CELL + _RECIPE_OF_RANK + _TEXT + _PERPLEXITY + _DIVERGENCE + _COST + _STATUS
+# The best cell of no more bits without LoRC, and the best with plain LoRC: this one's mean perplexity over it.
+_EQUAL_BITS = {
+    equal_bits.NONE: ("equal_bits_rival", "equal_bits_ratio", "equal_bits_low", "equal_bits_high"),
+    equal_bits.PLAIN: ("plain_rival", "plain_ratio", "plain_low", "plain_high"),
+}
+COLUMNS = sum(_EQUAL_BITS.values(), _CELL + _RECIPE_OF_RANK + _TEXT + _PERPLEXITY + _DIVERGENCE + _COST + _STATUS)
 
 _TASK = ("task", "version", "documents", "shots", "prefix_token")
 _METRIC = ("metric", "value", "stderr", "value_fp", "delta", "delta_low", "delta_high")
@@ -31,14 +37,24 @@ def rows(study: Study, results: list[CellResult], changes: dict[Cell, Change]) -
     """Rows of cells.csv: one per cell and corpus, and one for the mean of the corpora; a cell without numbers has one."""
     table = []
     front = fronts(results)
+    rivals = {columns: equal_bits.compare(results, against) for against, columns in _EQUAL_BITS.items()}
     for result in results:
         shared = _shared_columns(study, result)
         if result.cell in front and not result.derived:
             shared["on_front"] = front[result.cell] is None
         change = changes.get(result.cell)
         numbers = [] if change is None else [*_corpus_columns(result, change), _mean_columns(result, change)]
+        for columns, compared in rivals.items():
+            if numbers and result.cell in compared:
+                numbers[-1] |= _rival_columns(columns, compared[result.cell])
         table += [shared | columns for columns in numbers] or [shared]
     return [{column: row.get(column, "") for column in COLUMNS} for row in table]
+
+
+def _rival_columns(columns: tuple[str, ...], change: Change) -> dict:
+    """The rival of a cell at equal bits, and the ratio of the mean perplexities with its interval."""
+    ratio = change.relative
+    return dict(zip(columns, (change.baseline.cell.key, 1 + ratio.value, 1 + ratio.low, 1 + ratio.high), strict=True))
 
 
 def _shared_columns(study: Study, result: CellResult) -> dict:

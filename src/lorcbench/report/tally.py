@@ -16,7 +16,7 @@ class Claim:
 
     Attributes:
         text: the claim, in one sentence.
-        source: the tables that print what it compares, or `lorcbench.report.statements.OURS`.
+        source: the tables that print what it compares, or `lorcbench.report.statement.OURS`.
         is_ours: whether it goes beyond these tables.
         verdicts: all of them; those that are counted decide.
         status: ``supported`` if every counted test supports it with the family-wise error controlled, ``contradicted`` if none

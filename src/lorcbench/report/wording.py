@@ -49,7 +49,9 @@ def _activations(cell: Cell) -> str:
 
 
 def _factors(cell: Cell) -> str:
-    """LoRC's rank and how its factors are stored; the setting's name where it is not the plain one."""
-    bits = compose.load("lorc", cell.lorc).bits
-    named = "" if cell.lorc in ("plain-int8", "plain-fp16") else f" ({cell.lorc})"
-    return f"LoRC of rank {cell.rank} with {'INT' if bits == 8 else 'FP'}{bits} factors{named}"
+    """LoRC's kind and rank, how its factors are stored, and in brackets what is set otherwise than in its conf file."""
+    settings = compose.load("lorc", cell.lorc)
+    kind = "" if settings.kind == "plain" else f"{settings.kind} "
+    others = ", ".join("=".join(pair) for pair in Variant.parse(cell.lorc).settings)
+    stored = f"{'INT' if settings.bits == 8 else 'FP'}{settings.bits} factors"
+    return f"{kind}LoRC of rank {cell.rank} with {stored}{f' ({others})' if others else ''}"

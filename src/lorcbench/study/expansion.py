@@ -17,6 +17,7 @@ from lorcbench.config.schema import AXES, GridConfig, StudyConfig
 from lorcbench.config.variants import Variant
 from lorcbench.study import given, naming, rehearsal
 from lorcbench.study.cells import FIELDS, Cell, Study, activation_format, model_config, needs_calibration, weight_format
+from lorcbench.study.ranks import of_width
 
 # What a grid has on an axis that neither it nor its study names.
 _DEFAULTS = {"calibrations": ["none"], "activations": ["a16"], "lorc": ["plain-int8"], "ranks": [0]}
@@ -260,7 +261,7 @@ def _rank(request: _Request, model: str, rank: int) -> int:
     if not width:
         expected = "expected the ranks themselves, such as study.ranks=[0,8]"
         raise ConfigError(f"study.ranks_of_width={full}: the width of {model} is not known; {expected}")
-    return max(1, round(rank * width / full))
+    return of_width(rank, width, full)
 
 
 def _indivisible(request: _Request, cell: Cell, widths: tuple[int, ...]) -> str | None:

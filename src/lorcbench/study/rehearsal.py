@@ -29,6 +29,8 @@ def rehearse(study: StudyConfig, kept: list[str], protocol: bool) -> StudyConfig
     """
     written = vars(study.rehearsal) if study.rehearsal else {}
     own = {axis: values for axis, values in written.items() if values is not None and axis not in kept}
+    if study.ranks_of_width:  # shares of a width are shares of a stand-in's too
+        kept = [*kept, "ranks"]
     changed = (
         _axes(study, kept)
         | own
@@ -36,7 +38,7 @@ def rehearse(study: StudyConfig, kept: list[str], protocol: bool) -> StudyConfig
     )
     # What is left out for published models by name says nothing of stand-ins.
     changed["exclude"] = [GridConfig(**_axes(grid, kept)) for grid in study.exclude if not grid.models]
-    changed |= {"title": f"{study.title}, on stand-ins", "indivisible": "skip", "ranks_of_width": None}
+    changed |= {"title": f"{study.title}, on stand-ins", "indivisible": "skip"}
     return replace(study, **changed, **({"eval": _PROTOCOL} if protocol else {}))
 
 
@@ -48,9 +50,12 @@ def rank(published: int) -> int:
 
 
 def ranks_asked(study: StudyConfig, kept: list[str]) -> dict[int, list[int]]:
-    """Stand-ins' rank → the published ranks of the study that become it; empty if the command line gave the ranks."""
+    """Stand-ins' rank → the published ranks of the study that become it.
+
+    Empty if the command line gave the ranks, the study's file wrote them out for stand-ins, or they are shares of the width.
+    """
     asked: dict[int, list[int]] = {}
-    if "ranks" not in kept and not (study.rehearsal and study.rehearsal.ranks):
+    if "ranks" not in kept and not study.ranks_of_width and not (study.rehearsal and study.rehearsal.ranks):
         lists = [grid.ranks for grid in (study, *study.grids) if grid.ranks]
         for published in sorted({number for numbers in lists for number in numbers if number}):
             asked.setdefault(rank(published), []).append(published)

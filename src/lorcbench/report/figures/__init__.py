@@ -1,7 +1,8 @@
 """The study's figures, each drawn where the finished cells have data for it.
 
 One method has one colour in all of them (Okabe-Ito, which colour-blind readers tell apart) and, within one figure, one format
-one stroke. Equal results give equal bytes. The SVG files follow the reader's light or dark scheme; the PNG files are light.
+one stroke. Where kinds of correction are compared, it is the kind that has a colour. Equal results give equal bytes. The SVG
+files follow the reader's light or dark scheme; the PNG files are light.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from matplotlib import rc_context
 
 from lorcbench.report.comparison import Change
 from lorcbench.report.derived import best_of_rates
-from lorcbench.report.figures import activation, bits, equal_bits, errors, pareto, ranks, rates, sensitivity, size
+from lorcbench.report.figures import activation, bits, equal_bits, errors, fronts, pareto, ranks, rates, sensitivity, size
 from lorcbench.report.figures.style import STYLE, Figure
 from lorcbench.report.results import CellResult
 from lorcbench.report.scorecard import Row
@@ -47,6 +48,7 @@ def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path, r
         drawn = [
             pareto.draw(tuned, folder),
             equal_bits.draw(tuned, folder),
+            fronts.draw(tuned, tuned_changes, folder),
             bits.draw(tuned, tuned_changes, folder),
             sensitivity.draw(tuned, tuned_changes, folder),
             ranks.draw(tuned, tuned_changes, folder),

@@ -1,9 +1,12 @@
-"""The error matrices E = W - Ŵ that LoRC decomposes: how large they are over the depth of a model, and their spectra."""
+"""The error matrices E = W - Ŵ that LoRC decomposes: how large they are over the depth of a model, and their spectra.
+
+Factors that know the inputs decompose E R^½, with R of the inputs (`lorcbench.core.lorc`), so theirs is another spectrum.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,9 @@ from matplotlib import figure as mpl_figure
 from matplotlib.ticker import MaxNLocator
 
 from lorcbench.common.artifacts import read_json
+from lorcbench.config.recipes import WEIGHTED
+from lorcbench.config.variants import Variant
+from lorcbench.report.equal_bits import kind_of, kinds
 from lorcbench.report.figures.style import (
     GREY,
     Figure,
@@ -24,6 +30,7 @@ from lorcbench.report.figures.style import (
     unique,
 )
 from lorcbench.report.results import CellResult
+from lorcbench.study.cells import Cell
 
 ABOUT = "Error matrices E = W − Ŵ of the linears, before any compensation"
 
@@ -34,7 +41,8 @@ class _Errors:
 
     Attributes:
         relative: ‖E‖ / ‖W‖ of each linear.
-        spectra: the largest singular values of each matrix that was decomposed, divided by ‖E‖.
+        spectra: the largest singular values of each matrix that was decomposed, divided by its norm: of E, or of E R^½ if the
+            factors know the inputs.
         dead: of linears that have inputs without a single value, how many, and the share of ‖E‖² in their columns.
     """
 
@@ -42,6 +50,11 @@ class _Errors:
     relative: list[dict[str, float]]
     spectra: list[dict[str, np.ndarray]]
     dead: list[dict[str, dict]]
+
+    @property
+    def kind(self) -> str:
+        """The kind of LoRC that the factors are of."""
+        return kind_of(self.result.cell)
 
 
 def draw_depth(results: list[CellResult], folder: Path) -> Figure | None:
@@ -67,7 +80,7 @@ def draw_depth(results: list[CellResult], folder: Path) -> Figure | None:
 
 def draw_spectra(results: list[CellResult], folder: Path) -> Figure | None:
     """Singular values of E: one row of panels per model, one panel per linear."""
-    of_models = [errors for errors in _fewest_bits(results) if any(errors.spectra)]
+    of_models = [errors for errors in _fewest_bits(results, _ends(results)) if any(errors.spectra)]
     if not of_models:
         return None
 
@@ -76,33 +89,55 @@ def draw_spectra(results: list[CellResult], folder: Path) -> Figure | None:
         ax.plot(np.arange(1, len(values) + 1), values, color=colour, ls=dash)
 
     title = "How much of the error is of low rank?"
-    fig, axes = _panels(of_models, results, title, lambda errors: errors.spectra, show)
+    several = len({errors.kind for errors in of_models}) > 1
+
+    def stroke(errors: _Errors) -> str:
+        return f"{format_of(errors.result)} {errors.kind}" if several else format_of(errors.result)
+
+    fig, axes = _panels(of_models, results, title, lambda errors: errors.spectra, show, stroke)
     axes[0, 0].set_xscale("log")
     log_axis(axes[0, 0].xaxis, narrow=True)
     for row in axes:
         row[0].set_yscale("log")
         log_axis(row[0].yaxis)
-    axis_labels(fig, "component", "singular value ÷ ‖E‖")
+    weighted = [kind for kind in unique(errors.kind for errors in of_models) if kind in WEIGHTED]
+    axis_labels(fig, "component", "singular value ÷ norm" if weighted else "singular value ÷ ‖E‖")
+    matrices = "E = W − Ŵ"
+    if weighted:
+        matrices += f" ({' and '.join(weighted)}: of E R^½, what the error does to the outputs, with R of the inputs)"
     caption = (
-        "The largest singular values of E = W − Ŵ, divided by its Frobenius norm, so that the squares of all of them sum to "
+        f"The largest singular values of {matrices}, divided by its Frobenius norm, so that the squares of all of them sum to "
         f"one; mean over the blocks. A flat line gives LoRC little to take. {_captured(of_models)} {_dead(of_models)}"
     )
     return save(fig, folder, Figure("spectra", title, caption.strip()))
 
 
-def _fewest_bits(results: list[CellResult]) -> list[_Errors]:
-    """The errors of each quantized model at the fewest bits that have factors, each once whatever its ranks."""
+def _ends(results: list[CellResult]) -> list[str]:
+    """The kinds whose spectra are shown: those that know least and most of the inputs; the others lie between."""
+    present = kinds(result.cell for result in results)
+    of_error = [kind for kind in present if kind not in WEIGHTED][:1]  # plain and distilled factors begin with the same matrix
+    return of_error + [kind for kind in present if kind in WEIGHTED][-1:]
+
+
+def _fewest_bits(results: list[CellResult], shown: Collection[str] = ()) -> list[_Errors]:
+    """The errors of each quantized model at the fewest bits that have factors, each once whatever its ranks.
+
+    Args:
+        shown: the kinds of LoRC whose factors are read, each once; () reads the first of any kind.
+    """
     corrected = [result for result in results if result.cell.rank and result.status == "ok" and "factors" in result.folders]
     fewest: dict[str, int] = {}
     for result in corrected:
         cell = result.cell
         fewest[cell.model] = min(cell.weight_format.bits, fewest.get(cell.model, 16))
-    of_models: dict[tuple, _Errors] = {}
+    of_models: dict[Cell, _Errors] = {}
     for result in corrected:
         cell = result.cell
+        kind = kind_of(cell)
         path = result.folders["factors"] / "result.json"
-        key = (cell.model, cell.method, cell.calibration, cell.weight, cell.trained)
-        if cell.weight_format.bits == fewest[cell.model] and key not in of_models and path.is_file():
+        key = replace(cell.uncorrected, activation="a16", lorc=kind if shown else "none")
+        asked = not shown or (kind in shown and not Variant.parse(cell.lorc).setting("inputs"))
+        if asked and cell.weight_format.bits == fewest[cell.model] and key not in of_models and path.is_file():
             of_models[key] = _read(result, path)
     return list(of_models.values())
 
@@ -117,7 +152,12 @@ def _read(result: CellResult, path: Path) -> _Errors:
 
 
 def _panels(
-    of_models: list[_Errors], results: list[CellResult], title: str, blocks: Callable[[_Errors], list[dict]], show: Callable
+    of_models: list[_Errors],
+    results: list[CellResult],
+    title: str,
+    blocks: Callable[[_Errors], list[dict]],
+    show: Callable,
+    stroke: Callable[[_Errors], str] = lambda errors: format_of(errors.result),
 ) -> tuple[mpl_figure.Figure, np.ndarray]:
     """One row of panels per model, one panel per linear, one line per quantized model.
 
@@ -126,8 +166,9 @@ def _panels(
         results: of the whole study.
         blocks: what is shown of a quantized model: of each block, by the linear's name.
         show: draws one line: axes, errors, name of the linear, colour, dash, mark.
+        stroke: what the strokes tell apart.
     """
-    looks = Looks((errors.result.cell.method for errors in of_models), (format_of(errors.result) for errors in of_models))
+    looks = Looks((errors.result.cell.method for errors in of_models), map(stroke, of_models))
     models = unique(errors.result.cell.model for errors in of_models)
     of_model = {model: [errors for errors in of_models if errors.result.cell.model == model] for model in models}
     names = {model: _linears(block for errors in of_model[model] for block in blocks(errors)) for model in models}
@@ -139,7 +180,7 @@ def _panels(
             ax.set_title(name.rpartition(".")[2], fontweight="normal", color=GREY, fontsize=9)
             for errors in of_model[model]:
                 if any(name in block for block in blocks(errors)):
-                    dash, mark = looks.strokes[format_of(errors.result)]
+                    dash, mark = looks.strokes[stroke(errors)]
                     show(ax, errors, name, looks.colours[errors.result.cell.method], dash, mark)
         for ax in row[len(names[model]) :]:
             ax.set_visible(False)
@@ -155,10 +196,12 @@ def _captured(of_models: list[_Errors]) -> str:
     """How much of the error the first eight components hold, for the caption."""
     shares: dict[str, list[float]] = {}
     for errors in of_models:
+        matrix = "E R^½" if errors.kind in WEIGHTED else "E"
+        name = f"‖{matrix}‖² with {errors.result.cell.method}"
         for block in errors.spectra:
             for values in block.values():
-                shares.setdefault(errors.result.cell.method, []).append(float((values[:8] ** 2).sum()))
-    spelled = [f"{100 * np.mean(share):.0f} % of ‖E‖² with {method}" for method, share in shares.items()]
+                shares.setdefault(name, []).append(float((values[:8] ** 2).sum()))
+    spelled = [f"{100 * np.mean(share):.0f} % of {name}" for name, share in shares.items()]
     return f"The first 8 components hold {', '.join(spelled)}."
 
 

@@ -24,14 +24,16 @@ def plot(
     changes: dict[Cell, Change],
     looks: Looks,
     stroke: Callable[[list[CellResult]], str] = lambda line: format_of(line[0]),
+    hue: Callable[[list[CellResult]], str] = lambda line: line[0].cell.method,
 ) -> None:
     """The lines of one panel: perplexities relative to full precision, with 95 % intervals of the paired difference.
 
     Args:
-        lines: cells that a line joins; all cells of a line have one method and one stroke.
+        lines: cells that a line joins; all cells of a line have one colour and one stroke.
         place: where on the horizontal axis a cell lies.
         changes: what the cells lost to full precision.
         stroke: which of the strokes of `looks` a line has.
+        hue: which of the colours.
     """
     ax.axhline(1, color=EDGE, lw=0.8, zorder=1)
     left, right = ax.get_xlim()
@@ -44,7 +46,7 @@ def plot(
         ratio = 1 + np.array([rise.value for rise in rises])
         bars = np.array([(rise.value - rise.low, rise.high - rise.value) for rise in rises]).T
         dash, marker = looks.strokes[stroke(line)]
-        colour = looks.colours.get(line[0].cell.method, INK)
+        colour = looks.colours.get(hue(line), INK)
         x = [place(result) + shift for result in line]
         ax.errorbar(x, ratio, bars, color=colour, ls=dash, marker=marker, ms=4.5, elinewidth=1, zorder=3)
 

@@ -33,6 +33,15 @@ DARK = {INK: "#e6e8ea", GREY: "#a3adb7", PAPER: "#1b1f24", EDGE: "#6e7681", GRID
 DARK |= {"#d55e00": "#f0803c", "#0072b2": "#4aa3e0", "#56b4e9": "#9ad4f5", "#009e73": "#2cc295"}
 DARK |= {"#7b5ea7": "#ab92d6", "#a6761d": "#cf9d45", "#3b3b3b": "#c8ccd0"}
 STROKES = (("-", "o"), ((0, (5, 2)), "s"), ((0, (1.5, 1.5)), "D"), ((0, (5, 2, 1, 2)), "v"), ((0, (8, 2)), "P"))
+# Colour, dash and mark of each kind of correction (`lorcbench.report.equal_bits.KINDS`).
+KIND_LOOKS = {
+    "none": (INK, "-", "o"),
+    "plain": ("#e69f00", (0, (5, 2)), "s"),
+    "distilled": ("#cc79a7", (0, (8, 2)), "P"),
+    "diag-abs": ("#56b4e9", (0, (1.5, 1.5)), "D"),
+    "diag-rms": ("#009e73", (0, (5, 2, 1, 2)), "v"),
+    "exact": ("#7b5ea7", "-", "^"),
+}
 # Inches: of the figure, above and below its panels, left of them, and between two rows.
 WIDTH = 9.0
 HEADER = 1.25

@@ -18,6 +18,7 @@ from lorcbench.report.findings import Findings
 from lorcbench.report.page import advice, cells, evidence
 from lorcbench.report.page.cells import SETTINGS, degraded, settings
 from lorcbench.report.page.channels import massive
+from lorcbench.report.page.corrections import kinds_of_correction
 from lorcbench.report.page.parts import chip, table, value
 from lorcbench.report.page.tasks import tasks
 from lorcbench.report.recommend import fronts
@@ -26,11 +27,11 @@ from lorcbench.report.scorecard import counted
 from lorcbench.report.summary import window_lines
 from lorcbench.study.cells import Cell, Study
 from lorcbench.study.published import PAPER, REPRODUCTION
-from lorcbench.study.ranks import rank_lines
+from lorcbench.study.ranks import rank_lines, rank_share
 
 STATUSES = ("ok", "failed", "not run")
 SEVERITY = ("failed", "not run", "degraded")
-FIRST = ("pareto", "equal-bits")  # figures that stand beside what to use
+FIRST = ("pareto", "fronts", "equal-bits")  # figures that stand beside what to use
 _NORM_OR_BIAS = re.compile(r"\.bias$|norm|(^|\.)ln_")
 NAMED = 6  # cells that an alert names before it refers to the table
 LOCAL = "http://127.0.0.1:5000"  # where `make ui` serves MLflow
@@ -62,9 +63,11 @@ def render(
     """
     measured = [result for result in results if not result.derived]
     # Of full precision itself nothing is shown: it has no rise.
+    shares = {result.cell: rank_share(study, result.cell) for result in results}
     first = "".join(_figure(figure, folder) for figure in figures if figure.stem in FIRST)
     sections = {
         ("sizes", "Quality and size"): first + advice.by_model(measured, changes, findings.advice),
+        ("corrections", "Kinds of correction"): kinds_of_correction(findings.corrections),
         ("claims", "Claims"): evidence.claims(findings.verdicts),
         ("scorecard", "Beside the published numbers"): evidence.scorecard(
             findings.scorecard, findings.orderings, findings.beside
@@ -73,7 +76,7 @@ def render(
         ("fingerprint", "Which conventions are the papers'?"): evidence.fingerprint(findings.candidates),
         ("massive", "Massive activations"): massive(measured, changes),
         ("figures", "Figures"): "".join(_figure(figure, folder) for figure in figures if figure.stem not in FIRST),
-        ("cells", "All cells"): cells.all_cells(results, changes, fronts(measured)),
+        ("cells", "All cells"): cells.all_cells(results, changes, fronts(measured), shares),
         ("tasks", "Tasks of lm-eval"): tasks(measured, changes),
         ("stages", "What it took"): _stages(stages),
         ("files", "Where the numbers are"): _files(study, findings, imported),
