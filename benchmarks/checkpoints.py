@@ -166,6 +166,8 @@ def tokens_file(work: Path, model: str, calibration: str = "bench") -> Path:
 
 def perplexity(work: Path, threads: int, *overrides: str, variant: str = "r0") -> float:
     """Mean over corpora of a cell's perplexity by the project's own evaluation, whose result is kept."""
+    full = [part for part in overrides if part.startswith(("model", "eval="))]  # what the cell is compared with
+    stage(work, threads, "evaluate", *full, "variants=[r0]")
     stage(work, threads, "evaluate", *overrides, f"variants=[{variant}]")
     given = dict(part.partition("=")[::2] for part in overrides)
     names = {key: given.get(key, default) for key, default in _CELL.items()}

@@ -35,6 +35,7 @@ def quantized_and_scored(
     if any(ranks):
         taken["lorc"] = stage(work, given.threads, "lorc", *named, *cell, "lorc=plain-int8", "cap=32")
     protocol = tokens(given)[1]
+    stage(work, given.threads, "evaluate", *named, protocol, "variants=[r0]")  # full precision, which the cell is compared with
     variants = ",".join(f"plain-int8/r{rank}" if rank else "r0" for rank in ranks)
     taken["evaluate"] = stage(work, given.threads, "evaluate", *named, *cell, protocol, f"variants=[{variants}]")
     return taken

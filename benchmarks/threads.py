@@ -77,6 +77,7 @@ def again(names: Wildcards) -> None:
     """Quantize and evaluate one cell, in this folder and this process."""
     given = [f"{key}={getattr(names, key)}" for key in ("model", "method", "calibration", "weight")]
     quantize.main(Job("quantize", given))
+    evaluate.main(Job("evaluate", [given[0], f"eval={names.protocol}", "variants=[r0]"]))  # what the cell is compared with
     evaluate.main(Job("evaluate", [*given, f"eval={names.protocol}", "variants=[r0]"]))
 
 

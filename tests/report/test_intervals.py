@@ -8,6 +8,7 @@ from simulated import CORRELATIONS, FORMS, WINDOWS, ar1, coverage, coverage_of, 
 
 from lorcbench.report.intervals import (
     mean_log_ratio,
+    mean_of_windows,
     mean_perplexity,
     mean_perplexity_contrast,
     mean_perplexity_difference,
@@ -39,6 +40,19 @@ def test_the_same_losses_give_no_difference_and_no_width():
     )
     for interval in intervals:
         assert (interval.value, interval.low, interval.high) == (0.0, 0.0, 0.0)
+
+
+def test_a_mean_of_windows_is_that_of_their_differences_and_stays_in_its_bounds():
+    values = np.random.default_rng(0).uniform(0, 1, 64)
+    one, difference = mean_of_windows({"c4": values}), nll_difference(values, np.zeros(64))
+    assert (one.value, one.low, one.high) == pytest.approx((difference.value, difference.low, difference.high))
+    both = mean_of_windows({"c4": values, "ptb": np.full(10, 0.5)})  # of which only one varies, with half of the weight
+    assert both.value == pytest.approx((one.value + 0.5) / 2)
+    assert both.high - both.low == pytest.approx((one.high - one.low) / 2)
+    rare = np.zeros(64)
+    rare[-1] = 1
+    assert mean_of_windows({"c4": rare}).low == 0
+    assert mean_of_windows({"c4": 1 - rare}, 1.0).high == 1
 
 
 def test_a_constant_shift_is_recovered_exactly():

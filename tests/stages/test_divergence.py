@@ -15,6 +15,7 @@ from tiny_stages import NAMES, run
 
 from lorcbench.common.artifacts import ArtifactError, read_json, write_json, write_shard
 from lorcbench.common.paths import Wildcards
+from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
 from lorcbench.core.formats import ActivationFormat
 from lorcbench.jobs import full_precision
@@ -67,6 +68,19 @@ def quantized(tiny_checkpoint) -> Path:
     run(quantize.main, "rtn", weight="w3-asym-g8")
     stage_tokens()
     return checkpoint
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ("gptq-old+divergence=true", "gptq-old"),
+        ("gptq-old+divergence=false", "gptq-old+divergence=false"),
+        ("gptq-old+divergence=false+dtype=float16", "gptq-old-half+divergence=false"),
+    ],
+)
+def test_a_protocol_without_has_a_name_of_its_own_and_one_with_the_settings_of_older_results(typed, name):
+    assert compose.canonical("eval", typed) == name
+    assert ("divergence" in compose.load("eval", name).protocol()) == ("false" in name)
 
 
 def test_full_precision_stores_its_final_states_and_is_compared_with_itself(quantized):
