@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from lorcbench.report import equal_bits
-from lorcbench.report.figures import kinds
+from lorcbench.report.figures.kinds import draw_equal_bits, several
 from lorcbench.report.figures.lines import panel_per_model
 from lorcbench.report.figures.style import Figure, Looks, axis_labels, save, unique
 from lorcbench.report.results import CellResult
@@ -15,8 +15,8 @@ from lorcbench.report.results import CellResult
 
 def draw(results: list[CellResult], folder: Path) -> Figure | None:
     """One panel per model: each cell with LoRC over its bits; with several kinds of correction, a column of panels per kind."""
-    if kinds.several(results):
-        return kinds.draw_equal_bits(results, folder)
+    if several(results):
+        return draw_equal_bits(results, folder)
     changes = equal_bits.compare(results)
     points = [result for result in results if result.cell in changes]
     if not points:

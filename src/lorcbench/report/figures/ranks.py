@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lorcbench.report.comparison import Change
-from lorcbench.report.figures import kinds
+from lorcbench.report.figures.kinds import draw_ranks, several
 from lorcbench.report.figures.lines import named_places, plot
 from lorcbench.report.figures.style import (
     GREY,
@@ -32,8 +32,8 @@ WORTH_MENDING = 0.005  # a bit width that loses a smaller share than this gives 
 
 def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -> Figure | None:
     """One panel per model and bit width; with several kinds of correction, per model and weight format."""
-    if kinds.several(results):
-        return kinds.draw_ranks(results, changes, folder)
+    if several(results):
+        return draw_ranks(results, changes, folder)
     corrected = {result.cell.uncorrected for result in results if result.cell.rank and result.cell in changes}
     points = [result for result in results if result.cell.uncorrected in corrected]
     bits = sorted({r.cell.weight_format.bits for r in points if changes[r.cell].relative.value > WORTH_MENDING})
