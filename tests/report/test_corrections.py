@@ -93,6 +93,15 @@ def test_the_inputs_of_the_quantized_model_are_held_against_the_others():
     assert not verdicts(with_plain, "equal rank"), "plain factors know no inputs that could be others"
 
 
+@pytest.mark.parametrize("method", ["rtn", "gptq"])
+def test_clipped_scales_are_held_against_those_of_the_whole_range(method):
+    names = [f"opt-standin-s {method}{clip} w3-asym-g32 r0" for clip in ("", "+clip=mse")]
+    found = [result(names[0], 0.2, seed=1), result(names[1], 0.15, seed=2)]
+    for one in found:
+        one.cell = dataclasses.replace(one.cell, calibration="stdlib" if method == "gptq" else "none")
+    assert verdicts(found) == {f"At 3 bits, clip=mse lowers the perplexity of {method.upper()}": "supported"}
+
+
 def test_the_papers_claims_speak_of_plain_and_distilled_factors_alone():
     papers = [verdict for verdict in claims.judge(kinds("gptq"), changes(kinds("gptq"))) if not verdict.is_ours]
     assert [(verdict.claim, verdict.scope) for verdict in papers] == [
