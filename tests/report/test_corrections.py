@@ -133,13 +133,15 @@ def test_what_was_found_is_counted_from_the_comparisons():
     found = [*rivals, *kinds()]
     made = corrections.find(found, changes(found), {one.cell: 1 / 8 for one in found if one.cell.rank})
     plain, *_, exact = made.sentences
-    assert plain.startswith("Plain LoRC (1 cells): at equal bits below the best cell without LoRC in 0 of 1 comparisons")
-    assert "where it is beaten by more bits in 0 and by finer groups in 1" in plain and plain.endswith(
-        "in most recipes at no r/d."
+    assert plain.startswith("Plain LoRC: 1 cells. At equal bits it is below the best cell without LoRC in 0 of 1 (0 beyond")
+    assert (
+        "What beats it there beyond the interval has more bits per code in 0, finer groups in 1." in plain
+        and plain.endswith("in most recipes, at no r/d.")
     )
-    below = "in 1 of 1 comparisons (1 beyond the 95 % interval, 0 above it beyond)"
-    assert exact.startswith(f"Exact LoRC (1 cells): at equal rank below plain LoRC {below}; at equal bits below")
-    assert "of the loss it takes back (medians) 55 % at r/d of 12.5 %" in exact and exact.endswith("at r/d of 12.5 %.")
+    below = "in 1 of 1 (1 beyond the 95 % interval, 0 the other way)"
+    assert exact.startswith(f"Exact LoRC: 1 cells. At equal rank it is below plain LoRC {below}. At equal bits it is below the")
+    assert f", and below the best plain one {below}. Of the loss it takes back (medians) 55 % at r/d of 12.5 %" in exact
+    assert exact.endswith("in most recipes, at r/d of 12.5 %.")
     assert [(row.where, row.kind) for row in made.by_format] == [("2 bits, rows", kind) for kind in KINDS]
     (last,) = (row for row in made.by_share if row.kind == "exact")
     assert last.where == "12.5 %" and last.better == (1, 1) and last.plain.high < 0 and last.without.high < 0
