@@ -135,7 +135,7 @@ def test_what_was_found_is_counted_from_the_comparisons():
     plain, *_, exact = made.sentences
     assert plain.startswith("Plain LoRC: 1 cells. At equal bits it is below the best cell without LoRC in 0 of 1 (0 beyond")
     assert (
-        "What beats it there beyond the interval has more bits per code in 0, finer groups in 1." in plain
+        "without LoRC that beats it beyond the interval has more bits per code in 0 cases, finer groups in 1." in plain
         and plain.endswith("in most recipes, at no r/d.")
     )
     below = "in 1 of 1 (1 beyond the 95 % interval, 0 the other way)"

@@ -174,7 +174,8 @@ def _bought(without: list[Change]) -> list[str]:
     bits = sum(_bits(change.baseline) > _bits(change.result) for change in beaten)
     if not beaten:
         return []
-    return [f"What beats it there beyond the interval has more bits per code in {bits}, finer groups in {len(beaten) - bits}"]
+    which = f"more bits per code in {bits} cases, finer groups in {len(beaten) - bits}"
+    return [f"The cell without LoRC that beats it beyond the interval has {which}"]
 
 
 def _bits(result: CellResult) -> int:
