@@ -93,6 +93,15 @@ def test_the_inputs_of_the_quantized_model_are_held_against_the_others():
     assert not verdicts(with_plain, "equal rank"), "plain factors know no inputs that could be others"
 
 
+@pytest.mark.parametrize("method", ["rtn", "gptq"])
+def test_clipped_scales_are_held_against_those_of_the_whole_range(method):
+    names = [f"opt-standin-s {method}{clip} w3-asym-g32 r0" for clip in ("", "+clip=mse")]
+    found = [result(names[0], 0.2, seed=1), result(names[1], 0.15, seed=2)]
+    for one in found:
+        one.cell = dataclasses.replace(one.cell, calibration="stdlib" if method == "gptq" else "none")
+    assert verdicts(found) == {f"At 3 bits, clip=mse lowers the perplexity of {method.upper()}": "supported"}
+
+
 def test_the_papers_claims_speak_of_plain_and_distilled_factors_alone():
     papers = [verdict for verdict in claims.judge(kinds("gptq"), changes(kinds("gptq"))) if not verdict.is_ours]
     assert [(verdict.claim, verdict.scope) for verdict in papers] == [
@@ -124,13 +133,15 @@ def test_what_was_found_is_counted_from_the_comparisons():
     found = [*rivals, *kinds()]
     made = corrections.find(found, changes(found), {one.cell: 1 / 8 for one in found if one.cell.rank})
     plain, *_, exact = made.sentences
-    assert plain.startswith("Plain LoRC (1 cells): at equal bits below the best cell without LoRC in 0 of 1 comparisons")
-    assert "where it is beaten by more bits in 0 and by finer groups in 1" in plain and plain.endswith(
-        "in most recipes at no r/d."
+    assert plain.startswith("Plain LoRC: 1 cells. At equal bits it is below the best cell without LoRC in 0 of 1 (0 beyond")
+    assert (
+        "without LoRC that beats it beyond the interval has more bits per code in 0 cases, finer groups in 1." in plain
+        and plain.endswith("in most recipes, at no r/d.")
     )
-    below = "in 1 of 1 comparisons (1 beyond the 95 % interval, 0 above it beyond)"
-    assert exact.startswith(f"Exact LoRC (1 cells): at equal rank below plain LoRC {below}; at equal bits below")
-    assert "of the loss it takes back (medians) 55 % at r/d of 12.5 %" in exact and exact.endswith("at r/d of 12.5 %.")
+    below = "in 1 of 1 (1 beyond the 95 % interval, 0 the other way)"
+    assert exact.startswith(f"Exact LoRC: 1 cells. At equal rank it is below plain LoRC {below}. At equal bits it is below the")
+    assert f", and below the best plain one {below}. Of the loss it takes back (medians) 55 % at r/d of 12.5 %" in exact
+    assert exact.endswith("in most recipes, at r/d of 12.5 %.")
     assert [(row.where, row.kind) for row in made.by_format] == [("2 bits, rows", kind) for kind in KINDS]
     (last,) = (row for row in made.by_share if row.kind == "exact")
     assert last.where == "12.5 %" and last.better == (1, 1) and last.plain.high < 0 and last.without.high < 0

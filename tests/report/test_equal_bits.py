@@ -59,6 +59,14 @@ def test_other_methods_calibrations_and_activations_are_no_rivals():
         assert equal_bits.rivals([*found[:2], other]) == {found[1].cell: found[0]}
 
 
+def test_a_cell_with_clipped_scales_is_a_rival_for_they_take_no_bits():
+    found = study(0.35, 2.5)
+    clipped = dataclasses.replace(result(BARE, 0.2, seed=3), cell=dataclasses.replace(found[0].cell, method="gptq+clip=mse"))
+    assert equal_bits.rivals([*found, clipped]) == {found[1].cell: clipped}
+    damped = dataclasses.replace(clipped, cell=dataclasses.replace(clipped.cell, method="gptq+damp=0.1"))
+    assert equal_bits.rivals([*found, damped]) == {found[1].cell: found[2]}
+
+
 def test_without_a_rival_nothing_is_said(tmp_path):
     alone = [result(BARE.replace("r0", "r8"), 0.3)]
     assert equal_bits.sentence(alone) == "" and judge(alone) == [] and figure.draw(alone, tmp_path) is None

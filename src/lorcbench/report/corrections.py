@@ -50,7 +50,7 @@ class Corrections:
     """What was found.
 
     Attributes:
-        sentences: one per kind, in the order of `lorcbench.report.equal_bits.KINDS`.
+        sentences: what was found about each kind, in the order of `lorcbench.report.equal_bits.KINDS`.
         by_format: per bits, rows or groups, and kind.
         by_share: per rank as a share of the width, and kind.
     """
@@ -58,11 +58,6 @@ class Corrections:
     sentences: list[str]
     by_format: list[Means]
     by_share: list[Means]
-
-    @property
-    def paragraph(self) -> str:
-        """All sentences; "" if nothing was found."""
-        return " ".join(self.sentences)
 
 
 NOTHING = Corrections([], [], [])
@@ -103,7 +98,8 @@ def find(results: list[CellResult], changes: dict[Cell, Change], shares: dict[Ce
     known = {cell: f"{100 * share:.1f} %" for cell in cells if (share := shares.get(cell))}
     ranks = sorted(known, key=lambda cell: shares[cell])
     by_share = _means(dict.fromkeys(known[cell] for cell in ranks), known, compared)
-    by_format = _means(sorted(set(formats.values())), formats, compared)
+    order = sorted(set(formats.values()), key=lambda name: (int(name.partition(" ")[0]), name.endswith("groups")))
+    by_format = _means(order, formats, compared)
     sentences = [_sentence(kind, [cell for cell in cells if kind_of(cell) == kind], compared, by_share) for kind in present]
     return Corrections(sentences, by_format, by_share)
 
@@ -149,40 +145,37 @@ def _taken_back(cells: list[Cell], losses: dict[Cell, float]) -> float | None:
 
 def _sentence(kind: str, cells: list[Cell], compared: _Compared, by_share: list[Means]) -> str:
     """What was found about one kind."""
-    parts = []
+    sentences = []
     if pairs := [compared.plain[cell] for cell in cells if cell in compared.plain]:
-        parts.append(f"at equal rank {_below(Tally.of(pairs), 'plain LoRC')}")
-    without = [compared.without[cell] for cell in cells if cell in compared.without]
-    if without:
-        parts.append(f"at equal bits {_below(Tally.of(without), 'the best cell without LoRC')}{_bought(without)}")
-    if plain := [compared.at_bits_plain[cell] for cell in cells if cell in compared.at_bits_plain]:
-        parts.append(f"and {_below(Tally.of(plain), 'the best plain one')}")
-    own = [row for row in by_share if row.kind == kind and row.taken_back is not None]
-    if own:
+        sentences.append(f"At equal rank it is below plain LoRC in {_counted(Tally.of(pairs))}")
+    if without := [compared.without[cell] for cell in cells if cell in compared.without]:
+        text = f"At equal bits it is below the best cell without LoRC in {_counted(Tally.of(without))}"
+        if plain := [compared.at_bits_plain[cell] for cell in cells if cell in compared.at_bits_plain]:
+            text += f", and below the best plain one in {_counted(Tally.of(plain))}"
+        sentences += [text, *_bought(without)]
+    if own := [row for row in by_share if row.kind == kind and row.taken_back is not None]:
         shares = ", ".join(f"{100 * row.taken_back:.0f} % at r/d of {row.where}" for row in own)
-        parts.append(f"of the loss it takes back (medians) {shares}")
-    paying = [row.where for row in own if 2 * row.better[0] > row.better[1]]
-    if without and own:
-        where = f"at r/d of {', '.join(paying)}" if paying else "at no r/d"
-        parts.append(f"it pays for its bits in most recipes {where}")
-    return f"{kind[0].upper()}{kind[1:]} LoRC ({len(cells)} cells): {'; '.join(parts)}."
+        sentences.append(f"Of the loss it takes back (medians) {shares}")
+        paying = [row.where for row in own if 2 * row.better[0] > row.better[1]]
+        if without:
+            where = f"at r/d of {', '.join(paying)}" if paying else "at no r/d"
+            sentences.append(f"It pays for its bits, beyond the interval and in most recipes, {where}")
+    return f"{kind[0].upper()}{kind[1:]} LoRC: {'. '.join([f'{len(cells)} cells', *sentences])}."
 
 
-def _below(tally: Tally, other: str) -> str:
-    """How often one is below the other."""
-    return (
-        f"below {other} in {tally.below} of {tally.count} comparisons ({tally.surely_below} beyond the 95 % interval, "
-        f"{tally.surely_above} above it beyond)"
-    )
+def _counted(tally: Tally) -> str:
+    """How often one was below the other."""
+    return f"{tally.below} of {tally.count} ({tally.surely_below} beyond the 95 % interval, {tally.surely_above} the other way)"
 
 
-def _bought(without: list[Change]) -> str:
-    """What the bits of the cells that are beaten beyond the interval buy in the cells that beat them."""
+def _bought(without: list[Change]) -> list[str]:
+    """What the bits of cells that are beaten beyond the interval buy in the cells that beat them; nothing if none is beaten."""
     beaten = [change for change in without if change.relative.low > 0]
     bits = sum(_bits(change.baseline) > _bits(change.result) for change in beaten)
     if not beaten:
-        return ""
-    return f", where it is beaten by more bits in {bits} and by finer groups in {len(beaten) - bits}"
+        return []
+    which = f"more bits per code in {bits} cases, finer groups in {len(beaten) - bits}"
+    return [f"The cell without LoRC that beats it beyond the interval has {which}"]
 
 
 def _bits(result: CellResult) -> int:

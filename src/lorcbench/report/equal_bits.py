@@ -72,8 +72,8 @@ def leading(cells: Iterable[Cell]) -> set[Cell]:
 def rivals(results: Iterable[CellResult], against: str = NONE) -> dict[Cell, CellResult]:
     """For each measured cell with LoRC the cell of lowest perplexity whose kind is `against`, of no more bits.
 
-    Model, method, calibration and activations are the same; weight formats and ranks may differ. A cell without such a rival is
-    left out, and so are cells whose own kind is `against`.
+    Model, method, calibration and activations are the same; weight formats and ranks may differ, and so may the method's
+    `clip`. A cell without such a rival is left out, and so are cells whose own kind is `against`.
     """
     finished = [
         result
@@ -93,8 +93,8 @@ def rivals(results: Iterable[CellResult], against: str = NONE) -> dict[Cell, Cel
 
 
 def _kin(cell: Cell) -> Cell:
-    """What a cell and its rivals have in common."""
-    return replace(cell.uncorrected, weight="")
+    """What a cell and its rivals have in common; clipped scales take no bits, so cells with and without them are rivals."""
+    return replace(cell.uncorrected, weight="", method=str(Variant.parse(cell.method).without("clip")))
 
 
 def compare(results: list[CellResult], against: str = NONE) -> dict[Cell, Change]:

@@ -62,7 +62,7 @@ class Findings:
     def lines(self) -> list[str]:
         """All of it in short, for the terminal."""
         published = [*agreement.summary(self.scorecard, self.orderings), *sources.summary(self.beside)]
-        use = headline.lines(self.advice, self.rank_costs, self.equal_bits)
+        use = headline.lines(self.advice, self.rank_costs, "" if self.corrections.sentences else self.equal_bits)
         candidates = conventions.summary(self.candidates)
         kinds = [f"  {sentence}" for sentence in self.corrections.sentences]
         return [*use, *kinds, *tally.lines(self.verdicts), *published, *candidates, *seeds.summary(self.spreads)]

@@ -1,4 +1,4 @@
-"""Kinds of correction: what was found, in a paragraph, and the means behind it."""
+"""Kinds of correction: what was found, in a sentence or two per kind, and the means behind it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HEADS = ["kind", "cells", "taken back", "over plain, equal rank", "over the bes
 
 
 def kinds_of_correction(found: Corrections) -> str:
-    """The paragraph and two tables; "" where a study does not compare kinds."""
+    """What was found per kind, and two tables; "" where a study does not compare kinds."""
     if not found.sentences:
         return ""
     note = (
@@ -25,7 +25,8 @@ def kinds_of_correction(found: Corrections) -> str:
     )
     by_format = table(["weights", *_HEADS], "".join(map(_row, found.by_format)), numeric=_HEADS[1:])
     by_share = table(["rank ÷ width", *_HEADS], "".join(map(_row, found.by_share)), numeric=_HEADS[1:])
-    return f'<p>{escape(found.paragraph)}</p><p class="note">{note}</p>{by_format}{by_share if found.by_share else ""}'
+    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in found.sentences)
+    return f'<ul>{sentences}</ul><p class="note">{note}</p>{by_format}{by_share if found.by_share else ""}'
 
 
 def _row(means: Means) -> str:
