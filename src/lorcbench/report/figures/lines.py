@@ -14,6 +14,7 @@ from lorcbench.report.results import CellResult, mebibytes
 from lorcbench.study.cells import Cell
 
 COLLAPSED = 10  # cells whose perplexity is more than this many times the worst at full precision are counted, not drawn
+SPREAD = 0.12  # of a panel's width, over which lines are shifted at most; else cells would seem to lie at another place
 ABREAST = 4  # panels that stand side by side
 
 
@@ -38,10 +39,11 @@ def plot(
     ax.axhline(1, color=EDGE, lw=0.8, zorder=1)
     left, right = ax.get_xlim()
     linear = ax.get_xscale() == "linear"
-    point = (right - left) / (72 * WIDTH * ax.get_position().width)
+    points = 72 * WIDTH * ax.get_position().width  # of the panel
+    between = min(2, min(36, SPREAD * points) / len(lines)) * (right - left) / points if lines else 0
     for index, line in enumerate(lines):
         # A sideways shift of a few points, so that the bars of several lines do not hide one another.
-        shift = min(2, 36 / len(lines)) * (index - (len(lines) - 1) / 2) * point if linear else 0
+        shift = between * (index - (len(lines) - 1) / 2) if linear else 0
         rises = [changes[result.cell].relative for result in line]
         ratio = 1 + np.array([rise.value for rise in rises])
         bars = np.array([(rise.value - rise.low, rise.high - rise.value) for rise in rises]).T
