@@ -61,9 +61,11 @@ def read_everything(folder: Path) -> None:
     from lorcbench.common.artifacts import read_json, verified
     from lorcbench.common.paths import Wildcards
     from lorcbench.jobs import sources
+    from lorcbench.jobs.full_precision import verified_states
     from lorcbench.jobs.shards import Shards
     from lorcbench.report import results
     from lorcbench.study.expansion import load_study
+    from lorcbench.study.stages import EVALUATE
 
     cache = Path("results/cache")
     os.chdir(folder)
@@ -72,6 +74,7 @@ def read_everything(folder: Path) -> None:
     for name in ("opt-standin-xs", "bloom-standin-xs"):
         sources.checkpoint_folder(Wildcards(model=name))
         sources.tokenizer_file(Wildcards(model=name))
+        verified_states(EVALUATE.folder(Wildcards(model=name, protocol="stdlib")))
     for result in cache.rglob("result.json"):
         kind = json.loads(result.read_text())["kind"]
         for index in range(len(read_json(result, kind).get("shards", []))):

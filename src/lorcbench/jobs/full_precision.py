@@ -53,15 +53,25 @@ def stored(job: Job, windows: dict[str, torch.Tensor]) -> FinalStates | None:
     full = full_precision(job.names)
     if full is None:
         return None
-    folder = full.folder
-    entry = read_json(folder / "result.json", EVALUATE.kind)["variants"].get("r0", {})
-    again = f"delete the folder {folder} and run again"
-    if "states" not in entry:
-        raise ArtifactError(f"{folder}/result.json: names no final hidden states to compare with; {again}")
-    about = entry["states"]
-    path = Path(folder, about["file"])
-    check_digest(path, digest_once(path), about["sha256"], folder)
-    for artifact, digest in about["made_from"].items():
+    path, made_from = verified_states(full.folder)
+    for artifact, digest in made_from.items():
         if job.inputs[artifact] != digest:
+            again = f"delete the folder {full.folder} and run again"
             raise ArtifactError(f"{path}: made from another {artifact} than the one that is there; {again}")
     return FinalStates(path, windows, getattr(torch, job.eval.dtype))
+
+
+def verified_states(folder: Path) -> tuple[Path, dict[str, str]]:
+    """The file of states that the evaluation in `folder` stored, after a check, and the digests of what they were made from.
+
+    Raises:
+        ArtifactError: there is none, or it is missing or damaged.
+    """
+    entry = read_json(folder / "result.json", EVALUATE.kind)["variants"].get("r0", {})
+    if "states" not in entry:
+        again = f"delete the folder {folder} and run again"
+        raise ArtifactError(f"{folder}/result.json: names no final hidden states to compare with; {again}")
+    about = entry["states"]
+    path = folder / about["file"]
+    check_digest(path, digest_once(path), about["sha256"], folder)
+    return path, about["made_from"]
