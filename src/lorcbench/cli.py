@@ -63,6 +63,14 @@ def plan(settings: Settings = ()) -> None:
 
 
 @app.command()
+def recommend(settings: Annotated[list[str], typer.Argument(metavar="study=NAME BUDGET", show_default=False)]) -> None:
+    """What to take within a budget: lorcbench recommend study=lorc 4.25 (bits per weight; or 80MB, 0.5ppl, 2%)."""
+    from lorcbench.report.budget import recommend as print_recommended
+
+    print_recommended(settings)
+
+
+@app.command()
 def reach() -> None:
     """Which study reaches which published number, or why none does."""
     from lorcbench.report.reach import main as print_reach

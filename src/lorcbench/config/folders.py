@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
+from functools import cache
 from pathlib import Path
 
 from lorcbench.config.checks import ConfigError
@@ -82,6 +84,12 @@ def _headers(folder: Path) -> dict[str, tuple[int, ...]]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # `prepare` says what is wrong
         return {}
     return shapes
+
+
+@cache
+def parameters(folder: Path) -> int | None:
+    """How many numbers the safetensors files of a checkpoint hold, by their headers; None if they are missing or damaged."""
+    return sum(math.prod(shape) for shape in _headers(folder).values()) or None
 
 
 def _blocks(shapes: dict[str, tuple[int, ...]]) -> tuple[str, dict[int, dict[str, tuple[int, int]]]]:

@@ -18,6 +18,8 @@ from lorcbench.report import (
     tally,
 )
 from lorcbench.report.agreement import Ordering
+from lorcbench.report.budget import Choice
+from lorcbench.report.choices import choices, command_of
 from lorcbench.report.claims import Verdict
 from lorcbench.report.comparison import Change
 from lorcbench.report.conventions import Candidate
@@ -44,6 +46,7 @@ class Findings:
         spreads: of recipes that were measured under more than one seed.
         advice: what to use, per kind of model.
         rank_costs: what LoRC adds to the size of each model.
+        choices: the cells that a user may want to take away.
         equal_bits: whether LoRC pays for its bits, in one sentence; "" without cells that tell.
         corrections: what was found about kinds of correction, where a study has several.
     """
@@ -58,6 +61,7 @@ class Findings:
     equal_bits: str = ""
     beside: list[Beside] = field(default_factory=list)
     corrections: Corrections = corrections.NOTHING
+    choices: list[Choice] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """All of it in short, for the terminal."""
@@ -68,13 +72,14 @@ class Findings:
         return [*use, *kinds, *tally.lines(self.verdicts), *published, *candidates, *seeds.summary(self.spreads)]
 
 
-def find(study: Study, results: list[CellResult], changes: dict[Cell, Change]) -> Findings:
+def find(study: Study, results: list[CellResult], changes: dict[Cell, Change], arguments: list[str] | None = None) -> Findings:
     """What the results say.
 
     Args:
         study: that they are of.
         results: all cells of the study, derived ones too.
         changes: what these cells lost to full precision.
+        arguments: that the study was started with, if it is not by its name alone.
     """
     verdicts = claims.judge(results, changes)
     rows = scorecard.compare(study, results, changes)
@@ -86,4 +91,6 @@ def find(study: Study, results: list[CellResult], changes: dict[Cell, Change]) -
     candidates = conventions.rank(rows)
     pays = equal_bits.sentence(measured)
     kinds = corrections.find(measured, changes, {result.cell: rank_share(study, result.cell) for result in measured})
-    return Findings(verdicts, rows, agreement.orderings(rows), candidates, spreads, advice, costs, pays, beside, kinds)
+    command = command_of(arguments or [f"study={study.name}"])
+    taken = choices(study.name, results, changes, command)
+    return Findings(verdicts, rows, agreement.orderings(rows), candidates, spreads, advice, costs, pays, beside, kinds, taken)

@@ -10,6 +10,7 @@ import numpy as np
 
 from lorcbench.common.artifacts import ArtifactError, read_json
 from lorcbench.config import compose
+from lorcbench.config import folders as config_folders
 from lorcbench.report import devices
 from lorcbench.report.intervals import perplexity
 from lorcbench.study import meaning
@@ -38,6 +39,7 @@ class CellResult:
         agree: share of the tokens of each window whose most likely one is full precision's, by corpus.
         bits_per_weight: what is stored for the block linears: codes, scales, zero points and factors.
         weights: number of weights in the block linears; None for full precision.
+        parameters: numbers in the files of its model, embeddings and norms too; None where these files are not here.
         max_damp: the largest GPTQ damping that was needed, None without GPTQ.
         seconds, peak_rss_mib: of the jobs that made the cell (shared ones counted in full) and their largest memory.
         device: what computed it: ``cpu``, the name of a GPU, or several with `` + `` between them; "" unless ok.
@@ -70,6 +72,7 @@ class CellResult:
     agree: dict[str, np.ndarray] = field(default_factory=dict)
     bits_per_weight: float | None = None
     weights: int | None = None
+    parameters: int | None = None
     max_damp: float | None = None
     seconds: float | None = None
     peak_rss_mib: float | None = None
@@ -125,6 +128,8 @@ def _collect(study: Study, cell: Cell, foreign: dict[Path, str | None]) -> CellR
     checkpoint = _read(folders["checkpoint"], "checkpoint")
     result.family = checkpoint["family"] if checkpoint else study.model(cell.model).family or ""
     result.full_precision = tuple((checkpoint or {}).get("architecture", {}).get("full_precision", ()))
+    if checkpoint:
+        result.parameters = config_folders.parameters(folders["checkpoint"] / checkpoint["folder"])
     result.standin = study.model(cell.model).source == "standin"
     result.planted = study.model(cell.model).planted
     if study.model(cell.model).source == "gguf":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lorcbench.common.artifacts import read_json, write_text
 from lorcbench.jobs.job import Job
-from lorcbench.report import comparison, conventions, figures, results, seeds, sources, tables
+from lorcbench.report import budget, comparison, conventions, figures, results, seeds, sources, tables
 from lorcbench.report.derived import derive
 from lorcbench.report.findings import Findings, find
 from lorcbench.report.page.render import render
@@ -21,7 +21,16 @@ from lorcbench.study.expansion import study_from_arguments
 from lorcbench.study.stages import REPORT
 
 # What is attached to the study's run in MLflow.
-ATTACHED = ("report.html", "cells.csv", "tasks.csv", "scorecard.csv", "fingerprint.csv", "seeds.csv", "claims.json")
+ATTACHED = (
+    "report.html",
+    "cells.csv",
+    "tasks.csv",
+    "scorecard.csv",
+    "fingerprint.csv",
+    "seeds.csv",
+    "claims.json",
+    budget.TABLE,
+)
 
 
 def main(job: Job) -> None:
@@ -32,7 +41,7 @@ def main(job: Job) -> None:
     measured = results.collect(study)
     everything = [*measured, *derive(measured)]
     changes = comparison.changes(everything)
-    findings = find(study, everything, changes)
+    findings = find(study, everything, changes, job.overrides)
 
     cells = tables.rows(study, everything, changes)
     tasks = tables.harness_rows(study, measured, changes)
@@ -50,7 +59,8 @@ def main(job: Job) -> None:
 
 
 def _write_findings(folder: Path, findings: Findings) -> None:
-    """claims.json, scorecard.csv, fingerprint.csv and seeds.csv."""
+    """claims.json, recommended.csv, scorecard.csv, fingerprint.csv and seeds.csv."""
+    write_text(folder / budget.TABLE, budget.as_csv(findings.choices))
     write_text(folder / "claims.json", json.dumps([vars(verdict) for verdict in findings.verdicts], indent=1) + "\n")
     write_text(folder / "scorecard.csv", tables.as_csv(sources.COLUMNS, (number.columns() for number in findings.beside)))
     write_text(folder / "fingerprint.csv", tables.as_csv(conventions.COLUMNS, map(vars, findings.candidates)))

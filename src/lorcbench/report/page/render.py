@@ -11,11 +11,11 @@ from pathlib import Path
 from string import Template
 
 from lorcbench.common import paths
-from lorcbench.report import tally
+from lorcbench.report import budget, tally
 from lorcbench.report.comparison import Change
 from lorcbench.report.figures import Figure
 from lorcbench.report.findings import Findings
-from lorcbench.report.page import advice, cells, evidence
+from lorcbench.report.page import advice, cells, evidence, take_away
 from lorcbench.report.page.cells import SETTINGS, degraded, settings
 from lorcbench.report.page.channels import massive
 from lorcbench.report.page.corrections import kinds_of_correction
@@ -67,6 +67,7 @@ def render(
     first = "".join(_figure(figure, folder) for figure in figures if figure.stem in FIRST)
     sections = {
         ("sizes", "Quality and size"): first + advice.by_model(measured, changes, findings.advice),
+        ("take", "Take it away"): take_away.chosen(findings.choices),
         ("corrections", "Kinds of correction"): kinds_of_correction(findings.corrections),
         ("claims", "Claims"): evidence.claims(findings.verdicts),
         ("scorecard", "Beside the published numbers"): evidence.scorecard(
@@ -260,6 +261,8 @@ def _files(study: Study, findings: Findings, imported: dict | None) -> str:
     if findings.scorecard:
         tables["scorecard.csv"] = "every published number beside ours, all sources in one row"
         tables["fingerprint.csv"] = "the conventions that the papers leave open, ranked"
+    if findings.choices:
+        tables[budget.TABLE] = "the cells on the fronts, each with the command that exports it"
     if findings.spreads:
         tables["seeds.csv"] = "how far each recipe moves with seeds"
     items = "".join(f'<li><a href="{name}"><code>{name}</code></a>: {text}</li>' for name, text in tables.items())

@@ -1,0 +1,102 @@
+"""The cells that a user may want to take away: those on the front of their model, with all that a choice needs.
+
+This is computed once per report. What a budget lets through of it is `lorcbench.report.budget`, for the terminal, the page and
+`recommended.csv` alike.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+
+from lorcbench.config import compose
+from lorcbench.report.budget import Choice
+from lorcbench.report.comparison import Change, windows
+from lorcbench.report.intervals import relative_change
+from lorcbench.report.recommend import USABLE, fronts, kind_of
+from lorcbench.report.results import CellResult
+from lorcbench.report.wording import recipe
+from lorcbench.study.cells import Cell
+
+_OWN = ("model_path", "text_path", "name", "study")  # keys of `--config` by themselves; all else is an override
+
+
+def choices(study: str, results: list[CellResult], changes: dict[Cell, Change], command: str) -> list[Choice]:
+    """The quantized cells on the front of their model and activation format, in the order of `results`.
+
+    Args:
+        study: the name of their study.
+        results: all cells of the study; failed and derived ones are left out.
+        changes: what they lost to full precision; a cell without that is left out.
+        command: that runs the study, of `command_of`.
+    """
+    front = fronts(results)
+    fitting: dict[tuple[str, str], list[CellResult]] = {}
+    for result in results:
+        cell = result.cell
+        on_front = front.get(cell, result) is None and not result.derived
+        if on_front and cell in changes and cell.method != "none":
+            fitting.setdefault((cell.model, cell.activation), []).append(result)
+    chosen = {}
+    for members in fitting.values():
+        for result in members:
+            chosen[result.cell] = _choice(study, changes[result.cell], _alike(result, members), command)
+    return [chosen[result.cell] for result in results if result.cell in chosen]
+
+
+def _alike(result: CellResult, members: Iterable[CellResult]) -> list[CellResult]:
+    """The smaller cells whose paired interval to `result` holds no change, the smallest first."""
+    smaller = [one for one in members if one.bits_per_weight < result.bits_per_weight and windows(one) == windows(result)]
+    paired = ((one, relative_change(one.nll, result.nll, result.independent)) for one in smaller)
+    return sorted((one for one, change in paired if change.low <= 0 <= change.high), key=lambda one: one.bits_per_weight)
+
+
+def _choice(study: str, change: Change, alike: list[CellResult], command: str) -> Choice:
+    """A cell with its numbers."""
+    result = change.result
+    cell = result.cell
+    shown = ("model", "method", "calibration", "weight", "activation", "lorc", "rank")
+    return Choice(
+        study=study,
+        **{name: getattr(cell, name) for name in shown},
+        cell=cell.key,
+        recipe=recipe(cell),
+        kind=kind_of(result),
+        bits_per_weight=result.bits_per_weight,
+        megabytes=packed_megabytes(result),
+        ppl=result.mean_ppl,
+        ppl_fp=change.baseline.mean_ppl,
+        delta_ppl=change.mean.value,
+        delta_ppl_low=change.mean.low,
+        delta_ppl_high=change.mean.high,
+        rise=change.relative.value,
+        rise_low=change.relative.low,
+        rise_high=change.relative.high,
+        usable=change.relative.value <= USABLE,
+        alike=tuple(one.cell.key for one in alike),
+        export=f"{command} {shlex.quote(f'export={cell.key}')}",
+    )
+
+
+def packed_megabytes(result: CellResult) -> float | None:
+    """The size of a packed checkpoint in 10⁶ bytes, None if it is not known.
+
+    The linears of the blocks have the cell's bits, all other numbers 16.
+    """
+    if not result.parameters or not result.weights:
+        return None
+    return (result.weights * result.bits_per_weight + 16 * (result.parameters - result.weights)) / 8e6
+
+
+def command_of(arguments: list[str]) -> str:
+    """The command of the workflow that runs a study.
+
+    Args:
+        arguments: of the stage ``report``: ``study=NAME``, overrides, ``model_path`` and so on.
+    """
+    values = dict(argument.partition("=")[::2] for argument in arguments)
+    own = {key: values[key] for key in ("study", "name", "model_path", "text_path") if key in values}
+    own |= {key: compose.unquoted(own[key]) for key in ("model_path", "text_path") if key in own}
+    overrides = [argument for argument in arguments if argument.partition("=")[0] not in _OWN]
+    own |= {"overrides": " ".join(overrides)} if overrides else {}
+    return " ".join(["snakemake --cores all --config", *(shlex.quote(f"{key}={value}") for key, value in own.items())])

@@ -1,0 +1,266 @@
+"""What to take within a budget: choices and filters, by what must hold between them whatever the numbers."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+from browser import Browser
+from page_reader import Reader
+from synthetic import result, results, study
+
+from lorcbench import cli
+from lorcbench.common.artifacts import write_text
+from lorcbench.config.checks import ConfigError
+from lorcbench.report import budget
+from lorcbench.report.budget import Budget, Choice
+from lorcbench.report.choices import choices, command_of, packed_megabytes
+from lorcbench.report.comparison import changes
+from lorcbench.report.findings import find
+from lorcbench.report.intervals import relative_change
+from lorcbench.report.page import take_away
+from lorcbench.report.page.render import render
+from lorcbench.report.recommend import fronts
+
+PARAMETERS = 1_000_000
+
+
+def measured(seed: int = 0) -> list:
+    """A study of two models; each cell's losses and size are arbitrary, and some are nearly equal."""
+    draw = np.random.default_rng(seed)
+    found = results()
+    for one in found:
+        one.parameters = PARAMETERS
+        if one.cell.method != "none":
+            one.bits_per_weight = float(draw.integers(8, 36)) / 4
+            name = f"{one.cell.model} rtn {one.cell.weight} r0"
+            one.nll = result(name, 0.01 * draw.integers(0, 8), noise=0.05, seed=int(draw.integers(1000))).nll
+    return found
+
+
+def of(found: list) -> list[Choice]:
+    """The choices of results by themselves."""
+    return choices("synthetic", found, changes(found), "snakemake --config study=synthetic")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_choices_are_the_quantized_cells_of_the_fronts_with_the_comparisons_numbers(seed):
+    found = measured(seed)
+    by_key = {choice.cell: choice for choice in of(found)}
+    front, compared = fronts(found), changes(found)
+    assert set(by_key) == {cell.key for cell, better in front.items() if better is None and cell.method != "none"}
+    for cell, change in compared.items():
+        if choice := by_key.get(cell.key):
+            assert (choice.rise, choice.rise_low, choice.rise_high) == (
+                change.relative.value,
+                change.relative.low,
+                change.relative.high,
+            )
+            assert choice.delta_ppl == change.mean.value and choice.ppl == change.result.mean_ppl
+            assert choice.export.endswith(f"export={cell.key}")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_alike_is_smaller_and_not_told_apart_and_nothing_else_is(seed):
+    found = measured(seed)
+    by_key = {one.cell.key: one for one in found}
+    chosen = of(found)
+    for choice in chosen:
+        own = by_key[choice.cell]
+        for other in (one for one in chosen if one.model == choice.model and one.bits_per_weight < choice.bits_per_weight):
+            change = relative_change(by_key[other.cell].nll, own.nll)
+            assert (other.cell in choice.alike) == (change.low <= 0 <= change.high)
+        assert all(by_key[key].bits_per_weight < choice.bits_per_weight for key in choice.alike)
+    assert any(choice.alike for choice in chosen)
+
+
+@pytest.mark.parametrize("text", ["3", "4.25bits", "0.5 MB", "400000MiB", "2%", "0.5ppl", ".2 PPL"])
+def test_a_budget_lets_through_what_keeps_it_the_best_first(text):
+    limit = Budget.parse(text)
+    for front in budget.fronts(of(measured())).values():
+        fitting = budget.within(front, limit)
+        assert {one.cell for one in fitting} == {one.cell for one in front if getattr(one, limit.quantity) <= limit.most}
+        # On a front the smaller cell loses more, so that one order is the other one turned round.
+        by_size = sorted(fitting, key=lambda one: one.bits_per_weight, reverse=limit.is_size)
+        assert fitting == by_size
+
+
+@pytest.mark.parametrize("text", ["", "4.25 apples", "-1", "4,25", "1e3", "ppl", "2 %%", "constructor", "nan"])
+def test_another_budget_is_refused_in_one_line(text):
+    with pytest.raises(ConfigError, match=re.escape(f"expected {budget.EXPECTED}")) as refused:
+        Budget.parse(text)
+    assert "\n" not in str(refused.value)
+
+
+def test_units_are_those_of_the_quantities():
+    assert Budget.parse("1GB").most == 1000 and Budget.parse("1 MiB").most == pytest.approx(1.048576)
+    assert Budget.parse("2%") == Budget("2%", "rise", 0.02) and Budget.parse("0.5ppl").quantity == "delta_ppl"
+
+
+def test_megabytes_are_those_of_a_packed_checkpoint():
+    one = result("opt-standin-s rtn w4-asym-row r0", parameters=PARAMETERS)
+    rest = PARAMETERS - one.weights
+    assert packed_megabytes(one) == pytest.approx((one.weights * one.bits_per_weight / 8 + 2 * rest) / 1e6)
+    assert packed_megabytes(dataclasses.replace(one, parameters=None)) is None
+
+
+def test_where_the_size_is_not_known_no_budget_of_megabytes_is_kept_and_it_is_said():
+    found = [dataclasses.replace(one, parameters=None) for one in results()]
+    limit = Budget.parse("1000000MB")
+    chosen = of(found)
+    assert not any(map(limit.allows, chosen))
+    assert sum("nothing is known of its megabytes" in line for line in budget.lines(chosen, limit)) == 2
+
+
+def test_a_choice_survives_the_table(tmp_path):
+    chosen = of(measured())
+    chosen[0] = dataclasses.replace(chosen[0], megabytes=None)
+    write_text(tmp_path / budget.TABLE, budget.as_csv(chosen))
+    assert budget.read(tmp_path) == chosen
+
+
+def test_failed_and_derived_cells_are_no_choices():
+    found = measured()
+    first = next(one for one in found if one.cell.key == of(found)[0].cell)
+    first.status = "failed"
+    assert first.cell.key not in {choice.cell for choice in of(found)}
+    second = next(one for one in found if one.cell.key == of(found)[0].cell)
+    second.derived = "best of two"
+    assert second.cell.key not in {choice.cell for choice in of(found)}
+
+
+def test_the_command_is_the_one_that_ran_the_study():
+    assert command_of(["study=smoke"]) == "snakemake --cores all --config study=smoke"
+    typed = ["study=own", "name=mine", "study.ranks=[0,8]", "eval.tasks=[a]", "model_path='/a b/c'"]
+    expected = (
+        "snakemake --cores all --config study=own name=mine 'model_path=/a b/c' 'overrides=study.ranks=[0,8] eval.tasks=[a]'"
+    )
+    assert command_of(typed) == expected
+
+
+def test_an_interval_that_reaches_beyond_the_budget_is_said():
+    choice = of(measured())[0]
+    between = Budget("x", "rise", (choice.rise + choice.rise_high) / 2)
+    assert budget.remarks(choice, between) == ["its interval reaches beyond the budget"]
+    assert budget.remarks(choice, dataclasses.replace(between, most=choice.rise_high)) == []
+
+
+def test_the_page_has_a_row_per_choice_whose_numbers_a_budget_can_limit():
+    found = measured()
+    findings = find(study(found), found, changes(found))
+    html = take_away.chosen(findings.choices)
+    reader = Reader(html)
+    rows = [attributes for tag, attributes in reader.elements if tag == "tr" and "data-front" in attributes]
+    assert len(rows) == len(findings.choices) > 4
+    sizes = Counter((float(row["data-bits_per_weight"]), float(row["data-rise"])) for row in rows)
+    assert sizes == Counter((choice.bits_per_weight, choice.rise) for choice in findings.choices)
+    assert all(f"export={choice.cell}" in html for choice in findings.choices)
+    (units,) = [json.loads(attributes["data-units"]) for _, attributes in reader.elements if "data-units" in attributes]
+    assert {name: tuple(pair) for name, pair in units.items()} == budget.UNITS
+    assert take_away.chosen([]) == ""
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """A results folder with the table of a finished study."""
+    monkeypatch.chdir(tmp_path)
+    chosen = of(measured())
+    write_text(tmp_path / "results/synthetic" / budget.TABLE, budget.as_csv(chosen))
+    return chosen
+
+
+def test_the_command_prints_what_keeps_the_budget_each_with_its_export(finished, capsys):
+    budget.recommend(["4.25", "study=synthetic"])
+    told = capsys.readouterr().out
+    kept = [choice for choice in finished if choice.bits_per_weight <= 4.25]
+    assert kept and told.count("export=") == len(kept) and all(choice.export in told for choice in kept)
+
+
+def test_the_command_ends_with_1_if_nothing_keeps_the_budget(finished, capsys):
+    with pytest.raises(SystemExit) as ended:
+        budget.recommend(["study=synthetic", "1"])
+    assert ended.value.code == 1 and capsys.readouterr().out.count("none: the smallest, ") == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["study=smoke", "4.25"], "results/smoke/recommended.csv is missing; run the study first: snakemake"),
+        (["study=smoke"], "0 budgets; expected one"),
+        (["study=smoke", "4", "5"], "2 budgets; expected one"),
+        (["4.25"], "study=NAME is missing"),
+    ],
+)
+def test_the_command_refuses_what_makes_no_sense(settings, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lorcbench", "recommend", *settings])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2 and expected in capsys.readouterr().err
+
+
+def test_a_table_of_another_version_is_refused(finished, tmp_path):
+    write_text(tmp_path / "results/synthetic" / budget.TABLE, "study,model\na,b\n")
+    with pytest.raises(ConfigError, match="other columns than this version writes"):
+        budget.recommend(["study=synthetic", "4"])
+
+
+@pytest.mark.slow
+def test_the_command_needs_no_numerical_library(finished):
+    heavy = "{'numpy', 'scipy', 'torch', 'matplotlib', 'transformers', 'mlflow'} & set(sys.modules)"
+    script = f"import sys; from lorcbench import cli; cli.recommend(['study=synthetic', '4.25']); print({heavy})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("set()\n")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The page in a browser, and the choices that it shows."""
+    found = measured()
+    findings = find(study(found), found, changes(found))
+    folder = tmp_path_factory.mktemp("page")
+    html = render(study(found), found, changes(found), findings, [], folder, [])
+    (folder / "report.html").write_text(html)
+    browser = Browser()
+    browser.open((folder / "report.html").as_uri())
+    yield browser, findings.choices
+    assert browser.errors == []
+    browser.close()
+
+
+def typed(browser: Browser, text: str) -> tuple[list[str], list[str]]:
+    """The export commands in the rows that are left once a budget is typed, and in those that are called best."""
+    field = "document.getElementById('budget-field')"
+    browser.run(f"{field}.value = {json.dumps(text)}; {field}.dispatchEvent(new Event('input'))")
+    rows = "Array.from(document.querySelectorAll('#choices tbody tr:not([hidden])'))"
+    commands = ".map(row => row.cells[row.cells.length - 1].textContent)"
+    best = f"{rows}.filter(row => row.querySelector('.chip').getClientRects().length)"
+    return browser.run(rows + commands), browser.run(best + commands)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["3", "4.25 bits", "1.7MB", "2MiB", "1.5%", "0.5ppl", "0", "0.001GB"])
+def test_the_page_lets_through_what_the_command_does(page, text):
+    browser, chosen = page
+    limit = Budget.parse(text)
+    kept = [budget.within(front, limit) for front in budget.fronts(chosen).values()]
+    shown, best = typed(browser, text)
+    assert sorted(shown) == sorted(choice.export for fitting in kept for choice in fitting)
+    assert sorted(best) == sorted(fitting[0].export for fitting in kept if fitting)
+
+
+@pytest.mark.slow
+def test_the_page_says_what_would_be_right_and_shows_all_without_a_budget(page):
+    browser, chosen = page
+    field = "document.getElementById('budget-field')"
+    says = "document.querySelector('#budget output').textContent"
+    for text in ("apples", "4 apples", "4,25", "constructor"):
+        assert len(typed(browser, text)[0]) == len(chosen) and typed(browser, text)[1] == []
+        assert browser.run(f"{field}.getAttribute('aria-invalid')") == "true"
+        assert browser.run(says) == f"Expected {budget.EXPECTED}."
+    assert len(typed(browser, "")[0]) == len(chosen)
+    assert browser.run(f"{field}.getAttribute('aria-invalid')") == "false" and browser.run(says) == ""
