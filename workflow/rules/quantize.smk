@@ -21,8 +21,10 @@ rule quantize:
         gpu_mb=pipeline.resources.gpu_memory("quantize"),
     params:
         arguments=pipeline.model_arguments,
+        foreign=pipeline.foreign_arguments,
         semantics=pipeline.params("quantize"),
     shell:
         "exec env LORCBENCH_GPU_MB={resources.gpu_mb}"
         " python -m lorcbench.stages quantize {params.arguments} method={wildcards.method:q}"
         " calibration={wildcards.calibration:q} weight={wildcards.weight:q} trained={wildcards.trained:q}"
+        " {params.foreign}"

@@ -249,12 +249,30 @@ class ZeroQuantMethod(Method, DistillSettings):
         return both + max(((width, max(rows)) for width, rows in shape.inputs), key=sum)
 
 
+@dataclass
+class ForeignMethod(Method):
+    """Weights that were quantized elsewhere, as they lie in a checkpoint folder that the command line gives.
+
+    Attributes:
+        of: the name of that folder (`lorcbench.config.folders.model_name`).
+    """
+
+    kind: str = "foreign"
+    of: str = ""
+
+    label = "quantized elsewhere"
+
+    def __post_init__(self) -> None:
+        one_of("method", "kind", self.kind, ("foreign",))
+
+
 # By kind, which is also what a conf file names after `/schema/method@_here_:`.
 METHODS = {
     "none": NoneMethod,
     "rtn": RtnMethod,
     "gptq": GptqMethod,
     "zeroquant": ZeroQuantMethod,
+    "foreign": ForeignMethod,
 }
 
 

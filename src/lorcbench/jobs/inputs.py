@@ -8,9 +8,10 @@ import torch
 
 from lorcbench.common.artifacts import ArtifactError, read_json
 from lorcbench.common.paths import Wildcards
-from lorcbench.config import compose
+from lorcbench.config import compose, foreign
 from lorcbench.core import lorc
 from lorcbench.core.formats import WeightFormat
+from lorcbench.jobs.foreign import ForeignModel
 from lorcbench.jobs.quantized import QuantizedModel
 from lorcbench.jobs.shards import Shards
 from lorcbench.models.architecture import Architecture
@@ -65,6 +66,17 @@ def by_linear(products: dict[str, torch.Tensor], architecture: Architecture) -> 
     return corrections
 
 
+def _quantized(
+    names: Wildcards, fmt: WeightFormat, checkpoint: Checkpoint, device: str
+) -> QuantizedModel | ForeignModel | None:
+    """The weights that a method made, or that somebody else did; None of full precision."""
+    if names.method == "none":
+        return None
+    if compose.load("method", names.method).kind == foreign.METHOD:
+        return ForeignModel(names, checkpoint, device)
+    return QuantizedModel(names, fmt, device)
+
+
 class CellWeights:
     """What the blocks of one cell hold: Ŵ, or Ŵ + B·A, and trained biases and norms; full precision keeps the checkpoint's.
 
@@ -81,7 +93,7 @@ class CellWeights:
         device: str = "cpu",
     ) -> None:
         self.checkpoint = checkpoint
-        self.quantized = QuantizedModel(names, fmt, device) if names.method != "none" else None
+        self.quantized = _quantized(names, fmt, checkpoint, device)
         self.factors = Factors(names, lorc_name, rank, device) if rank else None
         if self.quantized:
             prepared = read_json(PREPARE.folder(names) / "result.json", "checkpoint")

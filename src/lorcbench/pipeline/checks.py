@@ -14,7 +14,7 @@ from lorcbench.data import hub, stdlib_text, task_files, texts
 from lorcbench.study import given
 from lorcbench.study.cells import Study
 
-_KEYS = ("model_path", "name", "overrides", "study", "text_path", "device")
+_KEYS = ("model_path", "name", "overrides", "study", "text_path", "foreign", "device")
 _MACHINE = ("runtime.", "tracking.")  # values of these may be in quotes, since paths have blanks
 _OVERRIDES = ("study.", "eval.tasks=", *given.OVERRIDES, *_MACHINE)
 
@@ -27,6 +27,9 @@ def study_of(settings: dict) -> str:
     """
     if "study" in settings:
         return str(settings["study"])
+    if "foreign" in settings and "model_path" not in settings:
+        expected = "expected model_path=FOLDER of the model that it was made from beside it, or study=NAME"
+        raise ConfigError(f"foreign={settings['foreign']}: {expected}")
     if "text_path" in settings and "model_path" not in settings:
         raise ConfigError(
             f"text_path={settings['text_path']}: expected model_path=FOLDER, FILE.gguf or OWNER/NAME beside it, or study=NAME"

@@ -24,7 +24,7 @@ from lorcbench.pipeline import checks, gpus, lifecycle
 from lorcbench.pipeline.resources import Resources
 from lorcbench.study import naming
 from lorcbench.study.expansion import load_study
-from lorcbench.study.stages import HARNESS, PREPARE, STAGES, TASK, TEXT, StageJob, task_documents
+from lorcbench.study.stages import HARNESS, PREPARE, QUANTIZE, STAGES, TASK, TEXT, StageJob, task_documents
 
 
 class Pipeline:
@@ -56,7 +56,8 @@ class Pipeline:
         self._name = naming.check_name(settings["name"]) if "name" in settings else None
         model_path, text_path = settings.get("model_path"), settings.get("text_path")
         checks.fetch_config(model_path)
-        self.study = load_study(self._typed, self._overrides, model_path, self._name, text_path)
+        foreign = settings.get("foreign")
+        self.study = load_study(self._typed, self._overrides, model_path, self._name, text_path, foreign)
         composed = compose.compose([*runtime, *tracking])
         self._runtime = OmegaConf.to_object(composed.runtime)
         self.choice = gpus.chosen(self._runtime, local)
@@ -131,6 +132,8 @@ class Pipeline:
             if model.source == "gguf":
                 return gguf.state(model)
             return folders.state(Path(model.path)) if model.source == "folder" else {}
+        if stage == QUANTIZE.name and names.method in self.study.foreign:
+            return folders.state(Path(self.study.foreign[names.method]))
         if stage in (TEXT.name, TASK.name):
             paths = [path for path in self._local_files(stage, names) if path.is_file()]
             alike = len({path.name for path in paths}) < len(paths)  # files of a copy of the hub's, a folder per subject
@@ -177,6 +180,11 @@ class Pipeline:
             place = [f"model.path={compose.quoted(config.path)}"]
         return shlex.join([f"model={config.source}", f"model.name={config.name}", *place])
 
+    def foreign_arguments(self, wildcards: Any) -> str:
+        """The folder of a checkpoint that was quantized elsewhere, of a job whose method is that; quoted for the shell."""
+        folder = self.study.foreign.get(wildcards.method)
+        return shlex.join([f"foreign={compose.quoted(folder)}"]) if folder else ""
+
     def text_arguments(self, wildcards: Any) -> str:
         """A text by name, or the file that the command line gave; quoted for the shell."""
         if wildcards.text in self.study.texts_given:
@@ -203,6 +211,8 @@ class Pipeline:
     def _study_arguments(self) -> list[str]:
         folder = [f"model_path={compose.quoted(path)}" for path in self.study.folders.values()]
         folder += [f"text_path={compose.quoted(text.path)}" for text in self.study.texts_given.values()]
+        if self.study.foreign:
+            folder.append(f"foreign={compose.quoted(','.join(self.study.foreign.values()))}")
         name = [f"name={self._name}"] if self._name else []
         # Facts of the machine reach the stages through their environment, and make no page again.
         overrides = [override for override in self._overrides if not override.startswith("runtime.")]

@@ -9,16 +9,19 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 
-from lorcbench.config import compose
+from lorcbench.config import compose, foreign
+from lorcbench.config.variants import Variant
 from lorcbench.report.budget import Choice
 from lorcbench.report.comparison import Change, windows
+from lorcbench.report.derived import settings_of
 from lorcbench.report.intervals import relative_change
 from lorcbench.report.recommend import USABLE, fronts, kind_of
 from lorcbench.report.results import CellResult
 from lorcbench.report.wording import recipe
 from lorcbench.study.cells import Cell
 
-_OWN = ("model_path", "text_path", "name", "study")  # keys of `--config` by themselves; all else is an override
+_PLACES = ("model_path", "text_path", "foreign")
+_OWN = ("study", "name", *_PLACES)  # keys of `--config` by themselves; all else is an override
 
 
 def choices(study: str, results: list[CellResult], changes: dict[Cell, Change], command: str) -> list[Choice]:
@@ -74,8 +77,15 @@ def _choice(study: str, change: Change, alike: list[CellResult], command: str) -
         rise_high=change.relative.high,
         usable=change.relative.value <= USABLE,
         alike=tuple(one.cell.key for one in alike),
-        export=f"{command} {shlex.quote(f'export={cell.key}')}",
+        export=_export(cell, command),
     )
+
+
+def _export(cell: Cell, command: str) -> str:
+    """The command that makes a checkpoint of a cell, or what takes its place where there is one."""
+    if settings_of(cell.method).kind == foreign.METHOD:
+        return f"(a checkpoint already: {Variant.parse(cell.method).setting('of')})"
+    return f"{command} {shlex.quote(f'export={cell.key}')}"
 
 
 def packed_megabytes(result: CellResult) -> float | None:
@@ -95,8 +105,8 @@ def command_of(arguments: list[str]) -> str:
         arguments: of the stage ``report``: ``study=NAME``, overrides, ``model_path`` and so on.
     """
     values = dict(argument.partition("=")[::2] for argument in arguments)
-    own = {key: values[key] for key in ("study", "name", "model_path", "text_path") if key in values}
-    own |= {key: compose.unquoted(own[key]) for key in ("model_path", "text_path") if key in own}
+    own = {key: values[key] for key in _OWN if key in values}
+    own |= {key: compose.unquoted(own[key]) for key in _PLACES if key in own}
     overrides = [argument for argument in arguments if argument.partition("=")[0] not in _OWN]
     own |= {"overrides": " ".join(overrides)} if overrides else {}
     return " ".join(["snakemake --cores all --config", *(shlex.quote(f"{key}={value}") for key, value in own.items())])

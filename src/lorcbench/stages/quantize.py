@@ -34,6 +34,11 @@ def main(job: Job) -> None:
     if not (job.trained_format.is_full_precision or method.sees_activations):
         raise ValueError(f"trained={job.names.trained}: {job.names.method} does not look at activations; expected a16")
     identity = job.identity(_settings(job))
+    if method.kind == "foreign":
+        from lorcbench.jobs.foreign import record
+
+        job.finish(identity, record(job, checkpoint))
+        return
     widths = [checkpoint.widths(index) for index in range(checkpoint.depth)]
     blocks = QuantizedBlocks(ShardWriter(job, identity, checkpoint.depth), fmt, widths)
     METHODS[method.kind](job, checkpoint, fmt, blocks)

@@ -120,6 +120,7 @@ class Study:
         folders: checkpoints given on the command line, by model name: the full path of a folder or of a GGUF file, or
             ``OWNER/NAME@REVISION`` on the hub.
         texts_given: a text given by its file on the command line, by the text's name.
+        foreign: folders with checkpoints that were quantized elsewhere, by the name of their method.
         too_large: the study's models that `StudyConfig.max_params` leaves out.
         published_ranks: of a rehearsal, rank of the stand-ins → the ranks in the study's file that became it.
         replaced: the axes that the command line gave.
@@ -134,6 +135,7 @@ class Study:
     not_applicable: tuple[tuple[str, str], ...]
     folders: dict[str, str]
     texts_given: dict[str, TextConfig] = field(default_factory=dict)
+    foreign: dict[str, str] = field(default_factory=dict)
     too_large: tuple[str, ...] = ()
     published_ranks: dict[int, list[int]] = field(default_factory=dict)
     replaced: tuple[str, ...] = ()
@@ -193,6 +195,7 @@ class Study:
         """A line for a model and a text that the command line gave, and what a reader must know of the text of such a model."""
         lines = [f"model {name} is {place}" for name, place in self.folders.items()]
         lines += [f"text {name} is {text.path}" for name, text in self.texts_given.items()]
+        lines += [f"method {name} is {folder}" for name, folder in self.foreign.items()]
         protocol = compose.load("eval", self.eval)
         if self.folders and "stdlib" in protocol.texts():
             lines.append("the text is what Python carries about itself, since there is no text_path=FILE of your own")

@@ -6,11 +6,12 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from lorcbench.config import compose, places
+from lorcbench.config import compose, folders, foreign, places
 from lorcbench.config.checks import MOST, ConfigError
 from lorcbench.config.protocols import TextConfig
 from lorcbench.config.schema import AXES, GridConfig, StudyConfig
@@ -34,6 +35,7 @@ class _Request:
         texts: a text given by its file on the command line, by its name.
         replaced: the axes that the command line gave; they hold for every grid.
         published_ranks: of a rehearsal, as `Study` has it.
+        foreign: folders with checkpoints that were quantized elsewhere, by the name of their method.
     """
 
     name: str
@@ -42,6 +44,7 @@ class _Request:
     texts: dict[str, TextConfig]
     replaced: tuple[str, ...]
     published_ranks: dict[int, list[int]]
+    foreign: dict[str, Path]
 
 
 def load_study(
@@ -50,6 +53,7 @@ def load_study(
     model_path: str | None = None,
     own_name: str | None = None,
     text_path: str | None = None,
+    foreign_paths: str | None = None,
 ) -> Study:
     """Compose a study and expand its cells.
 
@@ -61,6 +65,8 @@ def load_study(
         own_name: what the study is called, instead of its file's name and its changes.
         text_path: a file whose halves take the place of all texts, one to calibrate on and one to measure; ``text.column=…``
             among the overrides names the column of its documents.
+        foreign_paths: folders with checkpoints that were quantized elsewhere, commas between them, made from the study's one
+            model; each is a cell.
 
     Raises:
         ConfigError: anything that makes no sense, in one line.
@@ -68,10 +74,11 @@ def load_study(
     kinds = "a checkpoint folder with config.json and safetensors files, a GGUF file, or OWNER/NAME"
     given.check_path("model_path", model_path, kinds)
     given.check_path("text_path", text_path, "a file of plain text, JSON lines or Parquet")
+    given.check_path(foreign.KEY, foreign_paths, "the folder of a checkpoint that was quantized elsewhere")
     if name.partition("+")[0] not in compose.names("study"):
         raise ConfigError(f"study {name!r} is unknown; conf/study has {', '.join(compose.names('study'))}")
     composed = compose.compose([f"study={name}", *(part for part in overrides if not part.startswith(given.OVERRIDES))])
-    request = _request(name, OmegaConf.to_object(composed.study), overrides, model_path, text_path)
+    request = _request(name, OmegaConf.to_object(composed.study), overrides, model_path, text_path, foreign_paths)
     protocol = compose.canonical("eval", request.config.eval)
     cells, not_applicable, too_large = _expand(request)
     changed = naming.changed_keys(name, overrides)
@@ -91,6 +98,7 @@ def load_study(
         not_applicable=tuple(not_applicable),
         folders=request.folders,
         texts_given=request.texts,
+        foreign={method: str(folder) for method, folder in request.foreign.items()},
         too_large=tuple(too_large),
         published_ranks=request.published_ranks,
         replaced=request.replaced,
@@ -102,10 +110,11 @@ def study_from_arguments(arguments: list[str]) -> Study:
     values = dict(argument.partition("=")[::2] for argument in arguments)
     if "study" not in values:
         raise ConfigError(f"study=NAME is missing; known: {', '.join(compose.names('study'))}")
-    own = ("study=", "model_path=", "text_path=", "name=")
+    own = ("study=", "model_path=", "text_path=", "foreign=", "name=")
     overrides = [argument for argument in arguments if not argument.startswith(own)]
-    model, text = (compose.unquoted(values[key]) if key in values else None for key in ("model_path", "text_path"))
-    return load_study(values["study"], overrides, model, values.get("name"), text)
+    given_places = (compose.unquoted(values[key]) if key in values else None for key in ("model_path", "text_path", "foreign"))
+    model, text, quantized = given_places
+    return load_study(values["study"], overrides, model, values.get("name"), text, quantized)
 
 
 def _tasks(names: Iterable[str]) -> list[str]:
@@ -130,10 +139,19 @@ def _name(request: _Request, changes: dict[str, Any]) -> str:
         kept = {key: value for key, value in kept.items() if key != "models"} | {naming.FOLDER: folder}
     for text in request.texts:
         kept[naming.TEXT] = text
+    if request.foreign:
+        kept[naming.FOREIGN] = [folders.model_name(folder) for folder in request.foreign.values()]
     return naming.with_changes(stem, kept)
 
 
-def _request(name: str, config: StudyConfig, overrides: list[str], model_path: str | None, text_path: str | None) -> _Request:
+def _request(
+    name: str,
+    config: StudyConfig,
+    overrides: list[str],
+    model_path: str | None,
+    text_path: str | None,
+    foreign_paths: str | None,
+) -> _Request:
     """The study as its file and the command line say it, on another model and another text if the command line says so."""
     replaced = [axis for axis in AXES if any(override.startswith(f"study.{axis}=") for override in overrides)]
     own = given.models(overrides, model_path)
@@ -152,7 +170,8 @@ def _request(name: str, config: StudyConfig, overrides: list[str], model_path: s
     texts = given.texts(overrides, text_path)
     for text in texts:
         config = given.on_text(config, text)
-    return _Request(name, config, own, texts, tuple(replaced), published_ranks)
+    quantized = {foreign.method(folder): folder for folder in foreign.paths(foreign_paths)}
+    return _Request(name, config, own, texts, tuple(replaced), published_ranks, quantized)
 
 
 def _expand(request: _Request) -> tuple[list[Cell], list[tuple[str, str]], list[str]]:
@@ -178,7 +197,21 @@ def _expand(request: _Request) -> tuple[list[Cell], list[tuple[str, str]], list[
         raise ConfigError(f"study.max_params={limit:g}: the smallest model of {request.name} has {smallest:.3g}")
     if not cells:
         raise ConfigError(f"study {request.name}: no cells; expected at least one grid with models, methods and weights")
+    cells |= dict.fromkeys(_foreign_cells(request, {cell.model for cell in cells}))
     return list(cells), list(indivisible), list(too_large)
+
+
+def _foreign_cells(request: _Request, models: set[str]) -> list[Cell]:
+    """A cell per checkpoint that was quantized elsewhere."""
+    found = []
+    for method, folder in request.foreign.items():
+        if len(models) > 1:
+            expected = "expected the one that it was made from, by model_path=FOLDER or overrides='study.models=[NAME]'"
+            raise ConfigError(f"{foreign.KEY}={folder}: study {request.name} has {len(models)} models; {expected}")
+        layout = foreign.layout(folder)
+        (model,) = models
+        found.append(Cell(model, method, "none", str(layout.weight), "a16", str(layout.activation), "none", 0))
+    return found
 
 
 def _combinations(request: _Request) -> Iterator[Cell]:
@@ -233,6 +266,8 @@ def _cell(model: str, method: str, calibration: str, weight: str, activation: st
     """The cell of one combination, or None for a combination that another one stands for."""
     config = compose.load("method", method)
     full_precision = weight == "w16"
+    if config.kind == foreign.METHOD:
+        raise ConfigError(f"method {method}: is of no study's file; expected --config {foreign.KEY}=FOLDER")
     if (config.kind == "none") != full_precision:
         return None
     rank = 0 if full_precision else rank

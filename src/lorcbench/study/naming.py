@@ -22,11 +22,12 @@ from lorcbench.config.schema import StudyConfig
 LONGEST = 120  # characters; file systems take 255 bytes
 TASKS = "tasks"  # the key of eval.tasks in a name
 FOLDER = "model_path"  # the key of a checkpoint folder in a name
+FOREIGN = "foreign"  # the key of checkpoints that were quantized elsewhere in a name
 TEXT = "text_path"  # the key of a text's file in a name
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _UNFIT = re.compile(r"[^A-Za-z0-9._,+=-]+")  # signs that a name made of changes does not hold
 _TAKEN = {place.rpartition("/")[2] for place in (paths.CACHE, paths.MLFLOW, paths.MLFLOW_ARTIFACTS)}
-_ORDER = (FOLDER, TEXT, *(field.name for field in fields(StudyConfig)), TASKS)
+_ORDER = (FOLDER, FOREIGN, TEXT, *(field.name for field in fields(StudyConfig)), TASKS)
 
 
 def check_name(name: Any) -> str:
