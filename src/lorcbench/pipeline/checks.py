@@ -14,7 +14,7 @@ from lorcbench.data import hub, stdlib_text, task_files, texts
 from lorcbench.study import given
 from lorcbench.study.cells import Study
 
-_KEYS = ("model_path", "name", "overrides", "study", "text_path", "foreign", "device")
+_KEYS = ("model_path", "name", "overrides", "study", "text_path", "device", "foreign")
 _MACHINE = ("runtime.", "tracking.")  # values of these may be in quotes, since paths have blanks
 _OVERRIDES = ("study.", "eval.tasks=", *given.OVERRIDES, *_MACHINE)
 
