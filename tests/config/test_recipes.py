@@ -46,7 +46,7 @@ def test_every_method_goes_by_the_kind_that_chooses_it():
     labels = {name: compose.load("method", name).label for name in compose.names("method")}
     assert labels == {
         **{"none": "", "rtn": "RTN", "gptq": "GPTQ", "gptq-cached": "GPTQ", "gptq-best": "GPTQ"},
-        **{"zq_local": "ZQ-Local", "zq_global": "ZQ-Global", "foreign": "quantized elsewhere"},
+        **{"zq_local": "ZQ-Local", "zq_global": "ZQ-Global", "foreign": ""},
     }
     chosen = {name for name in compose.names("method") if compose.load("method", name).optimizes}
     assert chosen == {"gptq", "zq_local", "zq_global"}

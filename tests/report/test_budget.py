@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,8 +18,8 @@ from lorcbench import cli
 from lorcbench.common.artifacts import write_text
 from lorcbench.config.checks import ConfigError
 from lorcbench.report import budget
-from lorcbench.report.budget import Budget, Choice
-from lorcbench.report.choices import choices, command_of, packed_megabytes
+from lorcbench.report.budget import Budget, Choice, command_of
+from lorcbench.report.choices import choices, packed_megabytes
 from lorcbench.report.comparison import changes
 from lorcbench.report.findings import find
 from lorcbench.report.intervals import relative_change
@@ -120,7 +121,7 @@ def test_a_choice_survives_the_table(tmp_path):
     chosen = of(measured())
     chosen[0] = dataclasses.replace(chosen[0], megabytes=None)
     write_text(tmp_path / budget.TABLE, budget.as_csv(chosen))
-    assert budget.read(tmp_path) == chosen
+    assert budget.read(tmp_path, "") == chosen
 
 
 def test_failed_and_derived_cells_are_no_choices():
@@ -184,6 +185,13 @@ def test_the_command_ends_with_1_if_nothing_keeps_the_budget(finished, capsys):
     with pytest.raises(SystemExit) as ended:
         budget.recommend(["study=synthetic", "1"])
     assert ended.value.code == 1 and capsys.readouterr().out.count("none: the smallest, ") == 2
+
+
+def test_a_study_may_be_named_as_its_folder_is_or_as_it_was_started(finished, capsys, tmp_path):
+    os.rename(tmp_path / "results/synthetic", tmp_path / "results/smoke+ranks=0,8")
+    for named in (["study=smoke+ranks=0,8"], ["study=smoke", "study.ranks=[0,8]"]):
+        budget.recommend([*named, "4.25"])
+        assert "export=" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

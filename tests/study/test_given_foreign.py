@@ -112,14 +112,14 @@ def test_it_needs_one_base_model_and_a_folder_that_is_there(base):
     with pytest.raises(ConfigError, match="foreign=nowhere: expected a checkpoint folder"):
         load_study("own", model_path=str(base), foreign_paths="nowhere")
     with pytest.raises(ConfigError, match="expected each folder once"):
-        load_study("own", model_path=str(base), foreign_paths=f"{quantized},{quantized}")
+        load_study("own", model_path=str(base), foreign_paths=f"{quantized}:{quantized}")
     with pytest.raises(ConfigError, match=r"method foreign: is of no study's file; expected --config foreign=FOLDER"):
         load_study("own", ["study.methods=[foreign]"], model_path=str(base))
 
 
 def test_several_folders_are_several_cells(base):
     places = [folder("one", GPTQ), folder("other", written.config("awq", 4, False, 64))]
-    study = load_study("own", model_path=str(base), foreign_paths=",".join(map(str, places)))
+    study = load_study("own", model_path=str(base), foreign_paths=":".join(map(str, places)))
     assert list(study.foreign.values()) == list(map(str, places))
     assert {cell.method for cell in study.cells} >= set(study.foreign)
 

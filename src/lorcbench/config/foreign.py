@@ -7,6 +7,7 @@ model's folder is (`lorcbench.config.folders.model_name`).
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,14 @@ class Layout:
 
 
 def paths(text: str | None) -> list[Path]:
-    """The folders that the command line names, commas between them.
+    """The folders that the command line names, colons between them.
 
     Raises:
         ConfigError: one of them is no checkpoint folder, or is named twice.
     """
     if not text:
         return []
-    found = [folders.resolved(path, KEY) for path in text.split(",")]
+    found = [folders.resolved(path, KEY) for path in text.split(os.pathsep)]
     if len(set(found)) < len(found):
         raise ConfigError(f"{KEY}={text}: expected each folder once")
     return found

@@ -260,8 +260,6 @@ class ForeignMethod(Method):
     kind: str = "foreign"
     of: str = ""
 
-    label = "quantized elsewhere"
-
     def __post_init__(self) -> None:
         one_of("method", "kind", self.kind, ("foreign",))
 

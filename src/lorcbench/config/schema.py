@@ -248,7 +248,7 @@ class JobConfig:
         variants: what an evaluation measures: ``r0``, and ``LORC/rRANK`` such as ``plain-int8/r8``.
         model_path: a checkpoint folder, or a name on the hub, on which the study runs instead of its own models.
         text_path: a text file whose halves take the place of the study's texts.
-        foreign: folders with checkpoints that were quantized elsewhere, commas between them; of a job, one of them.
+        foreign: folders with checkpoints that were quantized elsewhere, colons between them; of a job, one of them.
         name: what the study is called, instead of its file's name and its changes.
     """
 

@@ -5,6 +5,7 @@ Nothing heavy is imported: Snakemake parses the Snakefile again on every node.
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable
 from contextlib import suppress
@@ -212,7 +213,7 @@ class Pipeline:
         folder = [f"model_path={compose.quoted(path)}" for path in self.study.folders.values()]
         folder += [f"text_path={compose.quoted(text.path)}" for text in self.study.texts_given.values()]
         if self.study.foreign:
-            folder.append(f"foreign={compose.quoted(','.join(self.study.foreign.values()))}")
+            folder.append(f"foreign={compose.quoted(os.pathsep.join(self.study.foreign.values()))}")
         name = [f"name={self._name}"] if self._name else []
         # Facts of the machine reach the stages through their environment, and make no page again.
         overrides = [override for override in self._overrides if not override.startswith("runtime.")]

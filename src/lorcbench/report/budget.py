@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -33,6 +34,8 @@ UNITS = {
     "%": ("rise", 0.01),
 }
 SIZES = ("bits_per_weight", "megabytes")
+_PLACES = ("model_path", "text_path", "foreign")
+_OWN = ("study", "name", *_PLACES)  # keys of `--config` by themselves; all else is an override
 _SPELLED = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z%]*)")
 
 
@@ -152,8 +155,11 @@ def as_csv(choices: Iterable[Choice]) -> str:
     return text.getvalue()
 
 
-def read(folder: Path) -> list[Choice]:
+def read(folder: Path, command: str) -> list[Choice]:
     """The choices of the study whose page is in `folder`.
+
+    Args:
+        command: that runs the study, for the message.
 
     Raises:
         ConfigError: it has no table, or one of another version.
@@ -163,8 +169,7 @@ def read(folder: Path) -> list[Choice]:
         with open(path, newline="", encoding="utf-8") as file:
             return [Choice.of_row(row) for row in csv.DictReader(file)]
     except FileNotFoundError:
-        run = f"run the study first: snakemake --cores all --config study={folder.name}"
-        raise ConfigError(f"{path} is missing; {run}") from None
+        raise ConfigError(f"{path} is missing; run the study first: {command}") from None
     except (KeyError, ValueError):
         raise ConfigError(f"{path} has other columns than this version writes; delete it and run the study again") from None
 
@@ -217,7 +222,7 @@ def _nearest(front: list[Choice], budget: Budget) -> str:
 def size(choice: Choice) -> str:
     """Bits per weight and megabytes in words."""
     bits = f"{choice.bits_per_weight:.2f} bits per weight"
-    return bits if choice.megabytes is None else f"{bits}, {choice.megabytes:,.1f} MB"
+    return bits if choice.megabytes is None else f"{bits}, {number(choice.megabytes)} MB"
 
 
 def loss(choice: Choice) -> str:
@@ -236,6 +241,22 @@ def remarks(choice: Choice, budget: Budget) -> list[str]:
     return said
 
 
+def command_of(arguments: list[str]) -> str:
+    """The command of the workflow that runs a study.
+
+    Args:
+        arguments: of the stage ``report``: ``study=NAME``, overrides, ``model_path`` and so on.
+    """
+    from lorcbench.config import compose
+
+    values = dict(argument.partition("=")[::2] for argument in arguments)
+    own = {key: values[key] for key in _OWN if key in values}
+    own |= {key: compose.unquoted(own[key]) for key in _PLACES if key in own}
+    overrides = [argument for argument in arguments if argument.partition("=")[0] not in _OWN]
+    own |= {"overrides": " ".join(overrides)} if overrides else {}
+    return " ".join(["snakemake --cores all --config", *(shlex.quote(f"{key}={value}") for key, value in own.items())])
+
+
 def recommend(settings: list[str]) -> None:
     """Print what to take of a finished study within a budget.
 
@@ -250,16 +271,18 @@ def recommend(settings: list[str]) -> None:
     if len(budgets) != 1:
         raise ConfigError(f"{len(budgets)} budgets; expected one beside study=NAME: {EXPECTED}")
     budget = Budget.parse(budgets[0])
-    choices = read(Path(paths.STUDY.format(study=_study_name([text for text in settings if "=" in text]))))
+    arguments = [text for text in settings if "=" in text]
+    choices = read(Path(paths.STUDY.format(study=_study_name(arguments))), command_of(arguments))
     print("\n".join(lines(choices, budget)))
     if not any(map(budget.allows, choices)):
         sys.exit(1)
 
 
 def _study_name(arguments: list[str]) -> str:
-    """What a study is called; one that is asked for by its name alone is not composed, which takes a second."""
-    if len(arguments) == 1 and re.fullmatch(r"study=[A-Za-z0-9][A-Za-z0-9._-]*", arguments[0]):
-        return arguments[0].removeprefix("study=")
+    """What a study is called: as its folder is, or what the workflow was started with says, whose composition takes a second."""
+    name = arguments[0].removeprefix("study=") if len(arguments) == 1 else ""
+    if name and "/" not in name and (Path(paths.STUDY.format(study=name)) / TABLE).is_file():
+        return name
     from lorcbench.study.expansion import study_from_arguments
 
     return study_from_arguments(arguments).name

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 
-from lorcbench.config import compose, foreign
+from lorcbench.config import foreign
 from lorcbench.config.variants import Variant
 from lorcbench.report.budget import Choice
 from lorcbench.report.comparison import Change, windows
@@ -20,9 +20,6 @@ from lorcbench.report.results import CellResult
 from lorcbench.report.wording import recipe
 from lorcbench.study.cells import Cell
 
-_PLACES = ("model_path", "text_path", "foreign")
-_OWN = ("study", "name", *_PLACES)  # keys of `--config` by themselves; all else is an override
-
 
 def choices(study: str, results: list[CellResult], changes: dict[Cell, Change], command: str) -> list[Choice]:
     """The quantized cells on the front of their model and activation format, in the order of `results`.
@@ -31,7 +28,7 @@ def choices(study: str, results: list[CellResult], changes: dict[Cell, Change], 
         study: the name of their study.
         results: all cells of the study; failed and derived ones are left out.
         changes: what they lost to full precision; a cell without that is left out.
-        command: that runs the study, of `command_of`.
+        command: that runs the study, of `lorcbench.report.budget.command_of`.
     """
     front = fronts(results)
     fitting: dict[tuple[str, str], list[CellResult]] = {}
@@ -96,17 +93,3 @@ def packed_megabytes(result: CellResult) -> float | None:
     if not result.parameters or not result.weights:
         return None
     return (result.weights * result.bits_per_weight + 16 * (result.parameters - result.weights)) / 8e6
-
-
-def command_of(arguments: list[str]) -> str:
-    """The command of the workflow that runs a study.
-
-    Args:
-        arguments: of the stage ``report``: ``study=NAME``, overrides, ``model_path`` and so on.
-    """
-    values = dict(argument.partition("=")[::2] for argument in arguments)
-    own = {key: values[key] for key in _OWN if key in values}
-    own |= {key: compose.unquoted(own[key]) for key in _PLACES if key in own}
-    overrides = [argument for argument in arguments if argument.partition("=")[0] not in _OWN]
-    own |= {"overrides": " ".join(overrides)} if overrides else {}
-    return " ".join(["snakemake --cores all --config", *(shlex.quote(f"{key}={value}") for key, value in own.items())])

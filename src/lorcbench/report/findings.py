@@ -18,8 +18,8 @@ from lorcbench.report import (
     tally,
 )
 from lorcbench.report.agreement import Ordering
-from lorcbench.report.budget import Choice
-from lorcbench.report.choices import choices, command_of
+from lorcbench.report.budget import Choice, command_of
+from lorcbench.report.choices import choices
 from lorcbench.report.claims import Verdict
 from lorcbench.report.comparison import Change
 from lorcbench.report.conventions import Candidate

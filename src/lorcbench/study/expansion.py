@@ -65,7 +65,7 @@ def load_study(
         own_name: what the study is called, instead of its file's name and its changes.
         text_path: a file whose halves take the place of all texts, one to calibrate on and one to measure; ``text.column=…``
             among the overrides names the column of its documents.
-        foreign_paths: folders with checkpoints that were quantized elsewhere, commas between them, made from the study's one
+        foreign_paths: folders with checkpoints that were quantized elsewhere, colons between them, made from the study's one
             model; each is a cell.
 
     Raises:

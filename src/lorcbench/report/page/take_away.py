@@ -48,7 +48,7 @@ def _row(choice: Choice, front: int) -> str:
     if choice.alike:
         names = ", ".join(f"<code>{escape(key.partition('/')[2])}</code>" for key in choice.alike)
         more += f"<small>not told apart from the smaller {names}</small>"
-    size = MISSING if choice.megabytes is None else f'<td class="num">{choice.megabytes:,.1f}</td>'
+    size = MISSING if choice.megabytes is None else f'<td class="num">{number(choice.megabytes)}</td>'
     return (
         f'<tr data-front="{front}"{data}><th scope="row">{escape(choice.model)}{run}</th>'
         f'<td class="wrap"><b>{escape(choice.recipe)}</b> <span class="chip ok" hidden>best</span>{more}</td>'
