@@ -279,7 +279,7 @@ def recommend(settings: list[str]) -> None:
 
 
 def _study_name(arguments: list[str]) -> str:
-    """What a study is called: as its folder is, or what the workflow was started with says, whose composition takes a second."""
+    """What a study is called: as its folder is, or what the workflow was started with says, which takes a second."""
     name = arguments[0].removeprefix("study=") if len(arguments) == 1 else ""
     if name and "/" not in name and (Path(paths.STUDY.format(study=name)) / TABLE).is_file():
         return name
