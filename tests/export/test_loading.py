@@ -110,7 +110,7 @@ def test_what_distillation_trained_is_exported_too(tmp_path):
     from safetensors.torch import load_file
 
     checkpoint = tiny_exports.prepare(tmp_path, "opt", layers=1)
-    names = tiny_exports.cell("w2-asym-g32", 4, "plain-int8", "zq_global+held_out=0.25+iterations=8+lr=0.01")
+    names = tiny_exports.cell("w2-asym-g32", 4, "plain-int8", "zq_global+held_out=0.25+iterations=8+lr=0.0005")
     name = "model.decoder.layers.0.self_attn_layer_norm.weight"
     folder = tiny_exports.run(names, "compressed-tensors")
     exported, before = load_file(folder / "model.safetensors")[name], load_file(checkpoint / "model.safetensors")[name]
