@@ -23,4 +23,4 @@ rule export:
         "exec python -m lorcbench.stages export {params.arguments} method={wildcards.method:q}"
         " calibration={wildcards.calibration:q} weight={wildcards.weight:q} trained={wildcards.trained:q}"
         " activation={wildcards.activation:q} eval={wildcards.protocol:q} lorc={wildcards.lorc:q}"
-        " rank={wildcards.rank} export={wildcards.export} verify={wildcards.verify}"
+        " rank={wildcards.rank:q} export={wildcards.export:q} verify={wildcards.verify:q}"

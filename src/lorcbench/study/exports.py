@@ -34,6 +34,8 @@ WITHOUT_GPTQMODEL = (
 )
 GPTQ_BITS = (2, 3, 4, 8)
 _GPTQ_GROUPS = (None, 16, 32, 64, 128, 256, 512, 1024)  # of gptqmodel's CPU kernel
+# Families whose activations compressed-tensors rounds otherwise than by token, and why.
+_ONE_SCALE = {"opt": "transformers gives OPT's feed-forward part tokens without a batch, and they get one scale for all"}
 _WORD = 32  # bits of the integers that GPTQ packs codes into; a row and a column of codes must fill whole ones
 
 
@@ -83,8 +85,8 @@ def _compressed_tensors(cell: Cell, model_type: str | None) -> list[str]:
         reasons.append("its activations are rounded in groups; what loads it rounds them by token")
     if activation.convention != "minmax":
         reasons.append(f"its activations are rounded by {activation.convention}; what loads it divides by 2^b - 1")
-    if model_type == "opt":
-        reasons.append("transformers gives OPT's feed-forward part tokens without a batch, and they get one scale for all")
+    if one_scale := _ONE_SCALE.get(model_type or ""):
+        reasons.append(one_scale)
     return reasons
 
 

@@ -11,7 +11,9 @@ from safetensors.torch import save_file
 
 from lorcbench.common.process import give_back_memory
 from lorcbench.jobs.export.cell import ExportedCell
+from lorcbench.models import formats
 from lorcbench.models.checkpoint import INDEX, WEIGHTS
+from lorcbench.models.network import empty_network
 
 ADAPTER = "adapter"  # the folder of the factors, in that of the checkpoint
 _FILE_BYTES = 256 << 20  # a file of weights is closed once it holds as many; they are in memory until then
@@ -96,57 +98,23 @@ def write(exported: ExportedCell, folder: Path, progress) -> dict[str, str]:
 
 
 def _quantization(exported: ExportedCell) -> dict | None:
-    """What ``config.json`` says of the codes; None if there are none."""
-    if exported.export == "gptq":
-        fmt = exported.format
-        version = "gptq" if fmt.symmetric else "gptq_v2"
-        return {
-            "quant_method": "gptq",
-            "checkpoint_format": version,
-            "bits": fmt.bits,
-            "group_size": fmt.group or -1,
-            "desc_act": False,
-            "sym": fmt.symmetric,
-            "lm_head": False,
-            "pack_dtype": "int32",
-        }
-    return _compressed_tensors(exported) if exported.export == "compressed-tensors" else None
-
-
-def _compressed_tensors(exported: ExportedCell) -> dict:
-    """What compressed-tensors says of the codes, by its own schema, which refuses what it does not know.
+    """What ``config.json`` says of the codes; None if there are none.
 
     Without ``dequantize`` transformers 5.23 does not load packed zero points, and PEFT 0.21 finds no weights to add to. With it
     activations are not rounded, so that a cell with rounded activations goes without.
     """
-    from compressed_tensors.quantization import QuantizationConfig
-
-    fmt = exported.format
-    per_group = {"strategy": "group", "group_size": fmt.group} if fmt.group else {"strategy": "channel"}
-    group = {
-        "targets": ["Linear"],
-        "format": exported.layout,
-        "weights": {"num_bits": fmt.bits, "type": "int", "symmetric": fmt.symmetric, "dynamic": False, **per_group},
-    }
-    activation = exported.activation
-    if not activation.is_full_precision:
-        about = {"num_bits": activation.bits, "type": "int", "symmetric": activation.symmetric}
-        group["input_activations"] = {**about, "strategy": "token", "dynamic": True}
-    quantization = QuantizationConfig(
-        config_groups={"group_0": group},
-        format=exported.layout,
-        quantization_status="compressed",
-        ignore=_not_packed(exported),
-    )
+    fmt, activation = exported.format, exported.activation
+    if exported.export == "gptq":
+        return formats.gptq(fmt)
+    if exported.export != "compressed-tensors":
+        return None
     dequantize = activation.is_full_precision and (not fmt.symmetric or exported.has_adapter)
-    config = json.loads(quantization.model_dump_json(exclude_none=True))
+    config = formats.compressed_tensors(fmt, activation, exported.layout, _not_packed(exported))
     return config | ({"dequantize": True} if dequantize else {})
 
 
 def _not_packed(exported: ExportedCell) -> list[str]:
     """The linears outside the decoder blocks, and those in them that stay as they are."""
-    from lorcbench.models.network import empty_network
-
     network = empty_network(exported.checkpoint.folder, exported.checkpoint.config, exported.dtype)
     blocks, packed = exported.architecture.blocks + ".", set(exported.architecture.linear_names)
     linears = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
@@ -154,30 +122,10 @@ def _not_packed(exported: ExportedCell) -> list[str]:
 
 
 def _write_adapter(exported: ExportedCell, folder: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """The factors, as PEFT stores them: of each module with its own rank, and multiplied with 1."""
-    from peft import LoraConfig
-
+    """The factors, as PEFT stores them."""
     folder.mkdir()
-    ranks = exported.ranks
-    common = max(ranks.values(), key=list(ranks.values()).count)
-    others = {module: rank for module, rank in ranks.items() if rank != common}
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=common,
-        lora_alpha=common,
-        rank_pattern=others,
-        alpha_pattern=dict(others),
-        target_modules=sorted(exported.architecture.linear_names),
-        fan_in_fan_out=bool(exported.architecture.transposed),
-        lora_dropout=0.0,
-        bias="none",
-        inference_mode=True,
-    )
-    config.save_pretrained(folder)
-    written = folder / "adapter_config.json"
-    about = json.loads(written.read_text(encoding="utf-8"))
-    about["target_modules"] = sorted(about["target_modules"])  # PEFT writes a set, in no fixed order
-    written.write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    names = exported.architecture.linear_names
+    formats.write_lora_config(folder, exported.ranks, names, bool(exported.architecture.transposed))
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     (folder / "adapter_model.safetensors").chmod(0o644)
 
