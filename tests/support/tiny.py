@@ -32,23 +32,23 @@ BLOCKS = {"opt": "model.decoder.layers", "opt-350m": "model.decoder.layers", "bl
 BLOCKS["llama"] = "model.layers"
 
 
-def model(kind: str, seed: int = 0) -> PreTrainedModel:
+def model(kind: str, seed: int = 0, hidden: int = HIDDEN, ffn: int = 40, layers: int = LAYERS) -> PreTrainedModel:
     """A float32 model with random weights: ``opt``, ``opt-350m`` (norms after, projected embeddings) or ``bloom``.
 
     ``llama`` has RMSNorm, rotary positions, a gated MLP, keys and values for pairs of heads, no biases, a head of its own.
     """
-    shared = {"vocab_size": VOCABULARY, "hidden_size": HIDDEN, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
+    shared = {"vocab_size": VOCABULARY, "hidden_size": hidden, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if kind == "bloom":
-            made = BloomForCausalLM(BloomConfig(**shared, n_layer=LAYERS, n_head=HEADS))
+            made = BloomForCausalLM(BloomConfig(**shared, n_layer=layers, n_head=HEADS))
         elif kind == "llama":
-            shape = {"num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": HEADS // 2}
-            own = {"intermediate_size": 40, "max_position_embeddings": POSITIONS, "tie_word_embeddings": False}
+            shape = {"num_hidden_layers": layers, "num_attention_heads": HEADS, "num_key_value_heads": HEADS // 2}
+            own = {"intermediate_size": ffn, "max_position_embeddings": POSITIONS, "tie_word_embeddings": False}
             made = LlamaForCausalLM(LlamaConfig(**shared, **shape, **own))
         else:
-            own = {} if kind == "opt" else {"do_layer_norm_before": False, "word_embed_proj_dim": HIDDEN // 2}
-            shape = {"num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "ffn_dim": 40}
+            own = {} if kind == "opt" else {"do_layer_norm_before": False, "word_embed_proj_dim": hidden // 2}
+            shape = {"num_hidden_layers": layers, "num_attention_heads": HEADS, "ffn_dim": ffn}
             made = OPTForCausalLM(OPTConfig(**shared, **shape, **own, max_position_embeddings=POSITIONS))
         for name, weight in made.named_parameters():
             if weight.ndim == 2:

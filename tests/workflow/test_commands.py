@@ -89,7 +89,7 @@ WRONG = [
     ("activation=int8", "activation: activation format 'int8': expected a16"),
     (
         "weights=w4-asym-row",
-        "unknown key weights; known keys are activation, calibration, cap, damp, dead, eval, foreign, lorc,",
+        "unknown key weights; known keys are activation, calibration, cap, damp, dead, eval, export, foreign, lorc,",
     ),
 ]
 

@@ -25,7 +25,7 @@ NOT = {
 }
 KNOW_TRANSFORMERS = {
     *("models.network", "models.discovery", "models.gguf", "models.standin", "models.harness"),
-    *("models.live", "models.task_definitions", "models.spread"),
+    *("models.live", "models.task_definitions", "models.spread", "models.reload", "models.formats"),
     *("data.corpora", "pipeline.warm"),
 }
 TRANSFORMERS = {"transformers", "accelerate", "lm_eval", "peft"}

@@ -26,6 +26,10 @@ try:
     # cores, even in a dry run. On the node of a cluster this is not the main process.
     local = workflow.resource_settings.nodes is None and workflow.is_main_process
     pipeline = Pipeline(config, local)
+    if "export" in config:
+        from lorcbench.report import winners  # looks at what the study measured
+
+        pipeline.export(winners.cells(pipeline.study, str(config["export"])))
     if workflow.is_main_process:
         pull_back_times(Path(paths.CACHE))
         views.refresh(pipeline.study)
@@ -53,6 +57,9 @@ wildcard_constraints:
     activation=r"a[^/]+",
     lorc=r"[^/]+",
     cap=r"\d+",
+    rank=r"\d+",
+    export=r"merged|adapter|compressed-tensors|gptq",
+    verify=r"whole|tensors",
     damp=r"[^/-]+(?:e-\d+)?",
     order=r"natural|act_order",
     dead=r"published|excluded",

@@ -38,6 +38,8 @@ class Wildcards:
         cap: how many LoRC components the factors have, 0 for all.
         damp, order, dead: of the factors of cached Hessians.
         protocol: of perplexity, an entry of conf/eval.
+        rank: of the factors that an export holds; other jobs name `cap` instead.
+        export, verify: the format of an export, and how it is checked.
     """
 
     model: str = "none"
@@ -52,6 +54,9 @@ class Wildcards:
     order: str = "none"
     dead: str = "none"
     protocol: str = "none"
+    rank: str = "none"
+    export: str = "none"
+    verify: str = "none"
     text: str = "none"
     task: str = "none"
     study: str = "none"

@@ -140,6 +140,9 @@ def names(overrides: list[str], config: JobConfig) -> Wildcards:
         damp=spelled(config.damp),
         order=config.order,
         dead=config.dead,
+        rank=str(config.rank),
+        export=config.export,
+        verify=config.verify,
     )
 
 

@@ -24,6 +24,8 @@ from lorcbench.config.protocols import CalibrationConfig, EvalConfig, TaskConfig
 from lorcbench.config.recipes import METHODS, DistilledLorc, LorcConfig
 from lorcbench.config.shape import Shape
 
+EXPORTS = ("merged", "adapter", "compressed-tensors", "gptq")  # formats: `lorcbench.study.exports`
+EXPORT_CHECKS = ("whole", "tensors")
 _VARIANT = re.compile(r"r0|[^/]+/r\d+")
 
 
@@ -245,6 +247,9 @@ class JobConfig:
         order: order of the columns in those factors, ``natural`` or ``act_order``.
         dead: what was done in those factors about dead inputs, as the method gptq has it.
         cap: how many LoRC components to compute: 32, 128, 512, or 0 for all.
+        rank: of the LoRC factors that an export holds; 0 for none.
+        export: the format of an export: merged, adapter, compressed-tensors or gptq.
+        verify: how an export is checked: ``whole`` loads the model and scores it, ``tensors`` unpacks one module after another.
         variants: what an evaluation measures: ``r0``, and ``LORC/rRANK`` such as ``plain-int8/r8``.
         model_path: a checkpoint folder, or a name on the hub, on which the study runs instead of its own models.
         text_path: a text file whose halves take the place of the study's texts.
@@ -259,6 +264,9 @@ class JobConfig:
     order: str = "natural"
     dead: str = "published"
     cap: int = 32
+    rank: int = 0
+    export: str = "merged"
+    verify: str = "whole"
     variants: list[str] = field(default_factory=lambda: ["r0"])
     model_path: str | None = None
     text_path: str | None = None
@@ -270,6 +278,9 @@ class JobConfig:
         _refuse_unless(self.order in ("natural", "act_order"), "order", self.order, "one of natural, act_order")
         _refuse_unless(self.dead in ("published", "excluded"), "dead", self.dead, "one of published, excluded")
         _refuse_unless(0 <= self.cap < MOST, "cap", self.cap, "32, 128, 512, or 0 for all components")
+        _refuse_unless(0 <= self.rank < MOST, "rank", self.rank, "0 or more")
+        _refuse_unless(self.export in EXPORTS, "export", self.export, f"one of {', '.join(EXPORTS)}")
+        _refuse_unless(self.verify in EXPORT_CHECKS, "verify", self.verify, f"one of {', '.join(EXPORT_CHECKS)}")
         for variant in self.variants:
             _refuse_unless(_VARIANT.fullmatch(variant), "variants", variant, "r0, or LORC/rRANK such as plain-int8/r8")
 

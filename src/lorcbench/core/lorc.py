@@ -93,14 +93,14 @@ def store(b: torch.Tensor, a: torch.Tensor, bits: int) -> dict[str, torch.Tensor
 
 def correction(stored: dict[str, torch.Tensor], rank: int) -> torch.Tensor:
     """B A (out, in) in float32, of the first `rank` components of stored factors."""
-    b, a = _decoded(stored, rank)
+    b, a = decoded(stored, rank)
     return b @ a
 
 
 def product_as_stored(b: torch.Tensor, a: torch.Tensor, bits: int) -> torch.Tensor:
     """B A (out, in) of the factors as `store` rounds them; gradients pass straight through the rounding."""
     with torch.no_grad():
-        rounded_b, rounded_a = _decoded(store(b, a, bits), len(a))
+        rounded_b, rounded_a = decoded(store(b, a, bits), len(a))
     # The value is the rounded factor, but only `b` and `a` have a gradient.
     return (b + (rounded_b - b).detach()) @ (a + (rounded_a - a).detach())
 
@@ -111,7 +111,7 @@ def stored_bits(stored: dict[str, torch.Tensor], rank: int) -> int:
     return 8 * sum(part.numel() * part.element_size() for part in parts.values())
 
 
-def _decoded(stored: dict[str, torch.Tensor], rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+def decoded(stored: dict[str, torch.Tensor], rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     """B (out, rank) and A (rank, in) in float32, of the first `rank` components of stored factors."""
     b = stored["B"][:, :rank].float()
     a = stored["A"][:rank].float()

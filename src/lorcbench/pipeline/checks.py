@@ -11,10 +11,11 @@ from lorcbench.config.protocols import HALVES
 from lorcbench.config.schema import RuntimeConfig
 from lorcbench.config.variants import Variant
 from lorcbench.data import hub, stdlib_text, task_files, texts
+from lorcbench.pipeline import exports
 from lorcbench.study import given
 from lorcbench.study.cells import Study
 
-_KEYS = ("model_path", "name", "overrides", "study", "text_path", "device", "foreign")
+_KEYS = ("model_path", "name", "overrides", "study", "text_path", "device", "foreign", *exports.KEYS)
 _MACHINE = ("runtime.", "tracking.")  # values of these may be in quotes, since paths have blanks
 _OVERRIDES = ("study.", "eval.tasks=", *given.OVERRIDES, *_MACHINE)
 

@@ -28,6 +28,8 @@ _LIGHT, _MODEL, _HARNESS = 420, 620, 800
 _TRAINING = 900  # a stand-in
 _WINDOWS = 600  # of a protocol that measures whole texts: about what WikiText-2, PTB and C4 have of 2,048 tokens
 _TASK_TOKENS = 2_000_000  # that the usual lm-eval tasks score
+# Of an export: MiB that the process which loads it imports; tokens per window, and windows, that are compared; bytes per file.
+_LOADER, _EXPORTED_TOKENS, _EXPORTED_WINDOWS, _EXPORTED_FILE = 900, 512, 24, 256 * MIB
 _KRYLOV_PRODUCTS = 12  # with a matrix, of as many columns as components
 _CUDA_HOST = 1536  # MiB of a process's libraries and buffers on the host once it uses a GPU
 _CONTEXT = 512  # MiB of GPU memory that a process takes for its context and kernels, beside PyTorch's
@@ -81,6 +83,8 @@ def estimate(stage: str, shape: Shape, names: Wildcards, runtime: RuntimeConfig,
     if stage == "prepare":
         written = 2 * (shape.layers * shape.block + shape.vocabulary * shape.hidden)
         return Estimate(_TRAINING + 3 * shape.block * 4 / MIB, 0, written / MIB)
+    if stage == "export":
+        return _export(shape, names, runtime)
     stages = {"calibrate": _calibrate, "factor": _factor, "quantize": _quantize, "lorc": _lorc, "harness": _harness}
     imports, peak, operations, disk = stages.get(stage, _evaluate)(shape, names, runtime)
     if stage in ("evaluate", "harness"):
@@ -270,6 +274,23 @@ def _harness(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> _Takes:
         gpu_peaks=(walk.passing, logits, walk.block + quantized),
     )
     return _HARNESS, peak, shape.forward(_TASK_TOKENS), 1
+
+
+def _export(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> Estimate:
+    """A block in all its forms and the file that fills; and beside it what loads the model, which is then whole in memory."""
+    packed = names.export in ("compressed-tensors", "gptq")
+    wide = names.export == "compressed-tensors" and names.activation != "a16"
+    size = 4 if wide else 2
+    parameters = shape.layers * shape.block + shape.outside
+    walk = Walk(shape, runtime, "float32" if wide else "float16", _EXPORTED_TOKENS, (), wide)
+    writing = _EXPORTED_FILE + shape.outside * 2 + shape.block * (1 + 3 * 4)
+    ours = max(writing, walk.cpu + shape.block * (1 + 3 * 4) + SCORED_AT_ONCE * shape.vocabulary * 12)
+    whole = 1.1 * parameters * size + (shape.block if packed else 0) + _EXPORTED_TOKENS * shape.vocabulary * 10
+    loading = whole if names.verify == "whole" else shape.outside * 8 + shape.widest * 20
+    bits = weight_format(names.weight).bits + 1 if packed else 16
+    disk = shape.layers * shape.block * bits / 8 + shape.outside * size
+    operations = 2 * shape.forward(_EXPORTED_TOKENS * _EXPORTED_WINDOWS) if names.verify == "whole" else 0
+    return Estimate(_MODEL + _LOADER + (ours + loading) / MIB, operations, disk / MIB)
 
 
 def _calibration_walk(

@@ -21,11 +21,13 @@ from lorcbench.common.paths import Wildcards
 from lorcbench.common.versions import code_version
 from lorcbench.config import compose, folders, gguf
 from lorcbench.data import task_files, texts
-from lorcbench.pipeline import checks, gpus, lifecycle
+from lorcbench.pipeline import checks, exports, gpus, lifecycle, plan
 from lorcbench.pipeline.resources import Resources
 from lorcbench.study import naming
+from lorcbench.study.cells import Cell
 from lorcbench.study.expansion import load_study
-from lorcbench.study.stages import HARNESS, PREPARE, QUANTIZE, STAGES, TASK, TEXT, StageJob, task_documents
+from lorcbench.study.exports import PUBLISHED
+from lorcbench.study.stages import EXPORT, HARNESS, PREPARE, QUANTIZE, STAGES, TASK, TEXT, StageJob, task_documents
 
 
 class Pipeline:
@@ -37,6 +39,7 @@ class Pipeline:
         study: the expanded study.
         folder: of its page and its tables.
         complete: the file that says that the study is finished.
+        targets: what the run is to make: that file, or the exports that were asked for.
         resources: what its jobs ask for.
         lifecycle: its start and its end.
 
@@ -67,6 +70,8 @@ class Pipeline:
         OmegaConf.to_object(composed.tracking)  # checked before the first job, not after the last
         self.folder = paths.STUDY.format(study=self.study.name)
         self.complete = f"{self.folder}/.complete"
+        self.targets = [self.complete]
+        self._settings_given = settings
         self.resources = Resources(self.study, self._runtime, self.choice)
         self.lifecycle = lifecycle.Lifecycle(self._runtime.threads, Path(self.complete), self._study_arguments())
         self._params: dict[tuple, str] = {}
@@ -74,6 +79,16 @@ class Pipeline:
         checks.check_files(self.study)
         checks.check_windows(self.study)
         checks.check_data(self.study, self._runtime)
+
+    def export(self, cells: list[Cell]) -> None:
+        """Let the run export cells of its study, and make what they need.
+
+        Raises:
+            ConfigError: a format does not hold its cell, or its check needs more memory than there is.
+        """
+        jobs = exports.jobs(self.study, cells, self._settings_given)
+        exports.refuse_misfits(self.study, jobs, self._runtime, plan.total_memory(self._runtime))
+        self.targets = [f"{job.folder}/result.json" for job in jobs]
 
     def device_lines(self) -> list[str]:
         """What people are told of the device: which GPUs the run uses, or why it uses none although one is here."""
@@ -96,6 +111,11 @@ class Pipeline:
 
     def _file(self, stage: str, name: str) -> str:
         return f"{STAGES[stage].pattern.replace('{study}', self.study.name)}/{name}"
+
+    @property
+    def exported(self) -> str:
+        """The folder that an export publishes."""
+        return self._file(EXPORT.name, PUBLISHED)
 
     # What its jobs read, and what their bytes depend on
 

@@ -16,6 +16,7 @@ from lorcbench.study.stages import (
     CALIBRATE,
     CALIBRATION_TOKENS,
     EVALUATE,
+    EXPORT,
     FACTOR,
     HARNESS,
     LORC,
@@ -64,6 +65,8 @@ def settings(job: StageJob, entry: Entry) -> dict[str, Any]:
     if stage is LORC:
         made = {"lorc": plain("lorc"), "cap": int(names.cap)}
         return made | ({"calibration": plain("calibration")} if entry("lorc", names.lorc).data == "tokens" else {})
+    if stage is EXPORT:
+        return {"export": names.export, "verify": names.verify, "lorc": names.lorc, "rank": int(names.rank)}
     if stage in (TOKENS, EVALUATE):
         return entry("eval", names.protocol).protocol()
     if stage is HARNESS:

@@ -203,6 +203,15 @@ def _unique(needed: Iterable[StageJob]) -> list[StageJob]:
     return list({job.folder: job for job in needed}.values())
 
 
+def _export(study: Study, names: Wildcards) -> list[StageJob]:
+    """The weights of one cell, the windows on which it is compared, and what was measured of it and of full precision."""
+    names = replace(names, cap=str(compose.components(names.lorc, int(names.rank))))
+    factors = [StageJob(LORC, names)] if names.rank != "0" else []
+    full_precision = Wildcards(model=names.model, protocol=names.protocol)
+    measured = [StageJob(EVALUATE, full_precision), StageJob(EVALUATE, names)]
+    return [StageJob(PREPARE, names), StageJob(TOKENS, names), StageJob(QUANTIZE, names), *factors, *measured]
+
+
 def _track(study: Study, names: Wildcards) -> list[StageJob]:
     """Every evaluation of the study."""
     evaluations = [StageJob(EVALUATE, study.wildcards(cell)) for cell in study.cells]
@@ -338,6 +347,15 @@ HARNESS = Stage(
     inputs=_harness,
     on_device=True,
 )
+EXPORT = Stage(
+    name="export",
+    module="export",
+    artifact="export",
+    kind="export",
+    pattern=f"{CACHE}/export/{_WEIGHTS}" + "/{activation}/{protocol}/{lorc}/r{rank}/{export}/{verify}",
+    settings=(),
+    inputs=_export,
+)
 TRACK = Stage(
     name="track",
     module="track",
@@ -362,7 +380,7 @@ STAGES = {
     stage.name: stage
     for stage in (
         *(TEXT, TASK, PREPARE, TOKENS, CALIBRATION_TOKENS, CALIBRATE, FACTOR),
-        *(GATE, GATE_HALF, QUANTIZE, LORC, EVALUATE, HARNESS, TRACK, REPORT),
+        *(GATE, GATE_HALF, QUANTIZE, LORC, EVALUATE, HARNESS, EXPORT, TRACK, REPORT),
     )
 }
 

@@ -1,0 +1,101 @@
+"""From a finished study to a loaded, answering model in one command; and what is refused before any job starts."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+
+import pytest
+from runs import snakemake
+from typer.testing import CliRunner
+
+from lorcbench import cli
+from lorcbench.common.paths import Wildcards
+from lorcbench.config.checks import ConfigError
+from lorcbench.pipeline import exports
+from lorcbench.pipeline.rules import Pipeline
+from lorcbench.report import winners
+from lorcbench.study.expansion import load_study
+from lorcbench.study.stages import EXPORT
+
+KEY = "opt-standin-xs/rtn/none/w2-asym-row/a16/r4-plain-int8"
+
+
+def refused(key: str, **settings: str) -> str:
+    """The line with which a run is refused that exports a cell of the smoke study."""
+    with pytest.raises(ConfigError) as refusal:
+        pipeline = Pipeline({"study": "smoke", "export": key, **settings})
+        pipeline.export(winners.cells(pipeline.study, key))
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+def test_one_command_from_a_finished_study_to_a_model_that_answers(copy):
+    done = snakemake(copy, "--config", "study=smoke", "export=opt-standin-xs/best@4.5")
+    assert done.returncode == 0, done.stdout
+    (result,) = (copy / EXPORT.pattern.partition("{")[0]).rglob("result.json")
+    found = json.loads(result.read_text())
+    assert len(found["generated"]) == 20
+    assert found["text"].strip()
+    assert "tensors equal to the bit" in done.stdout
+    again = snakemake(copy, "-n", "--config", "study=smoke", "export=opt-standin-xs/best@4.5")
+    assert "Nothing to be done" in again.stdout
+    code = (
+        "import sys; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1]); tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])\n"
+        "print(tokenizer.decode(model.generate(**tokenizer('The class', return_tensors='pt'), max_new_tokens=8)[0]))"
+    )
+    line = [sys.executable, "-c", code, str(result.parent / found["folder"])]
+    answer = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert answer.stdout.startswith("The class")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("elsewhere")
+def test_what_cannot_be_exported_is_refused_before_any_job():
+    assert "export=x/y: no cell of study smoke; expected one of its 8 cells, such as " in refused("x/y")
+    assert "4 GPTQ" not in refused(KEY, export_format="gguf")
+    assert "expected one of merged, adapter, compressed-tensors, gptq" in refused(KEY, export_format="gguf")
+    assert "cells of study smoke are not measured yet" in refused("best@4.25")
+    assert "expected bits per weight behind best@, such as best@4.25" in refused("best@small")
+    assert "no model of study smoke" in refused("opt-125m/best@4")
+    assert "its weights are those of the checkpoint" in refused("opt-standin-xs/none/none/w16/a16/r0")
+    said = refused(KEY, overrides="runtime.memory_gib=0.5")
+    assert "needs about" in said and "export_verify=tensors" in said
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_the_job_of_a_cell_is_called_by_all_that_changes_its_bytes():
+    study = load_study("smoke")
+    (cell,) = winners.cells(study, f"{KEY}, {KEY}")
+    (job,) = exports.jobs(study, [cell], {})
+    assert str(job.folder).endswith("opt-standin-xs/rtn/none/w2-asym-row/a16/a16/stdlib/plain-int8/r4/compressed-tensors/whole")
+    needed = [one.stage.name for one in EXPORT.inputs(study, job.names)]
+    assert needed == ["prepare", "tokens", "quantize", "lorc", "evaluate", "evaluate"]
+    (merged,) = exports.jobs(study, [cell], {"export_format": "merged", "export_verify": "tensors"})
+    assert str(merged.folder).endswith("/r4/merged/tensors")
+    assert Wildcards.of(merged.names).rank == "4"
+
+
+def test_the_command_is_the_one_of_snakemake():
+    done = CliRunner().invoke(cli.app, ["export", "study=smoke", KEY, "best@4.25", "format=merged", "--print"])
+    assert done.exit_code == 0, done.output
+    arguments = shlex.split(done.output)
+    assert arguments[0] == "snakemake"
+    assert arguments[arguments.index("--config") + 1 :] == ["study=smoke", "export_format=merged", f"export={KEY},best@4.25"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["study=smoke"], "expected a cell, or best@BITS"),
+        ([KEY], "expected study=NAME beside the cell"),
+        (["study=smoke", "winner"], "winner: expected a cell, such as"),
+        (["study=smoke", KEY, "bits=4"], "bits=4: expected a cell, such as"),
+    ],
+)
+def test_a_command_that_makes_no_sense_is_refused(arguments, said):
+    with pytest.raises(ConfigError, match=said):
+        exports.command(arguments)
