@@ -3,6 +3,10 @@
 #   outputs  results/cache/export/MODEL/METHOD/CALIBRATION/WEIGHT/TRAINED/ACTIVATION/PROTOCOL/LORC/rRANK/FORMAT/VERIFY
 
 
+localrules:
+    models,
+
+
 rule export:
     input:
         pipeline.inputs("export"),
@@ -24,3 +28,19 @@ rule export:
         " calibration={wildcards.calibration:q} weight={wildcards.weight:q} trained={wildcards.trained:q}"
         " activation={wildcards.activation:q} eval={wildcards.protocol:q} lorc={wildcards.lorc:q}"
         " rank={wildcards.rank:q} export={wildcards.export:q} verify={wildcards.verify:q}"
+
+
+# Every export of the study that is there, as a model of its experiment. The track stage does the same for a store made anew.
+rule models:
+    input:
+        pipeline.exports,
+    output:
+        result=pipeline.result("models"),
+        run=pipeline.record("models"),
+    log:
+        pipeline.log("models"),
+    params:
+        arguments=pipeline.study_arguments(),
+        semantics=pipeline.params("models"),
+    shell:
+        "exec python -m lorcbench.stages models {params.arguments}"

@@ -27,7 +27,7 @@ from lorcbench.study import naming
 from lorcbench.study.cells import Cell
 from lorcbench.study.expansion import load_study
 from lorcbench.study.exports import PUBLISHED
-from lorcbench.study.stages import EXPORT, HARNESS, PREPARE, QUANTIZE, STAGES, TASK, TEXT, StageJob, task_documents
+from lorcbench.study.stages import EXPORT, HARNESS, MODELS, PREPARE, QUANTIZE, STAGES, TASK, TEXT, StageJob, task_documents
 
 
 class Pipeline:
@@ -40,6 +40,7 @@ class Pipeline:
         folder: of its page and its tables.
         complete: the file that says that the study is finished.
         targets: what the run is to make: that file, or the exports that were asked for.
+        exports: the results of these exports.
         resources: what its jobs ask for.
         lifecycle: its start and its end.
 
@@ -71,6 +72,7 @@ class Pipeline:
         self.folder = paths.STUDY.format(study=self.study.name)
         self.complete = f"{self.folder}/.complete"
         self.targets = [self.complete]
+        self.exports: list[str] = []
         self._settings_given = settings
         self.resources = Resources(self.study, self._runtime, self.choice)
         self.lifecycle = lifecycle.Lifecycle(self._runtime.threads, Path(self.complete), self._study_arguments())
@@ -88,7 +90,8 @@ class Pipeline:
         """
         jobs = exports.jobs(self.study, cells, self._settings_given)
         exports.refuse_misfits(self.study, jobs, self._runtime, plan.total_memory(self._runtime))
-        self.targets = [f"{job.folder}/result.json" for job in jobs]
+        self.exports = [f"{job.folder}/result.json" for job in jobs]
+        self.targets = [*self.exports, f"{MODELS.folder(Wildcards(study=self.study.name))}/result.json"]
 
     def device_lines(self) -> list[str]:
         """What people are told of the device: which GPUs the run uses, or why it uses none although one is here."""

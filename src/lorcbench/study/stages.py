@@ -365,6 +365,15 @@ TRACK = Stage(
     settings=(),
     inputs=_track,
 )
+MODELS = Stage(
+    name="models",
+    module="models",
+    artifact="models",
+    kind="models",
+    pattern=STUDY + "/models",
+    settings=(),
+    inputs=_nothing,  # which exports a run makes, its command line says
+)
 REPORT = Stage(
     name="report",
     module="report",
@@ -380,7 +389,7 @@ STAGES = {
     stage.name: stage
     for stage in (
         *(TEXT, TASK, PREPARE, TOKENS, CALIBRATION_TOKENS, CALIBRATE, FACTOR),
-        *(GATE, GATE_HALF, QUANTIZE, LORC, EVALUATE, HARNESS, EXPORT, TRACK, REPORT),
+        *(GATE, GATE_HALF, QUANTIZE, LORC, EVALUATE, HARNESS, EXPORT, MODELS, TRACK, REPORT),
     )
 }
 

@@ -25,6 +25,18 @@ OWNER = "lorcbench.owner"  # the tag of a run that says which results folder it 
 DEFAULT = "/mlruns/0"  # where MLflow puts its own experiment Default: a folder of whatever folder it was started in
 
 
+# Where a store says where artifacts are: table, its key, and the column with the place.
+_LOCATIONS = (
+    ("experiments", "experiment_id", "artifact_location"),
+    ("runs", "run_uuid", "artifact_uri"),
+    ("logged_models", "model_id", "artifact_location"),
+)
+_OWNERS = (
+    "UPDATE tags SET value = ? WHERE key = ? AND value = ?",
+    "UPDATE logged_model_tags SET tag_value = ? WHERE tag_key = ? AND tag_value = ?",
+)
+
+
 class TrackingError(Exception):
     """The tracking store cannot be used; the message is one line that names it."""
 
@@ -89,13 +101,13 @@ def mend(database: Path, root: Path, owner: Owner | None = None) -> int:
     """
     changes = []
     with closing(sqlite3.connect(database)) as connection, connection:  # one transaction
-        for table, key, column in (("experiments", "experiment_id", "artifact_location"), ("runs", "run_uuid", "artifact_uri")):
+        for table, key, column in _LOCATIONS:
             for name, uri in connection.execute(f"SELECT {key}, {column} FROM {table} WHERE {column} IS NOT NULL"):
                 place = f"{root.as_uri()}/Default" if table == "experiments" and uri.endswith(DEFAULT) else relocated(uri, root)
                 if place != uri:
                     changes.append((f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (place, name)))
         if owner and owner.earlier:
-            changes.append(("UPDATE tags SET value = ? WHERE key = ? AND value = ?", (owner.id, OWNER, owner.earlier)))
+            changes += [(statement, (owner.id, OWNER, owner.earlier)) for statement in _OWNERS]
         return sum(connection.execute(*change).rowcount for change in changes)
 
 

@@ -86,7 +86,7 @@ def records(study_name: str, parent_run_id: str, results: list[CellResult], chan
     sizes = _sizes(results)
     return {
         result.cell.key: Record(
-            name=_run_name(result.cell, several),
+            name=run_name(result.cell, several),
             status="FINISHED" if result.status == "ok" else "FAILED",
             params={axis: params[axis] for axis in differing},
             metrics=_metrics(result, changes.get(result.cell)),
@@ -98,7 +98,7 @@ def records(study_name: str, parent_run_id: str, results: list[CellResult], chan
     }
 
 
-def _run_name(cell: Cell, several: list[str]) -> str:
+def run_name(cell: Cell, several: list[str]) -> str:
     """The cell in words, without the parts that say nothing."""
     parts = [cell.model, cell.method, cell.weight, cell.activation, f"r{cell.rank}"]
     parts += [getattr(cell, axis) for axis in several]

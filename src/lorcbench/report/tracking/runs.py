@@ -61,8 +61,8 @@ def track(imported: Import, store: Store) -> dict:
         TrackingError: the store cannot be reached, opened or written.
     """
     with opened(store) as client:
-        experiment_id = _experiment(client, store)
-        stored = _runs_by_key(client, experiment_id, imported.study, store)
+        experiment_id = study_experiment(client, store)
+        stored = runs_by_key(client, experiment_id, imported.study, store)
         parent = _parent(client, experiment_id, imported, store, stored.pop(imported.study, []))
         by_key = records(imported.study, parent.info.run_id, imported.results, imported.changes)
         _describe(client, experiment_id, imported.title, by_key)
@@ -97,7 +97,7 @@ def track(imported: Import, store: Store) -> dict:
     }
 
 
-def _experiment(client: MlflowClient, store: Store) -> str:
+def study_experiment(client: MlflowClient, store: Store) -> str:
     """The id of the study's experiment, made or brought back from MLflow's bin."""
     name = store.experiment
     root = store.artifact_root
@@ -121,7 +121,7 @@ def _describe(client: MlflowClient, experiment_id: str, title: str, by_key: dict
     client.set_experiment_tag(experiment_id, TAG, saved_view(*names))
 
 
-def _runs_by_key(client: MlflowClient, experiment_id: str, study: str, store: Store) -> dict[str, list[Run]]:
+def runs_by_key(client: MlflowClient, experiment_id: str, study: str, store: Store) -> dict[str, list[Run]]:
     """The study's runs in the experiment that are one's own; those of users have no key, those of others another owner."""
     runs: dict[str, list[Run]] = {}
     token = None

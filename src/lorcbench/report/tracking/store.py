@@ -50,7 +50,11 @@ class Store:
 
     def owns(self, run: Run) -> bool:
         """Whether an import may replace a run."""
-        tag = run.data.tags.get(OWNER)
+        return self.owns_tagged(run.data.tags)
+
+    def owns_tagged(self, tags: dict[str, str]) -> bool:
+        """The same of a run or a model with these tags."""
+        tag = tags.get(OWNER)
         return tag == self.owner.id or (self.ours and tag is None)
 
     @property
