@@ -25,8 +25,8 @@ from lorcbench.models.perplexity import window_losses
 from lorcbench.study import exports
 
 TOLERANCE = 1e-3  # of a perplexity, as a share of ours
-_WINDOWS = 8  # of each corpus
-_LENGTH = 512  # tokens of a window at most: the library makes the logits of all of them at once
+_WINDOWS = 4  # of each corpus
+_LENGTH = 256  # tokens of a window at most: the library makes the logits of all of them at once
 
 
 class ExportError(Exception):
