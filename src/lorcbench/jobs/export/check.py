@@ -62,7 +62,7 @@ class Agreement:
 
 def some(windows: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The windows of an evaluation on which an export is compared: the first ones, and of each the start."""
-    return {corpus: tokens[:_WINDOWS, :_LENGTH].contiguous() for corpus, tokens in windows.items()}
+    return {corpus: tokens[:_WINDOWS, :_LENGTH].contiguous() for corpus, tokens in sorted(windows.items())}
 
 
 def our_losses(exported: ExportedCell, walk: BlockWalk, windows: dict[str, torch.Tensor]) -> dict[str, list[float]]:
