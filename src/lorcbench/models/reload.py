@@ -203,7 +203,7 @@ def answered(request: dict) -> dict:
     if request["verify"] == "tensors":
         return tensors(request, config) | {"versions": versions()}
     with safe_open(request["windows"], framework="pt") as file:
-        windows = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        windows = {name: file.get_tensor(name) for name in sorted(file.keys())}
     return whole(request, config, windows) | {"versions": versions()}
 
 

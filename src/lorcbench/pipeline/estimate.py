@@ -29,7 +29,7 @@ _TRAINING = 900  # a stand-in
 _WINDOWS = 600  # of a protocol that measures whole texts: about what WikiText-2, PTB and C4 have of 2,048 tokens
 _TASK_TOKENS = 2_000_000  # that the usual lm-eval tasks score
 # Of an export: MiB that the process which loads it imports; tokens per window, and windows, that are compared; bytes per file.
-_LOADER, _EXPORTED_TOKENS, _EXPORTED_WINDOWS, _EXPORTED_FILE = 900, 512, 24, 256 * MIB
+_LOADER, _EXPORTED_TOKENS, _EXPORTED_WINDOWS, _EXPORTED_FILE = 900, 256, 12, 256 * MIB
 _KRYLOV_PRODUCTS = 12  # with a matrix, of as many columns as components
 _CUDA_HOST = 1536  # MiB of a process's libraries and buffers on the host once it uses a GPU
 _CONTEXT = 512  # MiB of GPU memory that a process takes for its context and kernels, beside PyTorch's

@@ -25,8 +25,8 @@ from lorcbench.models.perplexity import window_losses
 from lorcbench.study import exports
 
 TOLERANCE = 1e-3  # of a perplexity, as a share of ours
-_WINDOWS = 8  # of each corpus
-_LENGTH = 512  # tokens of a window at most: the library makes the logits of all of them at once
+_WINDOWS = 4  # of each corpus
+_LENGTH = 256  # tokens of a window at most: the library makes the logits of all of them at once
 
 
 class ExportError(Exception):
@@ -62,7 +62,7 @@ class Agreement:
 
 def some(windows: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The windows of an evaluation on which an export is compared: the first ones, and of each the start."""
-    return {corpus: tokens[:_WINDOWS, :_LENGTH].contiguous() for corpus, tokens in windows.items()}
+    return {corpus: tokens[:_WINDOWS, :_LENGTH].contiguous() for corpus, tokens in sorted(windows.items())}
 
 
 def our_losses(exported: ExportedCell, walk: BlockWalk, windows: dict[str, torch.Tensor]) -> dict[str, list[float]]:

@@ -63,7 +63,6 @@ class TensorFiles:
         self._part(len(self._files)).chmod(0o644)  # save_file lets nobody else read it
         self._files.append(list(self._waiting))
         self._waiting = {}
-        give_back_memory()
 
 
 def write(exported: ExportedCell, folder: Path, progress) -> dict[str, str]:
@@ -83,6 +82,8 @@ def write(exported: ExportedCell, folder: Path, progress) -> dict[str, str]:
         files.add(part.stored)
         adapter |= part.adapter
         digests |= part.digests
+        del part
+        give_back_memory()
         progress(max(0, number + 1 - outside), depth)
     files.close()
     config = checkpoint.config | {"dtype": str(exported.dtype).removeprefix("torch.")}
