@@ -16,6 +16,7 @@ from lorcbench.config import compose, foreign
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.folders import model_name
 from lorcbench.pipeline.rules import Pipeline
+from lorcbench.study import exports
 from lorcbench.study.expansion import load_study, study_from_arguments
 
 TOKEN = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
@@ -142,3 +143,11 @@ def test_the_workflow_hands_the_folder_to_its_job_alone_and_watches_its_files(ba
         pipeline.study.cells,
         pipeline.study.foreign,
     )
+
+
+def test_it_is_exported_to_nothing(base):
+    quantized = folder("quantized", GPTQ)
+    study = load_study("own", model_path=str(base), foreign_paths=str(quantized))
+    (cell,) = [cell for cell in study.cells if cell.method in study.foreign]
+    assert exports.holding(cell) == []
+    assert exports.refusal(cell, "merged") == "it was quantized elsewhere, and is a checkpoint already"
