@@ -26,7 +26,7 @@ def refused(one: Cell, export: str, model_type: str | None = None) -> str:
     return str(refusal.value)
 
 
-@pytest.mark.parametrize("method", [name for name in compose.names("method") if name != "none"])
+@pytest.mark.parametrize("method", [name for name in compose.names("method") if name not in ("none", "foreign")])
 @pytest.mark.parametrize("lorc", [name for name in compose.names("lorc") if name != "none"])
 def test_every_method_and_every_correction_can_be_taken_away(method, lorc):
     assert exports.holding(cell(method=method)) == ["merged", "compressed-tensors", "gptq"]
@@ -49,6 +49,7 @@ def test_every_method_and_every_correction_can_be_taken_away(method, lorc):
         (cell(activation="a8-sym-g32"), "compressed-tensors", "bloom", "rounds them by token"),
         (cell(activation="a8-asym-token-pow2"), "compressed-tensors", "bloom", "rounded by pow2"),
         (cell(), "adapter", None, "it has no correction, hence no factors; expected one of merged, compressed-tensors, gptq"),
+        (cell(method="foreign"), "merged", None, "it was quantized elsewhere, and is a checkpoint already"),
         (Cell.full_precision("opt-125m"), "merged", None, "its weights are those of the checkpoint"),
     ],
 )

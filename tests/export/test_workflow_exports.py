@@ -18,6 +18,7 @@ from lorcbench.pipeline import exports
 from lorcbench.pipeline.rules import Pipeline
 from lorcbench.report import winners
 from lorcbench.study.expansion import load_study
+from lorcbench.study.graph import inputs
 from lorcbench.study.stages import EXPORT
 
 KEY = "opt-standin-xs/rtn/none/w2-asym-row/a16/r4-plain-int8"
@@ -72,7 +73,7 @@ def test_the_job_of_a_cell_is_called_by_all_that_changes_its_bytes():
     (cell,) = winners.cells(study, f"{KEY}, {KEY}")
     (job,) = exports.jobs(study, [cell], {})
     assert str(job.folder).endswith("opt-standin-xs/rtn/none/w2-asym-row/a16/a16/stdlib/plain-int8/r4/compressed-tensors/whole")
-    needed = [one.stage.name for one in EXPORT.inputs(study, job.names)]
+    needed = [one.stage.name for one in inputs(study, job)]
     assert needed == ["prepare", "tokens", "quantize", "lorc", "evaluate", "evaluate"]
     (merged,) = exports.jobs(study, [cell], {"export_format": "merged", "export_verify": "tensors"})
     assert str(merged.folder).endswith("/r4/merged/tensors")

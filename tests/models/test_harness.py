@@ -18,7 +18,8 @@ from lorcbench.data.hub import HubError
 from lorcbench.data.texts import TextError
 from lorcbench.models import harness, task_definitions
 from lorcbench.report import intervals
-from lorcbench.study.stages import TEXT, task_documents
+from lorcbench.study.graph import task_documents
+from lorcbench.study.stages import TEXT
 
 pytestmark = pytest.mark.usefixtures("offline")
 

@@ -16,7 +16,7 @@ from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
 from lorcbench.data.hub import HubError
 from lorcbench.models import live, task_definitions
-from lorcbench.study.stages import task_documents
+from lorcbench.study.graph import task_documents
 
 pytestmark = pytest.mark.usefixtures("offline")
 

@@ -23,7 +23,7 @@ from lorcbench.report.comparison import changes, full_precision
 from lorcbench.report.tracking.records import records
 from lorcbench.stages import report, track
 from lorcbench.study.expansion import load_study
-from lorcbench.study.stages import job_folders
+from lorcbench.study.graph import job_folders
 
 FULL, RTN = "opt-standin-s none w16 r0", "opt-standin-s rtn w4-asym-row r0"
 

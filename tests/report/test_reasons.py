@@ -17,7 +17,8 @@ from lorcbench.report.results import collect
 from lorcbench.report.summary import summary
 from lorcbench.study.cells import Study
 from lorcbench.study.expansion import load_study
-from lorcbench.study.stages import EVALUATE, LORC, STAGES, TASK, TEXT, StageJob, jobs_of, upstream
+from lorcbench.study.graph import inputs, jobs_of, upstream
+from lorcbench.study.stages import EVALUATE, LORC, STAGES, TASK, TEXT, StageJob
 
 LINE = "/data/book.txt cannot be read as txt: line 7: no UTF-8; expected UTF-8"
 SMALL = ["study.weights=[w3-asym-g32]", "study.methods=[none,gptq-cached]", "study.ranks=[0,4,8]", "study.exactly=true"]
@@ -111,6 +112,6 @@ def test_upstream_is_all_that_a_job_waits_for_and_itself(asked):
     last = jobs_of(asked, asked.cells[-1])["evaluation"]
     jobs = upstream(asked, last)
     assert jobs[-1] == last and len({job.folder for job in jobs}) == len(jobs)
-    assert {job.folder for job in jobs} >= {other.folder for job in jobs for other in job.stage.inputs(asked, job.names)}
+    assert {job.folder for job in jobs} >= {other.folder for job in jobs for other in inputs(asked, job)}
     order = [list(STAGES).index(job.stage.name) for job in jobs]
     assert order == sorted(order) and {job.stage.name for job in jobs} >= {"text", "tokens", "calibration_tokens", "factor"}

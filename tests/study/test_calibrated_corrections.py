@@ -10,7 +10,8 @@ from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
 from lorcbench.study.cells import Cell, needs_calibration
 from lorcbench.study.expansion import load_study
-from lorcbench.study.stages import CALIBRATE, CALIBRATION_TOKENS, EVALUATE, LORC, QUANTIZE, StageJob, jobs_of
+from lorcbench.study.graph import jobs_of
+from lorcbench.study.stages import CALIBRATE, CALIBRATION_TOKENS, EVALUATE, LORC, QUANTIZE, StageJob
 
 KINDS = ("diag-abs", "diag-rms", "exact")
 ONE = ["study.exactly=true", "study.models=[opt-standin-xs]", "study.weights=[w3-asym-row]", "study.activations=[a16]"]

@@ -19,6 +19,7 @@ from lorcbench.jobs.job import Job
 from lorcbench.report import results
 from lorcbench.study import meaning
 from lorcbench.study.expansion import load_study
+from lorcbench.study.graph import jobs_of
 from lorcbench.study.stages import (
     CALIBRATE,
     CALIBRATION_TOKENS,
@@ -32,7 +33,6 @@ from lorcbench.study.stages import (
     TEXT,
     TOKENS,
     StageJob,
-    jobs_of,
 )
 
 NAMES = Wildcards(

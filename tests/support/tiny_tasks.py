@@ -18,7 +18,8 @@ from lorcbench.models import harness, task_definitions
 from lorcbench.models.live import Live
 from lorcbench.models.task_definitions import HarnessError
 from lorcbench.stages import task as task_stage
-from lorcbench.study.stages import TASK, task_documents
+from lorcbench.study.graph import task_documents
+from lorcbench.study.stages import TASK
 
 ITEMS = [
     {"activity_label": "Roof", "ctx_a": "the model", "ctx_b": "of a weight", "label": str(number % 4), "ind": number}

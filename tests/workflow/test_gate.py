@@ -16,7 +16,8 @@ from lorcbench.pipeline.rules import Pipeline
 from lorcbench.stages import gate
 from lorcbench.study import published
 from lorcbench.study.expansion import load_study
-from lorcbench.study.stages import EVALUATE, GATE, job_folders
+from lorcbench.study.graph import job_folders
+from lorcbench.study.stages import EVALUATE, GATE
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 

@@ -32,15 +32,8 @@ from lorcbench.report.page import evidence
 from lorcbench.stages import evaluate, gate, gate_half, tokens
 from lorcbench.study import published
 from lorcbench.study.expansion import load_study
-from lorcbench.study.stages import (
-    EVALUATE,
-    GATE,
-    GATE_HALF,
-    GATE_PROTOCOL_HALF,
-    QUANTIZE,
-    jobs_of,
-    upstream,
-)
+from lorcbench.study.graph import inputs, jobs_of, upstream
+from lorcbench.study.stages import EVALUATE, GATE, GATE_HALF, GATE_PROTOCOL_HALF, QUANTIZE, StageJob
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -105,10 +98,12 @@ def test_what_is_measured_in_float16_waits_for_a_gate_in_float16_and_nothing_els
     half, full = asked("gptq-old-half"), asked("gptq-old")
     for study in (half, full):
         for cell in study.cells:
-            needed = {job.stage.name for job in EVALUATE.inputs(study, study.wildcards(cell))}
+            needed = {job.stage.name for job in inputs(study, StageJob(EVALUATE, study.wildcards(cell)))}
             assert ("gate_half" in needed) == (study is half and cell.method != "none")
     cell = next(cell for cell in half.cells if cell.method == "rtn")
-    of_half, of_full = ([job.folder for job in QUANTIZE.inputs(study, study.wildcards(cell))] for study in (half, full))
+    of_half, of_full = (
+        [job.folder for job in inputs(study, StageJob(QUANTIZE, study.wildcards(cell)))] for study in (half, full)
+    )
     assert of_half == of_full  # else weights would be made again for another precision of the measurement
     assert {job.stage.name for job in upstream(half, jobs_of(half, cell)["evaluation"])} >= {"gate", "gate_half"}
     for other in (asked("gptq-old-half", "study.gate=off"), asked("gptq-old+dtype=bfloat16")):

@@ -16,7 +16,8 @@ from lorcbench.config import compose
 from lorcbench.config.schema import RuntimeConfig
 from lorcbench.pipeline.resources import Resources
 from lorcbench.study.expansion import load_study
-from lorcbench.study.stages import EVALUATE, HARNESS, REPORT, STAGES, StageJob, full_precision, job_folders
+from lorcbench.study.graph import full_precision, inputs, job_folders
+from lorcbench.study.stages import EVALUATE, HARNESS, REPORT, STAGES, StageJob
 
 RULES = {
     match[1]: match[0]
@@ -32,7 +33,7 @@ def everything(study) -> dict[Path, StageJob]:
         job = waiting.pop()
         if job.folder not in jobs:
             jobs[job.folder] = job
-            waiting += job.stage.inputs(study, job.names)
+            waiting += inputs(study, job)
     return jobs
 
 
@@ -63,8 +64,8 @@ def test_what_a_result_was_made_from_is_what_the_table_says(smoke, monkeypatch):
         assert results[folder]["kind"] == job.stage.kind
         if job.stage in (EVALUATE, HARNESS) or "{study}" in job.stage.pattern:
             continue  # their identities are one per rank, or none
-        inputs = {results[source.folder]["digest"] for source in job.stage.inputs(load_study("smoke"), job.names)}
-        assert set(results[folder]["identity"]["inputs"].values()) == inputs
+        read = {results[source.folder]["digest"] for source in inputs(load_study("smoke"), job)}
+        assert set(results[folder]["identity"]["inputs"].values()) == read
         checked.add(job.stage.name)
     assert checked == {"text", "prepare", "tokens", "calibration_tokens", "calibrate", "factor", "quantize", "lorc"}
 
@@ -96,7 +97,7 @@ def test_every_evaluation_reads_that_of_full_precision_by_its_own_protocol(proto
     """Unless the protocol measures no divergence; none reads itself."""
     study = load_study("lorc-a8", ["study.models=[opt-125m]", f"study.eval={protocol}", "study.methods=[none,rtn]"])
     for cell in study.cells:
-        read = [job.folder for job in EVALUATE.inputs(study, study.wildcards(cell)) if job.stage is EVALUATE]
+        read = [job.folder for job in inputs(study, StageJob(EVALUATE, study.wildcards(cell))) if job.stage is EVALUATE]
         full = EVALUATE.folder(Wildcards(model=cell.model, protocol=protocol))
         assert read == ([] if cell.is_full_precision or "false" in protocol else [full]), cell.key
     activations_alone = full_precision(Wildcards(model="opt-125m", activation="a8-asym-token", protocol=protocol))

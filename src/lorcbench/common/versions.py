@@ -19,7 +19,14 @@ _ROOT = Path(__file__).parents[1]
 # `artifacts` writes tensors, and the version of its formats is hashed instead of its code.
 MACHINERY = (
     *("lorcbench", "lorcbench.common.*", "lorcbench.config.*", "lorcbench.pipeline.*"),
-    *("lorcbench.study.stages", "lorcbench.jobs.job", "lorcbench.jobs.devices", "lorcbench.jobs.records", "lorcbench.stages"),
+    *(
+        "lorcbench.study.stages",
+        "lorcbench.study.graph",
+        "lorcbench.jobs.job",
+        "lorcbench.jobs.devices",
+        "lorcbench.jobs.records",
+        "lorcbench.stages",
+    ),
 )
 # Not machinery, though it lies there: how the stand-ins of a family are built is no setting, so no identity has it.
 _HASHED = {"lorcbench.config.families"}

@@ -16,7 +16,8 @@ from lorcbench.jobs.job import Job
 from lorcbench.models import final_states
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.final_states import FinalStates
-from lorcbench.study.stages import EVALUATE, full_precision
+from lorcbench.study.graph import full_precision
+from lorcbench.study.stages import EVALUATE
 
 STATES = "states.safetensors"  # in the folder of the evaluation of an unquantized model
 

@@ -20,7 +20,7 @@ from lorcbench.config.schema import ModelConfig, RuntimeConfig
 from lorcbench.config.shape import Shape
 from lorcbench.pipeline.walking import ITEMSIZE, SCORED_AT_ONCE, Walk
 from lorcbench.study.cells import weight_format
-from lorcbench.study.stages import full_precision
+from lorcbench.study.graph import full_precision
 
 MIB = 2**20
 # Resident after imports, measured, in MiB: torch and safetensors alone, with transformers, with lm-eval.

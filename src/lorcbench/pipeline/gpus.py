@@ -12,7 +12,8 @@ from lorcbench.common.paths import RECOMPUTE
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.schema import RuntimeConfig
 from lorcbench.study.cells import Study
-from lorcbench.study.stages import EVALUATE, HARNESS, StageJob, jobs_of, upstream
+from lorcbench.study.graph import jobs_of, upstream
+from lorcbench.study.stages import EVALUATE, HARNESS, StageJob
 
 
 def chosen(runtime: RuntimeConfig, local: bool) -> Choice:

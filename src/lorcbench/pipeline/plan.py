@@ -17,8 +17,9 @@ from lorcbench.config.schema import RuntimeConfig
 from lorcbench.pipeline.estimate import Estimate, shape_of
 from lorcbench.pipeline.fitting import Sized, setting_that_fits
 from lorcbench.study.cells import Cell, Study
+from lorcbench.study.graph import jobs_of
 from lorcbench.study.ranks import rank_lines
-from lorcbench.study.stages import STAGES, StageJob, jobs_of
+from lorcbench.study.stages import STAGES, StageJob
 
 _SMALL = {"tokens": Estimate(600, 0, 30), "gate": Estimate(100, 0, 0), "gate_half": Estimate(100, 0, 0)}  # alike for all models
 _START = 2.0  # seconds of a job that are no arithmetic

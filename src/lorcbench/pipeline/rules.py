@@ -23,11 +23,11 @@ from lorcbench.config import compose, folders, gguf
 from lorcbench.data import task_files, texts
 from lorcbench.pipeline import checks, exports, gpus, lifecycle, plan
 from lorcbench.pipeline.resources import Resources
-from lorcbench.study import naming
+from lorcbench.study import graph, naming
 from lorcbench.study.cells import Cell
 from lorcbench.study.expansion import load_study
 from lorcbench.study.exports import PUBLISHED
-from lorcbench.study.stages import EXPORT, HARNESS, MODELS, PREPARE, QUANTIZE, STAGES, TASK, TEXT, StageJob, task_documents
+from lorcbench.study.stages import EXPORT, HARNESS, MODELS, PREPARE, QUANTIZE, STAGES, TASK, TEXT, StageJob
 
 
 class Pipeline:
@@ -127,7 +127,7 @@ class Pipeline:
 
         def ask(wildcards: Any) -> list[str]:
             names = Wildcards.of(wildcards)
-            jobs = STAGES[stage].inputs(self.study, names)
+            jobs = graph.inputs(self.study, StageJob(STAGES[stage], names))
             again = self._recomputed.inputs(StageJob(STAGES[stage], names))
             return [*(f"{job.folder}/result.json" for job in jobs), *again]
 
@@ -280,7 +280,7 @@ class Pipeline:
         names = [name for name in self.study.texts if self.study.entry("text", name).source != "stdlib"]
         folders = [TEXT.folder(Wildcards(text=name)) for name in names]
         if self.study.harness:
-            folders += [job.folder for name in self.study.tasks if (job := task_documents(name)).stage is TASK]
+            folders += [job.folder for name in self.study.tasks if (job := graph.task_documents(name)).stage is TASK]
         models = [name for name in self.study.models if self.study.model(name).source in ("hub", "folder")]
         folders += [PREPARE.folder(Wildcards(model=name)) for name in models]
         return [f"{folder}/result.json" for folder in folders]

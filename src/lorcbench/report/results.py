@@ -15,7 +15,8 @@ from lorcbench.report import devices
 from lorcbench.report.intervals import perplexity
 from lorcbench.study import meaning
 from lorcbench.study.cells import Cell, Study
-from lorcbench.study.stages import StageJob, jobs_of, upstream
+from lorcbench.study.graph import jobs_of, upstream
+from lorcbench.study.stages import StageJob
 
 NOT_RUN = "not run"  # of a job that did not even begin
 

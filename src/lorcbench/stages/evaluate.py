@@ -8,7 +8,8 @@ from lorcbench.common.artifacts import fingerprint, read_json
 from lorcbench.jobs.job import Job
 from lorcbench.jobs.variants import bring_up_to_date, mark, split
 from lorcbench.stages import run_by_old_name
-from lorcbench.study.stages import EVALUATE, TOKENS, full_precision
+from lorcbench.study.graph import full_precision
+from lorcbench.study.stages import EVALUATE, TOKENS
 
 SAME = {"kl": 0.0, "agree": 1.0}  # of predictions that are the same
 

@@ -11,7 +11,8 @@ from lorcbench.config.protocols import TaskConfig
 from lorcbench.jobs.job import Job
 from lorcbench.jobs.variants import bring_up_to_date, split
 from lorcbench.stages import run_by_old_name
-from lorcbench.study.stages import HARNESS, TEXT, task_documents
+from lorcbench.study.graph import task_documents
+from lorcbench.study.stages import HARNESS, TEXT
 
 
 def main(job: Job) -> None:

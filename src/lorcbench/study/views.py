@@ -15,6 +15,7 @@ from lorcbench.common import paths
 from lorcbench.common.artifacts import ArtifactError, fingerprint, read_json
 from lorcbench.common.paths import Wildcards
 from lorcbench.study.cells import Study
+from lorcbench.study.graph import inputs
 from lorcbench.study.stages import HARNESS, REPORT, TRACK, StageJob
 
 
@@ -48,7 +49,7 @@ def refresh(study: Study) -> bool:
 
 
 def _evaluations(study: Study) -> list[StageJob]:
-    return TRACK.inputs(study, Wildcards())
+    return inputs(study, StageJob(TRACK, Wildcards()))
 
 
 def _shown(study: Study, job: StageJob) -> list:
