@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shlex
 import subprocess
@@ -16,7 +17,7 @@ from lorcbench.common.paths import Wildcards
 from lorcbench.config.checks import ConfigError
 from lorcbench.pipeline import exports
 from lorcbench.pipeline.rules import Pipeline
-from lorcbench.report import winners
+from lorcbench.report import budget, winners
 from lorcbench.study.expansion import load_study
 from lorcbench.study.graph import inputs
 from lorcbench.study.stages import EXPORT
@@ -51,6 +52,30 @@ def test_one_command_from_a_finished_study_to_a_model_that_answers(copy):
     line = [sys.executable, "-c", code, str(result.parent / found["folder"])]
     answer = subprocess.run(line, capture_output=True, text=True, check=True)
     assert answer.stdout.startswith("The class")
+    its_folder = str((result.parent / found["folder"]).relative_to(copy))
+    overrides = "overrides=study.models=[opt-standin-xs]"
+    compared = snakemake(copy, "--config", "study=smoke", f"foreign={its_folder}", overrides)
+    assert compared.returncode == 0, compared.stdout
+    (table,) = (path for path in (copy / "results").glob("*/cells.csv") if path.parent.name != "smoke")
+    with open(table, newline="") as file:
+        rows = [row for row in csv.DictReader(file) if (row["weight"], row["rank"]) == ("w2-asym-g32", "0")]
+    shown = ("corpus", "ppl", "delta_nll_low")
+    foreign = [[row[name] for name in shown] for row in rows if row["method"].startswith("foreign+of=model-")]
+    own = [[row[name] for name in shown] for row in rows if row["method"] == "gptq"]
+    assert foreign == own
+    assert {row["bits_per_weight"] for row in rows} >= {"2.5625", "2.578125"}  # the files have the shape of each matrix, too
+
+
+def test_the_best_cell_is_the_one_that_the_report_recommends(copy, monkeypatch):
+    monkeypatch.chdir(copy)
+    study = load_study("smoke")
+    offered = budget.fronts(budget.read(copy / "results/smoke", ""))
+    for spelled in ("4.5", "1MB", "500%", "500ppl"):
+        most = budget.Budget.parse(spelled)
+        best = [budget.within(front, most)[0].cell for (_, activation), front in offered.items() if activation == "a16"]
+        assert {cell.key for cell in winners.cells(study, f"best@{spelled}")} == set(best), spelled
+    with pytest.raises(ConfigError, match=r"export=best@1bits: no cell of opt-standin-xs is within it; the smallest, .*, has"):
+        winners.cells(study, "best@1bits")
 
 
 @pytest.mark.slow
@@ -60,7 +85,7 @@ def test_what_cannot_be_exported_is_refused_before_any_job():
     assert "4 GPTQ" not in refused(KEY, export_format="gguf")
     assert "expected one of merged, adapter, compressed-tensors, gptq" in refused(KEY, export_format="gguf")
     assert "cells of study smoke are not measured yet" in refused("best@4.25")
-    assert "expected bits per weight behind best@, such as best@4.25" in refused("best@small")
+    assert "expected a budget behind best@: bits per weight such as 4.25" in refused("best@small")
     assert "no model of study smoke" in refused("opt-125m/best@4")
     assert "its weights are those of the checkpoint" in refused("opt-standin-xs/none/none/w16/a16/r0")
     said = refused(KEY, overrides="runtime.memory_gib=0.5")
@@ -91,7 +116,7 @@ def test_the_command_is_the_one_of_snakemake():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["study=smoke"], "expected a cell, or best@BITS"),
+        (["study=smoke"], "expected a cell, or best@BUDGET"),
         ([KEY], "expected study=NAME beside the cell"),
         (["study=smoke", "winner"], "winner: expected a cell, such as"),
         (["study=smoke", KEY, "bits=4"], "bits=4: expected a cell, such as"),

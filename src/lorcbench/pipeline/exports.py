@@ -71,13 +71,13 @@ def command(arguments: list[str]) -> list[str]:
         key, equals, value = argument.partition("=")
         if equals and key in known:
             settings.append(f"{_SHORT.get(key, key)}={value}")
-        elif "/" in argument or argument.startswith("best@"):
+        elif "/" in argument or "best@" in argument:
             cells.append(argument)
         else:
-            expected = "a cell, such as opt-125m/gptq/c4-128x2048/w4-asym-g128/a16/r0, or best@BITS"
+            expected = "a cell, such as opt-125m/gptq/c4-128x2048/w4-asym-g128/a16/r0, or best@BUDGET"
             raise ConfigError(f"{argument}: expected {expected}, or one of {', '.join(f'{key}=…' for key in known)}")
     if not cells:
-        raise ConfigError("export: expected a cell, or best@BITS such as best@4.25")
+        raise ConfigError("export: expected a cell, or best@BUDGET such as best@4.25")
     if not any(setting.startswith(("study=", "model_path=")) for setting in settings):
         raise ConfigError(f"export: expected study=NAME beside the cell; known: {', '.join(compose.names('study'))}")
     snakefile = Path(compose.conf_dir()).parent / "Snakefile"

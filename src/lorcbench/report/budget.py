@@ -17,7 +17,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from lorcbench.common import paths
+from lorcbench.config import foreign
 from lorcbench.config.checks import ConfigError
+from lorcbench.config.variants import Variant
 from lorcbench.report.spelling import number, percent
 
 TABLE = "recommended.csv"
@@ -123,6 +125,11 @@ class Choice:
     alike: tuple[str, ...]
     export: str
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it was quantized elsewhere, and is a checkpoint already."""
+        return Variant.parse(self.method).stem == foreign.METHOD
+
     def row(self) -> dict[str, str]:
         """As text, by column."""
         spelled = {name: "" if value is None else str(value) for name, value in vars(self).items()}
@@ -195,7 +202,7 @@ def lines(choices: list[Choice], budget: Budget) -> list[str]:
         fitting = within(front, budget)
         run = "" if activation == "a16" else f", run with {activation}"
         told.append(f"{model}{run}: {len(fitting)} of {len(front)} cells on the front are within {budget.text}")
-        told += [line for choice in fitting for line in _told(choice, budget)] or [f"  none: {_nearest(front, budget)}"]
+        told += [line for choice in fitting for line in _told(choice, budget)] or [f"  none: {nearest(front, budget)}"]
     return told
 
 
@@ -208,7 +215,7 @@ def _told(choice: Choice, budget: Budget) -> list[str]:
     return [f"  {', '.join(numbers[:2])}{''.join(f' {part}' for part in numbers[2:])}", *alike, f"    {choice.export}"]
 
 
-def _nearest(front: list[Choice], budget: Budget) -> str:
+def nearest(front: list[Choice], budget: Budget) -> str:
     """What the choice that comes nearest to a budget has instead."""
     known = [choice for choice in front if getattr(choice, budget.quantity) is not None]
     if not known:

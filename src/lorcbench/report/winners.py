@@ -1,13 +1,15 @@
-"""Which cells a user means who wants to take a model away: by their key, or the best within a budget of bits."""
+"""Which cells a user means who wants to take a model away: by their key, or the best within a budget of size or of loss."""
 
 from __future__ import annotations
 
 from difflib import get_close_matches
 
 from lorcbench.config.checks import ConfigError
+from lorcbench.report import budget
+from lorcbench.report.budget import EXPECTED, Budget, Choice
+from lorcbench.report.choices import choices
 from lorcbench.report.comparison import changes
-from lorcbench.report.recommend import recommend
-from lorcbench.report.results import NOT_RUN, CellResult, collect
+from lorcbench.report.results import NOT_RUN, collect
 from lorcbench.study.cells import Cell, Study
 
 _BEST = "best@"
@@ -19,6 +21,7 @@ def cells(study: Study, wanted: str) -> list[Cell]:
     Args:
         wanted: keys of cells with commas between them, such as ``opt-125m/rtn/none/w4-asym-g32/a16/r0``; or ``best@4.25``, the
             cell of each model that loses least with at most 4.25 bits per weight; or ``opt-125m/best@4.25`` of one model.
+            Every budget of `lorcbench.report.budget` will do: ``best@80MB``, ``best@0.5ppl``, ``best@2%``.
 
     Raises:
         ConfigError: there is no such cell, or the study is not measured yet.
@@ -27,7 +30,7 @@ def cells(study: Study, wanted: str) -> list[Cell]:
     for part in filter(None, (part.strip() for part in wanted.split(","))):
         found += _best(study, part) if _BEST in part else [_by_key(study, part)]
     if not found:
-        raise ConfigError(f"export={wanted}: expected the key of a cell, or best@BITS such as best@4.25")
+        raise ConfigError(f"export={wanted}: expected the key of a cell, or best@BUDGET such as best@4.25")
     return list(dict.fromkeys(found))
 
 
@@ -42,13 +45,13 @@ def _by_key(study: Study, key: str) -> Cell:
 
 
 def _best(study: Study, wanted: str) -> list[Cell]:
-    """The recommended cell of each model, or of the one that is named."""
-    model, _, bits = wanted.rpartition(_BEST)
+    """The best cell of each model within a budget, or of the one that is named."""
+    model, _, spelled = wanted.rpartition(_BEST)
     model = model.rstrip("/")
     try:
-        budget = float(bits)
-    except ValueError:
-        raise ConfigError(f"export={wanted}: expected bits per weight behind best@, such as best@4.25") from None
+        most = Budget.parse(spelled)
+    except ConfigError:
+        raise ConfigError(f"export={wanted}: expected a budget behind best@: {EXPECTED}") from None
     if model and model not in study.models:
         raise ConfigError(f"export={wanted}: no model of study {study.name}; expected one of {', '.join(study.models)}")
     results = collect(study)
@@ -58,21 +61,19 @@ def _best(study: Study, wanted: str) -> list[Cell]:
             f"export={wanted}: {missing} of {len(results)} cells of study {study.name} are not measured yet; "
             "run the study without export=… first, or name a cell"
         )
-    return [_of_model(results, name, budget, wanted) for name in ([model] if model else study.models)]
+    offered = budget.fronts(choices(study.name, results, changes(results), ""))
+    cells = {cell.key: cell for cell in study.cells}
+    models = [model] if model else study.models
+    return [cells[_of_model(offered, name, most, wanted).cell] for name in models]
 
 
-def _of_model(results: list[CellResult], model: str, budget: float, wanted: str) -> Cell:
-    """The cell of least loss within the budget, by the computation that the page's recommendations come from."""
-    own = [result for result in results if result.cell.model == model]
-    formats = [result.cell.activation for result in own if result.cell.method != "none"]
-    activation = "a16" if "a16" in formats else max(dict.fromkeys(formats), key=formats.count, default="a16")
-    lost = changes(own)
-    if best := recommend(own, lost, [budget], activation):
-        return next(change.result.cell for change in best[0].changes.values())
-    sizes = [
-        result.bits_per_weight
-        for result in own
-        if result.bits_per_weight and result.cell in lost and result.cell.method != "none"
-    ]
-    smallest = f"its smallest has {min(sizes):.3f}" if sizes else "none of its cells was measured"
-    raise ConfigError(f"export={wanted}: no cell of {model} has so few bits per weight; {smallest}")
+def _of_model(offered: dict[tuple[str, str], list[Choice]], model: str, most: Budget, wanted: str) -> Choice:
+    """The best choice within the budget; of activation formats a16 if the model has cells with it, else the first."""
+    own = {activation: front for (name, activation), front in offered.items() if name == model}
+    if not own:
+        raise ConfigError(f"export={wanted}: no quantized cell of {model} was measured; expected a study that measures some")
+    front = own.get("a16") or next(iter(own.values()))
+    fitting = [choice for choice in budget.within(front, most) if not choice.is_foreign]
+    if not fitting:
+        raise ConfigError(f"export={wanted}: no cell of {model} is within it; {budget.nearest(front, most)}")
+    return fitting[0]
