@@ -54,7 +54,7 @@ def quantized(tiny_checkpoint):
     return make
 
 
-@pytest.mark.parametrize("what", ["ranks", "full precision"])
+@pytest.mark.parametrize("what", ["ranks", pytest.param("full precision", marks=pytest.mark.long)])
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(quantized, what):
     quantized(100)
     recipe, folder = [*RECIPE, RANKS], FOLDER

@@ -130,7 +130,14 @@ def test_a_job_that_was_killed_ends_with_the_same_bytes(tiny_checkpoint, inputs)
 
 
 @pytest.mark.parametrize(
-    "lorc", ["exact-int8", "exact-int8+inputs=quantized", "diag-abs-int8", "diag-rms-int8+inputs=quantized"]
+    "lorc",
+    [
+        *(
+            pytest.param(lorc, marks=pytest.mark.long)
+            for lorc in ("exact-int8", "diag-abs-int8", "diag-rms-int8+inputs=quantized")
+        ),
+        "exact-int8+inputs=quantized",
+    ],
 )
 def test_a_gpu_makes_factors_that_leave_as_little(tiny_checkpoint, tmp_path_factory, monkeypatch, lorc):
     load_guard(tmp_path_factory.mktemp("guard"))
