@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from tiny_exports import needs_gptqmodel
 
 from lorcbench.core import packing
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.quantizer import dequantize, quantize
+from lorcbench.study import exports
 
 pytestmark = pytest.mark.slow  # imports transformers
 
@@ -40,6 +45,48 @@ def test_compressed_tensors_packs_the_same_words(bits, symmetric, rows, eighths,
     for layout, tensors in (("pack-quantized", ours), ("int-quantized", packing.int_quantized(quantized, torch.float32))):
         back = BaseCompressor.get_value_from_registry(layout).decompress(tensors, scheme)["weight"]
         assert torch.equal(back, dequantize(quantized)), layout
+
+
+_GPTQMODEL = """
+import os, sys
+os.environ["GPTQMODEL_DISABLE_PACK_EXT"] = "1"  # its extension is compiled at first use
+import torch
+from gptqmodel.nn_modules.qlinear.torch import TorchLinear
+from safetensors.torch import load_file, save_file
+bits, group = int(sys.argv[1]), int(sys.argv[2])
+own = load_file(sys.argv[3])
+linear = torch.nn.Linear(own["weight"].shape[1], own["weight"].shape[0], bias=False)
+linear.weight.data = own["weight"]
+packed = TorchLinear(
+    bits=bits, group_size=group, sym=False, desc_act=False, in_features=linear.in_features, out_features=linear.out_features,
+    bias=False, pack_dtype=torch.int32, register_buffers=True,
+)
+packed.pack_block(linear, own["scales"], own["zeros"], own["g_idx"])
+save_file({name: getattr(packed, name).contiguous() for name in ("qweight", "qzeros", "scales", "g_idx")}, sys.argv[4])
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("group", [None, 32])
+def test_gptqmodel_packs_the_same_words(tmp_path, bits, symmetric, group):
+    """Its own packer, in an interpreter that has it; in memory it keeps the second version, with zero points as they are."""
+    needs_gptqmodel()
+    quantized = matrix(bits, symmetric, 64, 128, group, bits)
+    ours, zeros = packing.gptq(quantized), packing.zero_points(quantized)
+    given_, answer = tmp_path / "given.safetensors", tmp_path / "packed.safetensors"
+    about = {"weight": dequantize(quantized), "scales": quantized.scale, "zeros": zeros, "g_idx": ours["g_idx"]}
+    save_file({name: tensor.contiguous() for name, tensor in about.items()}, given_)
+    line = [exports.gptq_python(), "-c", _GPTQMODEL, str(bits), str(group or -1), str(given_), str(answer)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    theirs = load_file(answer)
+    assert torch.equal(theirs["qweight"], ours["qweight"])
+    assert torch.equal(theirs["scales"], ours["scales"])
+    assert torch.equal(theirs["g_idx"], ours["g_idx"])
+    stored = _unpacked(theirs["qzeros"], bits, 64) - (1 if symmetric else 0)  # the first version stores one less
+    assert torch.equal(stored, _unpacked(ours["qzeros"], bits, 64))
 
 
 @given(st.sampled_from([2, 3, 4, 8]), st.booleans(), st.sampled_from([None, 32]), st.integers(0, 99))

@@ -8,7 +8,7 @@ All of them lay codes of b bits one after another into 32-bit words, the lowest 
     weight_scale (out, g)                       scales (g, out)
 
 GPTQ's first version stores z - 1, its second z. Sources: `pack_to_int32` of compressed-tensors 0.20, `pack_block` of
-GPTQModel 7.6; the tests compare with both, bit for bit.
+GPTQModel 7.6. Tests compare with both, bit for bit; with the second where it is installed (``make install-gptq``).
 """
 
 from __future__ import annotations
