@@ -10,7 +10,7 @@ from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
 from lorcbench.study.cells import Cell, needs_calibration
 from lorcbench.study.expansion import load_study
-from lorcbench.study.graph import jobs_of
+from lorcbench.study.graph import inputs, jobs_of
 from lorcbench.study.stages import CALIBRATE, CALIBRATION_TOKENS, EVALUATE, LORC, QUANTIZE, StageJob
 
 KINDS = ("diag-abs", "diag-rms", "exact")
@@ -64,7 +64,7 @@ def test_the_best_of_several_methods_keeps_its_calibration():
 )
 def test_factors_read_statistics_of_the_unquantized_model_or_tokens_for_those_of_the_quantized(lorc, read, unread):
     found, cell = corrected("rtn", lorc)
-    stages = [job.stage for job in LORC.inputs(found, found.wildcards(cell))]
+    stages = [job.stage for job in inputs(found, StageJob(LORC, found.wildcards(cell)))]
     assert read in stages
     assert QUANTIZE in stages
     assert unread not in stages
