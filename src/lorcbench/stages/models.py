@@ -16,7 +16,7 @@ def main(job: Job) -> None:
     job.at(MODELS, study=study.name)
     models = register(study, store_of(job, study.name))
     job.finish({"stage": "models"}, {"models": models})
-    job.say(f"{len(models)} exports of study {study.name} are models of its experiment in MLflow")
+    job.say(f"models in MLflow, one per export of study {study.name}: {len(models)}")
 
 
 if __name__ == "__main__":
