@@ -151,7 +151,8 @@ def _table(card: Card) -> str:
         f"The mean perplexity changes by {change.value:+.2%}, with a 95 % interval from {change.low:+.2%} to {change.high:+.2%}"
     )
     size = f"The study stores the block linears in {card.bits:.3f} bits per weight; this folder has {card.bytes:,} bytes."
-    return "\n".join(lines) + f"\n\nThe second and the third column are perplexities. {mean}, over the same windows of text. {size}"
+    columns = "The second and the third column are perplexities."
+    return "\n".join(lines) + f"\n\n{columns} {mean}, over the same windows of text. {size}"
 
 
 def _check(card: Card) -> str:
