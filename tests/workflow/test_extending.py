@@ -105,11 +105,14 @@ def main(job: Job) -> None:
     kind="count",
     pattern=CACHE + "/count/{model}",
     settings=("model",),
-    inputs=lambda study, names: [StageJob(PREPARE, names)],
 )
 TRACK = Stage(""",
         ),
-        ("HARNESS, TRACK, REPORT),", "HARNESS, COUNT, TRACK, REPORT),"),
+        ("MODELS, TRACK, REPORT),", "MODELS, COUNT, TRACK, REPORT),"),
+    ],
+    "src/lorcbench/study/graph.py": [
+        ("    CALIBRATION_TOKENS,\n    EVALUATE,", "    CALIBRATION_TOKENS,\n    COUNT,\n    EVALUATE,"),
+        ("    FACTOR: _factor,", "    FACTOR: _factor,\n    COUNT: lambda study, names: [StageJob(PREPARE, names)],"),
     ],
     "workflow/rules/lorc.smk": [
         (

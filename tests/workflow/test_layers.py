@@ -32,7 +32,7 @@ TRANSFORMERS = {"transformers", "accelerate", "lm_eval", "peft"}
 HEAVY = {"torch", "mlflow", *TRANSFORMERS}
 # Machinery that may hold tensors: files are guarded by a format version; the plan measures this machine's speed with a product;
 # the warm process loads libraries and computes nothing that a job uses.
-TENSORS_IN_MACHINERY = {"common.artifacts", "pipeline.plan", "pipeline.warm"}
+TENSORS_IN_MACHINERY = {"common.artifacts", "pipeline.warm"}
 
 
 def module_name(path: Path) -> str:

@@ -53,7 +53,7 @@ def tokenizer_file(names: Wildcards) -> Path:
 
 
 def read_windows(folder: Path) -> dict[str, torch.Tensor]:
-    """Token windows (n, length) int64 by corpus.
+    """Token windows (n, length) int64 by corpus, in the order of their names: a safetensors file has its tensors in any order.
 
     Raises:
         ArtifactError: as `read_json` and `read_shard`.
@@ -61,4 +61,4 @@ def read_windows(folder: Path) -> dict[str, torch.Tensor]:
     result = read_json(folder / "result.json", "tokens")
     (file,) = result["shards"]
     windows = read_shard(folder / file["file"], file["sha256"])
-    return {corpus: tokens.long() for corpus, tokens in windows.items()}
+    return {corpus: tokens.long() for corpus, tokens in sorted(windows.items())}

@@ -82,7 +82,7 @@ def estimate(stage: str, shape: Shape, names: Wildcards, runtime: RuntimeConfig,
     """
     if stage == "prepare":
         written = 2 * (shape.layers * shape.block + shape.vocabulary * shape.hidden)
-        return Estimate(_TRAINING + 3 * shape.block * 4 / MIB, 0, written / MIB)
+        return Estimate(_TRAINING + 3 * shape.block * 4 / MIB, _training(shape, names), written / MIB)
     if stage == "export":
         return _export(shape, names, runtime)
     stages = {"calibrate": _calibrate, "factor": _factor, "quantize": _quantize, "lorc": _lorc, "harness": _harness}
@@ -93,6 +93,17 @@ def estimate(stage: str, shape: Shape, names: Wildcards, runtime: RuntimeConfig,
         return Estimate(imports + peak.cpu / MIB, operations, disk)
     gpu = _CONTEXT + (peak.gpu + _RESERVED * max(peak.gpu_peaks)) / MIB
     return Estimate(imports + _CUDA_HOST + peak.host / MIB, operations, disk, gpu)
+
+
+def _training(shape: Shape, names: Wildcards) -> float:
+    """Operations of training a stand-in: a step is worth three forward passes. Other checkpoints are there already."""
+    if names.model.partition("+")[0] not in compose.names("model"):
+        return 0.0
+    standin = compose.load("model", names.model).standin
+    if standin is None:
+        return 0.0
+    tokens = standin.steps * standin.batch * standin.length
+    return 3.0 * (shape.forward(tokens) + 2 * tokens * shape.hidden * shape.vocabulary)
 
 
 # Each of these returns MiB of imports, bytes at the peak, operations (per rank, if it measures ranks), and MiB on disk.

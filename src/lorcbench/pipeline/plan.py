@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
-import time
+import statistics
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
 from lorcbench.common import paths
+from lorcbench.common.artifacts import ArtifactError, read_json
 from lorcbench.common.paths import Wildcards
+from lorcbench.config import compose
 from lorcbench.config.schema import RuntimeConfig
+from lorcbench.pipeline import machine as of_machine
 from lorcbench.pipeline.estimate import Estimate, shape_of
 from lorcbench.pipeline.fitting import Sized, setting_that_fits
 from lorcbench.study.cells import Cell, Study
@@ -36,6 +42,7 @@ class PlannedJob:
         done: whether its result exists.
         takes: what it takes; None for a model of unknown shape.
         sized: what `takes` was computed from; None too for a job that takes as much for all models.
+        seconds: that it took on this machine, if it is done.
     """
 
     stage: str
@@ -43,6 +50,7 @@ class PlannedJob:
     done: bool
     takes: Estimate | None
     sized: Sized | None = None
+    seconds: float | None = None
 
     @property
     def model(self) -> str:
@@ -57,8 +65,10 @@ class Machine:
     Attributes:
         cores: that jobs may use.
         memory, disk: MiB of memory for jobs, and of free disk.
-        rate: floating-point operations per second of one core.
+        rate: floating-point operations per second of one core, in float32.
         gpus: MiB of memory of each GPU that jobs may use; empty where none is known.
+        bfloat16_gain: how many times as fast a core is in bfloat16.
+        products: what was measured of it, for people; see `lorcbench.pipeline.machine`.
     """
 
     cores: int
@@ -66,6 +76,8 @@ class Machine:
     disk: float
     rate: float
     gpus: tuple[float, ...] = ()
+    bfloat16_gain: float = 1.0
+    products: tuple[str, ...] = ()
 
     @property
     def gpu(self) -> float:
@@ -74,22 +86,17 @@ class Machine:
 
 
 def this_machine(runtime: RuntimeConfig, gpus: tuple[float, ...] = ()) -> Machine:
-    """Measured here, in a tenth of a second; `runtime.memory_gib` overrules what the machine says of its memory.
+    """What is here; `runtime.memory_gib` overrules what the machine says of its memory.
 
     Args:
         gpus: MiB of memory for jobs of each GPU of the run.
     """
-    import numpy as np
-
-    matrix, best = np.ones((1024, 1024), np.float32), float("inf")
-    for _ in range(3):
-        started = time.thread_time()
-        matrix @ matrix
-        best = min(best, time.thread_time() - started)
+    rates = of_machine.rates()
     place = next(folder for folder in (Path(paths.CACHE), Path(paths.CACHE).parent, Path()) if folder.is_dir())
     memory, disk = total_memory(runtime), shutil.disk_usage(place).free
-    # Products of the shapes that occur run at about half of the rate of this one.
-    return Machine(len(os.sched_getaffinity(0)), memory, disk / 2**20, 0.5 * 2 * 1024**3 / best, gpus)
+    cores = len(os.sched_getaffinity(0))
+    # With all that a job does beside products, half of their rate is usual.
+    return Machine(cores, memory, disk / 2**20, 0.5 * rates.float32, gpus, rates.bfloat16_gain, tuple(of_machine.lines(rates)))
 
 
 def total_memory(runtime: RuntimeConfig) -> float:
@@ -112,8 +119,27 @@ def jobs(study: Study, runtime: RuntimeConfig) -> list[PlannedJob]:
         stage, shape = job.stage.module, shapes[job.names.model]
         sized = Sized(stage, shape, job.names, len(cells[folder])) if shape and stage not in _SMALL else None
         takes = sized.takes(runtime) if sized else _SMALL.get(stage)
-        planned.append(PlannedJob(stage, job.names, (folder / "result.json").is_file(), takes, sized))
+        done = (folder / "result.json").is_file()
+        planned.append(PlannedJob(stage, job.names, done, takes, sized, _took(folder) if done and takes else None))
     return planned
+
+
+def _took(folder: Path) -> float | None:
+    """Seconds that a finished job took, if that was on this machine."""
+    try:
+        record = read_json(folder / "run.json", "run")
+    except ArtifactError:
+        return None
+    return record["seconds"] if record["host"] == platform.node() else None
+
+
+def corrections(planned: list[PlannedJob], runtime: RuntimeConfig, machine: Machine) -> dict[str, float]:
+    """By stage, how many times as long as computed its finished jobs took on this machine: the median."""
+    ratios: dict[str, list[float]] = {}
+    for job in planned:
+        if job.seconds is not None:
+            ratios.setdefault(job.stage, []).append(job.seconds / _seconds(job, runtime, machine))
+    return {stage: statistics.median(values) for stage, values in ratios.items()}
 
 
 def report(study: Study, runtime: RuntimeConfig, machine: Machine) -> tuple[str, list[str]]:
@@ -122,7 +148,8 @@ def report(study: Study, runtime: RuntimeConfig, machine: Machine) -> tuple[str,
     to_do = [job for job in planned if not job.done]
     known = [job.takes for job in to_do if job.takes]
     share = [_share(takes, runtime, machine) for takes in known]
-    seconds = [_seconds(takes, runtime, machine) for takes in known]
+    corrected = corrections(planned, runtime, machine)
+    seconds = [_seconds(job, runtime, machine, corrected) for job in to_do if job.takes]
     wall = max([sum(part * time_ for part, time_ in zip(share, seconds, strict=True)), *seconds, 0.0])
     disk = sum(takes.disk for takes in known)
     gpus = f", GPUs of {', '.join(f'{gpu / 1024:.0f}' for gpu in machine.gpus)} GiB" if machine.gpus else ""
@@ -131,11 +158,15 @@ def report(study: Study, runtime: RuntimeConfig, machine: Machine) -> tuple[str,
         f"{len(planned)} jobs, {len(planned) - len(to_do)} of them done",
         f"this machine: {machine.cores} cores of {machine.rate / 1e9:.0f} GFLOP/s, {machine.memory / 1024:.1f} GiB of memory "
         f"for jobs, {machine.disk / 1024:.0f} GiB of disk free{gpus}",
+        *machine.products,
         "",
-        *_table(planned, runtime, machine),
+        *_table(planned, runtime, machine, corrected),
         "",
         f"together about {_duration(wall)} here, and {disk / 1024:.1f} GiB on disk, without downloads and the page",
     ]
+    if corrected:
+        spelled = ", ".join(f"{stage} {ratio:.1f}" for stage, ratio in corrected.items())
+        lines.append(f"of finished jobs here, by which the times are corrected, measured over computed: {spelled}")
     if unknown := sorted({job.model for job in to_do if job.takes is None}):
         lines.append(f"not estimated, for want of a shape: {', '.join(unknown)}")
     if study.too_large:
@@ -144,15 +175,16 @@ def report(study: Study, runtime: RuntimeConfig, machine: Machine) -> tuple[str,
     return "\n".join(lines), misfits(study, to_do, machine) + gpu_misfits(study, to_do, runtime, machine)
 
 
-def _table(planned: list[PlannedJob], runtime: RuntimeConfig, machine: Machine) -> list[str]:
+def _table(planned: list[PlannedJob], runtime: RuntimeConfig, machine: Machine, corrected: dict[str, float]) -> list[str]:
     """A line per stage: its jobs, and what those that are to do take; GPU memory too if the jobs use a GPU."""
     on_gpu = runtime.device == "cuda"
     head = f"{'stage':10}{'jobs':>7}{'done':>7}{'hours':>10}{'peak GiB':>10}{'disk GiB':>10}"
     lines = [head + f"{'GPU GiB':>10}" if on_gpu else head]
     counts, done = Counter(job.stage for job in planned), Counter(job.stage for job in planned if job.done)
     for stage in counts:
-        takes = [job.takes for job in planned if job.stage == stage and job.takes and not job.done]
-        hours = sum(_seconds(one, runtime, machine) for one in takes) / 3600
+        waiting = [job for job in planned if job.stage == stage and job.takes and not job.done]
+        hours = sum(_seconds(job, runtime, machine, corrected) for job in waiting) / 3600
+        takes = [job.takes for job in waiting]
         peak, written = max((one.memory for one in takes), default=0), sum(one.disk for one in takes)
         line = f"{stage:10}{counts[stage]:7}{done[stage]:7}{hours:10.2f}{peak / 1024:10.1f}{written / 1024:10.1f}"
         gpu = max((one.gpu for one in takes), default=0)
@@ -225,8 +257,22 @@ def _share(takes: Estimate, runtime: RuntimeConfig, machine: Machine) -> float:
     return max(runtime.threads / machine.cores, min(1.0, takes.memory / machine.memory), of_gpus)
 
 
-def _seconds(takes: Estimate, runtime: RuntimeConfig, machine: Machine) -> float:
-    return _START + takes.operations / (GPU_RATE if takes.gpu else machine.rate * runtime.threads)
+def _seconds(
+    job: PlannedJob, runtime: RuntimeConfig, machine: Machine, corrected: Mapping[str, float] = MappingProxyType({})
+) -> float:
+    """The time of a job, as computed, times what finished jobs of its stage say of that."""
+    rate = GPU_RATE if job.takes.gpu else machine.rate * runtime.threads
+    if not job.takes.gpu and _dtype(job) == "bfloat16":
+        rate *= machine.bfloat16_gain
+    return (_START + job.takes.operations / rate) * corrected.get(job.stage, 1.0)
+
+
+def _dtype(job: PlannedJob) -> str:
+    """The type of the forward passes of a job; float32 if it has none."""
+    if job.stage in ("evaluate", "harness"):
+        return compose.load("eval", job.names.protocol).dtype
+    walks = job.stage == "calibrate" or (job.stage == "quantize" and compose.load("method", job.names.method).data == "tokens")
+    return compose.load("calibration", job.names.calibration).dtype if walks else "float32"
 
 
 def _duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from lorcbench.common import paths
@@ -42,12 +43,13 @@ def _reasons(results: list[CellResult]) -> list[str]:
     ]
 
 
-def summary(study: Study, results: list[CellResult], findings: Findings, folder: Path) -> str:
+def summary(study: Study, results: list[CellResult], findings: Findings, folder: Path, advice: Iterable[str] = ()) -> str:
     """How many cells have numbers, what to use, the other findings, and where everything is.
 
     Args:
         results: the measured cells.
         folder: where the report was written.
+        advice: what else people are told.
     """
     count = Counter(result.status for result in results)
     lines = [f"\n{study.name}: {count['ok']} cells measured, {count['failed']} failed, {count['not run']} not run"]
@@ -63,6 +65,7 @@ def summary(study: Study, results: list[CellResult], findings: Findings, folder:
     lines += [f"  {model}: {origin}, dequantized" for model, origin in origins.items()]
     lines += [f"  {line}" for line in devices.lines(result.device for result in results if result.status == "ok")]
     lines += findings.lines()
+    lines += [f"  {line}" for line in advice]
     places = {"page": folder / "report.html", "table": folder / "cells.csv", "MLflow": Path(paths.MLFLOW)}
     lines += [f"  {name:6} {path}" for name, path in places.items()]
     return "\n".join(lines)

@@ -8,15 +8,20 @@ import sys
 from pathlib import Path
 
 from lorcbench.common.artifacts import read_json, write_text
+from lorcbench.common.gpus import CPU
+from lorcbench.config import compose
 from lorcbench.jobs.job import Job
+from lorcbench.pipeline import machine
 from lorcbench.report import budget, comparison, conventions, figures, results, seeds, sources, tables
 from lorcbench.report.derived import derive
 from lorcbench.report.findings import Findings, find
 from lorcbench.report.page.render import render
+from lorcbench.report.results import CellResult
 from lorcbench.report.summary import summary
 from lorcbench.report.tracking.view import local_folder
 from lorcbench.stages import run_by_old_name
 from lorcbench.study import views
+from lorcbench.study.cells import Study
 from lorcbench.study.expansion import study_from_arguments
 from lorcbench.study.stages import REPORT
 
@@ -55,7 +60,16 @@ def main(job: Job) -> None:
     if imported:
         _attach(job, imported, [folder / name for name in ATTACHED])
     job.finish({"stage": "report"}, {"cells": len(measured), "content": views.content(study)})
-    print(summary(study, measured, findings, folder))
+    print(summary(study, measured, findings, folder, _advice(study, measured)))
+
+
+def _advice(study: Study, measured: list[CellResult]) -> list[str]:
+    """That another type of the forward pass is faster here; stand-ins are so small that it hardly matters for them."""
+    slow = any(result.device == CPU and study.model(result.cell.model).standin is None for result in measured)
+    if not slow or compose.load("eval", study.eval).dtype != "float32":
+        return []
+    faster = machine.faster(machine.rates())
+    return [faster] if faster else []
 
 
 def _write_findings(folder: Path, findings: Findings) -> None:
