@@ -264,6 +264,6 @@ def plain(value: Any) -> Any:
 def components(lorc: str, rank: int) -> int:
     """How many components the LoRC factors of a cell have; 0 means all.
 
-    Distilled factors have as many as the cell's rank. Others have `cap` of them and serve all ranks up to that.
+    Distilled and paired factors have as many as the cell's rank. Others have `cap` of them and serve all ranks up to that.
     """
-    return rank if load("lorc", lorc).kind == "distilled" else cap(rank)
+    return rank if load("lorc", lorc).kind in ("distilled", "paired") else cap(rank)

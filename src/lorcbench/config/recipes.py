@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from omegaconf import MISSING
 
@@ -39,6 +40,9 @@ class Method:
             which their path carries.
         trains_in_float32: whether the calibration's `dtype` must be float32.
         optimizes: whether the derived method ``best`` chooses among it and others, as the paper does.
+        rank: of the factors that it makes together with its codes; None if it makes none.
+        factor: which factors of the cached Hessians it sweeps with, if `data` is ``statistics``: the wildcards of their path;
+            None if it reads the statistics themselves.
     """
 
     kind: str
@@ -47,6 +51,8 @@ class Method:
     sees_activations: bool = False
     trains_in_float32: bool = False
     optimizes: bool = False
+    rank: int | None = None
+    factor: dict[str, str] | None = None
 
     def estimate(self, shape: Shape, calibration: CalibrationConfig | None) -> tuple[float, float]:
         """Bytes and floating-point operations that quantizing a model takes; here, of rounding every weight once.
@@ -282,9 +288,10 @@ class LorcConfig:
     """LoRC factors.
 
     Attributes:
-        kind: ``none``, ``plain`` (SVD of the error, as published), ``distilled`` (`DistilledLorc`), or one that weighs the
-            error with the inputs (`lorcbench.core.lorc`): ``diag-abs`` with their mean magnitudes (LQER), ``diag-rms`` with
-            their root mean squares (QERA-approx), ``exact`` with all of E[xᵀx] (QERA-exact, EoRA, OLrC).
+        kind: ``none``, ``plain`` (SVD of the error, as published), ``distilled`` (`DistilledLorc`), ``paired`` (those that the
+            method made with its codes: `lorcbench.config.paired`), or one that weighs the error with the inputs
+            (`lorcbench.core.lorc`): ``diag-abs`` with their mean magnitudes (LQER), ``diag-rms`` with their root mean squares
+            (QERA-approx), ``exact`` with all of E[xᵀx] (QERA-exact, EoRA, OLrC).
         bits: of the stored factors, 16 or 8.
         decomposition: ``krylov``: large matrices by a block Krylov space, at least 99 % of the energy of the best factors
             (measured; benchmarks/README.md); ``exact``: every matrix by its full SVD, 6 to 30 times slower.
@@ -303,8 +310,11 @@ class LorcConfig:
     dead: str = "published"
     inputs: str = "full_precision"
 
+    # What says nothing of paired factors.
+    _MADE_BY_METHOD: ClassVar[dict[str, str]] = {"decomposition": "krylov", "fused_qkv": "split", "dead": "published"}
+
     def __post_init__(self) -> None:
-        one_of("lorc", "kind", self.kind, ("none", "plain", *WEIGHTED, "distilled"))
+        one_of("lorc", "kind", self.kind, ("none", "plain", *WEIGHTED, "distilled", "paired"))
         one_of("lorc", "bits", self.bits, (8, 16))
         one_of("lorc", "decomposition", self.decomposition, ("krylov", "exact"))
         one_of("lorc", "fused_qkv", self.fused_qkv, ("split", "fused"))
@@ -312,6 +322,10 @@ class LorcConfig:
         one_of("lorc", "inputs", self.inputs, ("full_precision", "quantized"))
         if self.inputs == "quantized" and self.kind not in WEIGHTED:
             raise ConfigError(f"lorc.inputs=quantized: {self.kind} factors weigh no error; expected full_precision")
+        for key, value in self._MADE_BY_METHOD.items() if self.kind == "paired" else ():
+            if getattr(self, key) != value:
+                own = getattr(self, key)
+                raise ConfigError(f"lorc.{key}={own}: paired factors are as the method made them; expected {value}")
 
     @property
     def data(self) -> str | None:

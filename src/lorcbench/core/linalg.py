@@ -61,15 +61,27 @@ def hessian_factor(hessian: torch.Tensor, damp: float, dead_diagonal: float | No
     mean = (diagonal if dead_diagonal is None else torch.where(dead, dead_diagonal, diagonal)).mean()
     filling = dead.to(hessian) * (1 if dead_diagonal is None else dead_diagonal)
     for step in DAMPING_LADDER:
-        reversed_ = hessian.flip(0, 1)
-        reversed_.diagonal().add_(filling.flip(0) + step * damp * mean)
-        lower = _cholesky(reversed_)
-        if lower is not None:
-            _reverse(lower)
-            return HessianFactor(lower, step * damp, dead)
+        upper = upper_factor(hessian, filling + step * damp * mean)
+        if upper is not None:
+            return HessianFactor(upper, step * damp, dead)
         if damp == 0:
             break
     raise ArithmeticError(f"the Hessian is not positive definite, even damped by {step * damp:g} of its mean diagonal")
+
+
+def upper_factor(matrix: torch.Tensor, shift: torch.Tensor) -> torch.Tensor | None:
+    """R (n, n), upper triangular, with M + diag(shift) = R Rᵀ; None if that sum is not positive definite.
+
+    Args:
+        matrix: M (n, n), symmetric; not changed.
+        shift: (n,).
+    """
+    reversed_ = matrix.flip(0, 1)
+    reversed_.diagonal().add_(shift.flip(0))
+    lower = _cholesky(reversed_)
+    if lower is not None:
+        _reverse(lower)
+    return lower
 
 
 def _cholesky(matrix: torch.Tensor) -> torch.Tensor | None:

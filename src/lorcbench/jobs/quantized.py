@@ -20,6 +20,7 @@ from lorcbench.study.stages import QUANTIZE
 
 TRAINED = "trained."  # prefix of a trained parameter's name in a shard
 DEAD = ".dead"  # after a linear's name in a shard: its inputs that calibration never saw other than zero
+FACTORS = (".B", ".A")  # after the name of a matrix in a shard: the factors that the method made with its codes
 _PARTS = ("codes", "scale", "zero")
 
 
@@ -32,12 +33,15 @@ class QuantizedBlock:
         trained: biases and norms that were trained with the weights, by name in the block; empty for most methods.
         dead: (in,) bool, inputs that were zero on every calibration token, by linear; only of linears that have any.
         notes: what the method reports of each linear, or of the whole ``block``: the damping that was needed, for example.
+        factors: B (out, r) and A (r, in) float32 that the method made with its codes, by linear, or by the q, k or v of a fused
+            one; empty for most methods. They are kept for the stage ``lorc``, which stores and counts them.
     """
 
     matrices: dict[str, Quantized]
     trained: dict[str, torch.Tensor] = field(default_factory=dict)
     dead: dict[str, torch.Tensor] = field(default_factory=dict)
     notes: dict[str, dict] = field(default_factory=dict)
+    factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Ŵ (out, in) float32 by linear, and the trained parameters by full name: what `install_weights` takes."""
@@ -54,6 +58,8 @@ class QuantizedBlock:
         """The tensors that a shard keeps of this block, by name."""
         tensors = {TRAINED + name: tensor for name, tensor in self.trained.items()}
         tensors |= {name + DEAD: mask for name, mask in self.dead.items()}
+        for name, pair in self.factors.items():
+            tensors |= {name + end: factor.contiguous() for end, factor in zip(FACTORS, pair, strict=True)}
         for name, matrix in self.matrices.items():
             tensors |= {f"{name}.{part}": tensor for part, tensor in to_stored(matrix).items()}
         return tensors
@@ -73,6 +79,12 @@ def stored_trained(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def stored_dead(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The dead inputs by linear, of those that have any, out of the tensors of a shard."""
     return {name.removesuffix(DEAD): tensor for name, tensor in tensors.items() if name.endswith(DEAD)}
+
+
+def stored_factors(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """B (out, r) and A (r, in) that the method made, by matrix, out of the tensors of a shard; empty of most methods."""
+    b, a = FACTORS
+    return {name.removesuffix(b): (tensors[name], tensors[name.removesuffix(b) + a]) for name in tensors if name.endswith(b)}
 
 
 class QuantizedBlocks:
@@ -98,7 +110,7 @@ class QuantizedBlocks:
             return None
         tensors = shard.tensors()
         matrices = {name: stored_matrix(tensors, name, self._format, width) for name, width in self._widths[index].items()}
-        block = QuantizedBlock(matrices, stored_trained(tensors), stored_dead(tensors), shard.notes)
+        block = QuantizedBlock(matrices, stored_trained(tensors), stored_dead(tensors), shard.notes, stored_factors(tensors))
         self._count(block, tensors)
         return block
 
@@ -157,3 +169,8 @@ class QuantizedModel:
         if not any(note.get("dead") for note in self.shards.result["notes"][index].values()):
             return {}
         return {name: mask.to(self.device) for name, mask in stored_dead(self.shards.block(index)).items()}
+
+    def factors(self, index: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """B (out, r) and A (r, in) float32 of block `index` that the method made with its codes, by matrix."""
+        tensors = {name: tensor.to(self.device) for name, tensor in self.shards.block(index).items() if name.endswith(FACTORS)}
+        return stored_factors(tensors)

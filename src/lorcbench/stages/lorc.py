@@ -53,7 +53,7 @@ def main(job: Job) -> None:
 def _maker(settings: LorcConfig) -> Callable[[Job, Checkpoint, QuantizedModel, ShardWriter], None]:
     if settings.kind in WEIGHTED:
         return _weighted_by_quantized if settings.inputs == "quantized" else _weighted_by_full_precision
-    return _distilled if settings.kind == "distilled" else _plain
+    return {"distilled": _distilled, "paired": _paired}.get(settings.kind, _plain)
 
 
 def _plain(job: Job, checkpoint: Checkpoint, quantized: QuantizedModel, shards: ShardWriter) -> None:
@@ -61,6 +61,17 @@ def _plain(job: Job, checkpoint: Checkpoint, quantized: QuantizedModel, shards: 
     for index in range(checkpoint.depth):
         if shards.kept(index) is None:
             factors, notes = _decomposed(job, checkpoint, index, quantized.block(index), quantized.dead_inputs(index))
+            shards.write(index, _stored(factors, job.lorc.bits), notes)
+
+
+def _paired(job: Job, checkpoint: Checkpoint, quantized: QuantizedModel, shards: ShardWriter) -> None:
+    """The factors that the method made with its codes, in the type of the setting."""
+    for index in range(checkpoint.depth):
+        if shards.kept(index) is None:
+            approximate, dead, pairs = quantized.block(index), quantized.dead_inputs(index), quantized.factors(index)
+            if not pairs:
+                raise ValueError(f"lorc={job.names.lorc}: {job.names.method} makes no factors; expected one such as exact-int8")
+            factors, notes = _decomposed(job, checkpoint, index, approximate, dead, pairs=pairs)
             shards.write(index, _stored(factors, job.lorc.bits), notes)
 
 
@@ -139,6 +150,7 @@ def _decomposed(
     approximate: dict[str, torch.Tensor],
     dead: dict[str, torch.Tensor],
     metric_of: MetricOf | None = None,
+    pairs: BlockFactors | None = None,
 ) -> tuple[BlockFactors, dict[str, dict[str, Any]]]:
     """The factors of every matrix of a block, given Ŵ and the dead inputs of its linears; and what the result says of it.
 
@@ -147,6 +159,7 @@ def _decomposed(
 
     Args:
         metric_of: that metric; None for plain factors.
+        pairs: factors that are there already, which are taken as they are.
     """
     settings = job.lorc
     first_of = {name: group[0] for group in checkpoint.architecture.linears for name in group}
@@ -168,7 +181,8 @@ def _decomposed(
         rows = checkpoint.architecture.part_rows(name, len(weight)) if settings.fused_qkv == "split" else None
         matrices = {f"{name}.{part}": error[indices] for part, indices in rows.items()} if rows else {name: error}
         for matrix, part in matrices.items():
-            b, a = lorc.decompose(part, job.config.cap, settings.decomposition == "exact", metric)
+            exact = settings.decomposition == "exact"
+            b, a = pairs[matrix] if pairs else lorc.decompose(part, job.config.cap, exact, metric)
             factors[matrix] = b, a
             norms[matrix] = lorc.weighted_norm(part, metric)
             # Five digits are kept.

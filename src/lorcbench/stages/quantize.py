@@ -22,7 +22,7 @@ from lorcbench.jobs.quantized import QuantizedBlock, QuantizedBlocks
 from lorcbench.jobs.shards import ShardWriter
 from lorcbench.models.checkpoint import Checkpoint
 from lorcbench.stages import run_by_old_name
-from lorcbench.study.stages import CALIBRATION_TOKENS, FACTOR, PREPARE, QUANTIZE
+from lorcbench.study.stages import CALIBRATE, CALIBRATION_TOKENS, FACTOR, PREPARE, QUANTIZE
 
 
 def main(job: Job) -> None:
@@ -51,7 +51,7 @@ def _settings(job: Job) -> dict:
     settings = {"method": vars(method), "weight": str(job.weight_format), "trained": job.names.trained}
     job.use(PREPARE)
     if method.data == "statistics":
-        job.use(FACTOR, **method.factor)
+        job.use(FACTOR, **method.factor) if method.factor else job.use(CALIBRATE)
     elif method.data == "tokens":
         job.use(CALIBRATION_TOKENS)
         settings["calibration"] = plain(job.calibration)
@@ -109,6 +109,51 @@ def _gptq_propagated(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks
             walk.advance(block, hidden)
 
 
+def _paired(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks: QuantizedBlocks) -> None:
+    """Codes and factors that are made for one another, weighted with the inputs that the setting names."""
+    if not job.method.rank:
+        raise ValueError(f"method={job.names.method}: makes codes for one rank; expected {job.names.method}+rank=8 or another")
+    paired = _paired_cached if job.method.hessian == "cached" else _paired_propagated
+    paired(job, checkpoint, fmt, blocks)
+
+
+def _paired_cached(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks: QuantizedBlocks) -> None:
+    """The inputs of the unquantized model: no block sees what became of another."""
+    from lorcbench.jobs import statistics
+    from lorcbench.jobs.pairing import pair_block
+    from lorcbench.jobs.shards import Shards
+
+    cached = Shards(job.folder_of(CALIBRATE) / "result.json", CALIBRATE.kind)
+    length = cached.result["tokens_per_sequence"]
+    for index in range(checkpoint.depth):
+        if blocks.kept(index) is None:
+            metric_of = statistics.from_cache(cached.block(index), "exact", job.runtime.device)
+            blocks.write(index, pair_block(checkpoint, index, metric_of, fmt, job.method, length))
+
+
+def _paired_propagated(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks: QuantizedBlocks) -> None:
+    """The inputs that come from the blocks before, quantized and corrected: each block sees the corrections of those."""
+    from lorcbench.jobs import statistics
+    from lorcbench.jobs.pairing import corrected_weights, pair_block
+    from lorcbench.jobs.walks import calibration_walk
+    from lorcbench.models.observe import last_linear_skipped, observed
+    from lorcbench.models.surgery import install_weights
+
+    walk, hidden = calibration_walk(job, checkpoint)
+    for index in range(walk.depth):
+        with walk.block(index) as block:
+            made = blocks.kept(index)
+            if made is None:
+                with observed(block, walk.architecture) as moments, last_linear_skipped(block, walk.architecture):
+                    for _, states in walk.fetched(hidden):
+                        walk.forward(block, states)
+                metric_of = statistics.from_observed(moments, {}, "exact")
+                made = pair_block(checkpoint, index, metric_of, fmt, job.method, hidden.shape[1])
+                blocks.write(index, made)
+            install_weights(block, corrected_weights(made, walk.architecture))
+            walk.advance(block, hidden)
+
+
 def _zeroquant(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks: QuantizedBlocks) -> None:
     """ZQ-Local and ZQ-Global: the unquantized block is the teacher of each linear, or of the block that takes its place.
 
@@ -145,6 +190,9 @@ METHODS: dict[str, Callable[[Job, Checkpoint, WeightFormat, QuantizedBlocks], No
     "rtn": _rtn,
     "gptq": _gptq,
     "zeroquant": _zeroquant,
+    "intrinsic": _paired,
+    "split": _paired,
+    "joint": _paired,
 }
 
 

@@ -275,6 +275,7 @@ def _cell(model: str, method: str, calibration: str, weight: str, activation: st
     factors = compose.load("lorc", lorc)
     if rank and factors.kind == "none":
         raise ConfigError(f"study.lorc={lorc} with rank {rank}: expected a LoRC setting such as plain-int8")
+    _check_paired(method, config.rank, lorc, factors.kind, rank)
     calibration = calibration if needs_calibration(method, lorc) else "none"
     data = compose.load("calibration", calibration)
     for owner, settings in (("method", config), ("lorc", factors)):
@@ -285,6 +286,22 @@ def _cell(model: str, method: str, calibration: str, weight: str, activation: st
         raise ConfigError(f"method {method}: trains in float32; calibration {calibration} has dtype {data.dtype}")
     trained = activation if config.sees_activations else "a16"
     return Cell(model, method, calibration, weight, trained, activation, lorc, rank)
+
+
+def _check_paired(method: str, made: int | None, lorc: str, kind: str, rank: int) -> None:
+    """Refuse factors that a method does not make, and a cell of another rank than that of the factors that it makes.
+
+    Args:
+        made: the rank of the factors that the method makes with its codes; None if it makes none.
+        kind: of `lorc`.
+    """
+    if made is None and kind == "paired":
+        raise ConfigError(f"study.lorc={lorc}: method {method} makes no factors; expected a LoRC setting such as exact-int8")
+    if made == 0:
+        raise ConfigError(f"method {method}: makes codes for one rank; expected it in the name, such as {method}+rank=8")
+    if made is not None and rank != made:
+        expected = f"expected study.ranks=[{made}], with study.lorc=[paired-int8] for its own factors"
+        raise ConfigError(f"method {method}: makes codes for rank {made}, and its cell has rank {rank}; {expected}")
 
 
 def _rank(request: _Request, model: str, rank: int) -> int:

@@ -97,7 +97,7 @@ def _quantize(study: Study, names: Wildcards) -> list[StageJob]:
     method = compose.load("method", names.method)
     needed = [StageJob(PREPARE, names)]
     if method.data == "statistics":
-        needed.append(StageJob(FACTOR, replace(names, **method.factor)))
+        needed.append(StageJob(FACTOR, replace(names, **method.factor)) if method.factor else StageJob(CALIBRATE, names))
     elif method.data:
         needed.append(StageJob(CALIBRATION_TOKENS, names))
     if study.gated(names.model):
