@@ -9,6 +9,7 @@ import pytest
 
 from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
+from lorcbench.config.paired import PAIRED
 from lorcbench.config.recipes import METHODS, DistilledLorc, GptqMethod, ZeroQuantMethod
 from lorcbench.config.shape import Shape
 from lorcbench.core.settings import DistillSettings, GptqSettings, TrainingSettings
@@ -40,13 +41,14 @@ def test_factors_are_kept_at_their_best():
 
 
 def test_every_method_goes_by_the_kind_that_chooses_it():
-    for kind, method in METHODS.items():
+    for kind, method in {**METHODS, **PAIRED}.items():
         default = {field.name: field.default for field in fields(method)}
         assert default["kind"] == kind
     labels = {name: compose.load("method", name).label for name in compose.names("method")}
     assert labels == {
         **{"none": "", "rtn": "RTN", "gptq": "GPTQ", "gptq-cached": "GPTQ", "gptq-best": "GPTQ"},
         **{"zq_local": "ZQ-Local", "zq_global": "ZQ-Global", "foreign": ""},
+        **{"gptq-intrinsic": "", "split": "", "joint": ""},
     }
     chosen = {name for name in compose.names("method") if compose.load("method", name).optimizes}
     assert chosen == {"gptq", "zq_local", "zq_global"}
@@ -88,3 +90,46 @@ def test_the_search_for_scales_is_a_setting_of_its_own_and_takes_longer(name):
     assert with_search[1] > without[1]
     with pytest.raises(ConfigError, match=r"method\.clip=best: expected one of none, mse"):
         compose.load("method", f"{name}+clip=best")
+
+
+PAIRS = ("gptq-intrinsic+rank=8", "split+rank=8", "joint+rank=8", "split+base=rtn+rank=8", "joint+base=rtn+rank=8")
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_method_that_makes_factors_has_its_rank_in_its_name_and_reads_calibration(name):
+    method = compose.load("method", name)
+    assert method.rank == 8
+    assert compose.canonical("method", name) == name
+    assert (method.data, method.factor) == ("statistics", None)
+    propagated = compose.load("method", f"{name}+hessian=propagated")
+    assert propagated.data == "tokens"
+    assert propagated.estimate(SHAPE, compose.load("calibration", "stdlib"))[1] > method.estimate(SHAPE, None)[1]
+    assert method.estimate(SHAPE, None)[1] > compose.load("method", "rtn").estimate(SHAPE, None)[1]
+    assert method.gpu_bytes(SHAPE, None) > compose.load("method", "rtn").gpu_bytes(SHAPE, None)
+    assert not method.optimizes
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("split+rank=-1", r"method\.rank=-1: expected 1 or more"),
+        ("split+preserved=9+rank=8", r"method\.preserved=9: expected auto, or 0 to the rank, which is 8"),
+        ("split+preserved=half+rank=8", r"method\.preserved=half: expected auto, or 0 to the rank, which is 8"),
+        ("joint+rank=8+rounds=0", r"method\.rounds=0: expected a positive number"),
+        ("joint+correction=diag-abs+rank=8", r"method\.correction=diag-abs: expected one of exact, plain"),
+        ("joint+act_order=true+base=rtn+rank=8", r"method\.base=rtn: knows no act_order; expected base=gptq with it, or rtn"),
+        ("gptq-intrinsic+base=rtn+rank=8", r"method\.base=rtn: the correction is made by GPTQ's sweep; expected gptq"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(name, reason):
+    with pytest.raises(ConfigError, match=reason):
+        compose.load("method", name)
+
+
+def test_factors_of_the_method_have_no_settings_but_their_type():
+    assert {compose.load("lorc", f"paired-{kind}").bits for kind in ("int8", "fp16")} == {8, 16}
+    assert compose.load("lorc", "paired-int8").data is None
+    assert compose.components("paired-int8", 5) == 5
+    for change in ("decomposition=exact", "fused_qkv=fused", "dead=excluded"):
+        with pytest.raises(ConfigError, match=rf"lorc\.{change}: paired factors are as the method made them; expected"):
+            compose.load("lorc", f"paired-int8+{change}")
