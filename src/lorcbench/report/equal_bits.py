@@ -13,25 +13,29 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from lorcbench.config import compose
+from lorcbench.config.paired import PAIRED
 from lorcbench.config.variants import Variant
 from lorcbench.report.comparison import Change
+from lorcbench.report.derived import settings_of
 from lorcbench.report.results import CellResult
 from lorcbench.study.cells import Cell
 
 NONE = "none"
 PLAIN = "plain"
-# Kinds of LoRC in the order in which they are shown: what they know of the inputs grows.
-KINDS = (NONE, PLAIN, "distilled", "diag-abs", "diag-rms", "exact")
+# Kinds of LoRC in the order in which they are shown: what they know of the inputs grows. The last are methods that make codes and
+# factors together; there the method is the kind, whoever made the factors.
+KINDS = (NONE, PLAIN, "distilled", "diag-abs", "diag-rms", "exact", *PAIRED)
 
 
 @cache
-def _kind(lorc: str) -> str:
-    return compose.load("lorc", lorc).kind
+def _kind(method: str, lorc: str) -> str:
+    settings = settings_of(method)
+    return compose.load("lorc", lorc).kind if settings.rank is None else settings.kind
 
 
 def kind_of(cell: Cell) -> str:
     """Which kind of LoRC a cell has, one of `KINDS`; `NONE` at rank 0."""
-    return _kind(cell.lorc)
+    return _kind(cell.method, cell.lorc)
 
 
 def kinds(cells: Iterable[Cell]) -> list[str]:
@@ -53,9 +57,10 @@ def twin(cell: Cell, kind: str) -> Cell | None:
     return cell.corrected(str(replace(setting, stem=stem)), cell.rank)
 
 
-def _plainness(cell: Cell) -> tuple[int, int]:
+def _plainness(cell: Cell) -> tuple[int, int, bool]:
     """How far a cell's setting is from the plainest one of its kind."""
-    return len(Variant.parse(cell.lorc).settings), compose.load("lorc", cell.lorc).bits
+    lorc = compose.load("lorc", cell.lorc)
+    return len(Variant.parse(cell.lorc).settings), lorc.bits, lorc.kind != "paired"
 
 
 def leading(cells: Iterable[Cell]) -> set[Cell]:
@@ -73,7 +78,8 @@ def rivals(results: Iterable[CellResult], against: str = NONE) -> dict[Cell, Cel
     """For each measured cell with LoRC the cell of lowest perplexity whose kind is `against`, of no more bits.
 
     Model, method, calibration and activations are the same; weight formats and ranks may differ, and so may the method's
-    `clip`. A cell without such a rival is left out, and so are cells whose own kind is `against`.
+    `clip`. Of a method that makes its own factors the rivals are of all variants of its base, RTN or GPTQ. A cell without a
+    rival is left out, and so are cells whose own kind is `against`.
     """
     finished = [
         result
@@ -83,10 +89,12 @@ def rivals(results: Iterable[CellResult], against: str = NONE) -> dict[Cell, Cel
     candidates: dict[Cell, list[CellResult]] = {}
     for result in finished:
         if kind_of(result.cell) == against:
-            candidates.setdefault(_kin(result.cell), []).append(result)
+            for kin in {_kin(result.cell), _family(result.cell)}:
+                candidates.setdefault(kin, []).append(result)
     best = {}
     for result in finished:
-        fitting = [one for one in candidates.get(_kin(result.cell), []) if one.bits_per_weight <= result.bits_per_weight]
+        kin = _kin(result.cell) if settings_of(result.cell.method).rank is None else _family(result.cell)
+        fitting = [one for one in candidates.get(kin, []) if one.bits_per_weight <= result.bits_per_weight]
         if kind_of(result.cell) not in (NONE, against) and fitting:
             best[result.cell] = min(fitting, key=lambda one: (one.mean_ppl, one.bits_per_weight))
     return best
@@ -95,6 +103,15 @@ def rivals(results: Iterable[CellResult], against: str = NONE) -> dict[Cell, Cel
 def _kin(cell: Cell) -> Cell:
     """What a cell and its rivals have in common; clipped scales take no bits, so cells with and without them are rivals."""
     return replace(cell.uncorrected, weight="", method=str(Variant.parse(cell.method).without("clip")))
+
+
+def _family(cell: Cell) -> Cell:
+    """What a cell has in common with all whose codes come from the same base, RTN or GPTQ, whatever their settings."""
+    settings = settings_of(cell.method)
+    if settings.rank is None:
+        return replace(_kin(cell), method=settings.label)
+    calibration = "none" if settings.base == "rtn" else cell.calibration
+    return replace(_kin(cell), method=settings.base.upper(), calibration=calibration)
 
 
 def compare(results: list[CellResult], against: str = NONE) -> dict[Cell, Change]:

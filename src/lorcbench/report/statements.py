@@ -7,7 +7,7 @@ sizes and classes speak of published models alone; on stand-ins groups are narro
 
 Each statement names the tables that print the numbers which it compares. Where no table has them (2 bits under RTN, LoRC on
 RTN, LoRC at equal bits), the statement carries the paper's claim further: its source is `OURS`. What we ask of corrections that
-the paper does not know is in `lorcbench.report.statements_corrections`.
+the paper does not know is in `lorcbench.report.statements_corrections` and `statements_pairs`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from lorcbench.config import compose
 from lorcbench.config.recipes import WEIGHTED
-from lorcbench.report import statements_corrections
+from lorcbench.report import statements_corrections, statements_pairs
 from lorcbench.report.equal_bits import kind_of, rivals
 from lorcbench.report.results import CellResult
 from lorcbench.report.statement import FEW, OURS, Grid, Statement, alike, base, below, weights_only
@@ -58,6 +58,7 @@ def statements(results: list[CellResult]) -> Iterator[Statement]:
     for claims in (_int8, _symmetry, _methods, _groups, _activations, _lorc, _equal_bits, _factors, _classes):
         yield from claims(grid)
     yield from statements_corrections.statements(grid)
+    yield from statements_pairs.statements(grid)
 
 
 def _int8(grid: Grid) -> Iterator[Statement]:

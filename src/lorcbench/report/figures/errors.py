@@ -14,9 +14,10 @@ from matplotlib import figure as mpl_figure
 from matplotlib.ticker import MaxNLocator
 
 from lorcbench.common.artifacts import read_json
+from lorcbench.config.paired import PAIRED
 from lorcbench.config.recipes import WEIGHTED
 from lorcbench.config.variants import Variant
-from lorcbench.report.equal_bits import kind_of, kinds
+from lorcbench.report.equal_bits import PLAIN, kind_of, kinds
 from lorcbench.report.figures.style import (
     GREY,
     Figure,
@@ -115,7 +116,7 @@ def draw_spectra(results: list[CellResult], folder: Path) -> Figure | None:
 def _ends(results: list[CellResult]) -> list[str]:
     """The kinds whose spectra are shown: those that know least and most of the inputs; the others lie between."""
     present = kinds(result.cell for result in results)
-    of_error = [kind for kind in present if kind not in WEIGHTED][:1]  # plain and distilled factors begin with the same matrix
+    of_error = [kind for kind in present if kind in (PLAIN, "distilled")][:1]  # both begin with the same matrix
     return of_error + [kind for kind in present if kind in WEIGHTED][-1:]
 
 
@@ -126,6 +127,8 @@ def _fewest_bits(results: list[CellResult], shown: Collection[str] = ()) -> list
         shown: the kinds of LoRC whose factors are read, each once; () reads the first of any kind.
     """
     corrected = [result for result in results if result.cell.rank and result.status == "ok" and "factors" in result.folders]
+    # Where codes are made for a correction, what is left of W without it is no error.
+    corrected = [result for result in corrected if kind_of(result.cell) not in PAIRED]
     fewest: dict[str, int] = {}
     for result in corrected:
         cell = result.cell

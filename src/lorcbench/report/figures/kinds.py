@@ -9,6 +9,7 @@ from pathlib import Path
 from matplotlib.lines import Line2D
 
 from lorcbench.config import compose
+from lorcbench.config.paired import PAIRED
 from lorcbench.config.recipes import WEIGHTED
 from lorcbench.report import equal_bits
 from lorcbench.report.comparison import Change
@@ -37,7 +38,7 @@ _LEADING = "Of each kind the INT8 factors of default settings."
 def several(results: Iterable[CellResult]) -> bool:
     """Whether kinds of correction are to be compared: two or more, one of which knows the inputs."""
     present = kinds(result.cell for result in results)
-    return len(present) > 1 and any(kind in WEIGHTED for kind in present)
+    return len(present) > 1 and any(kind in (*WEIGHTED, *PAIRED) for kind in present)
 
 
 def draw_ranks(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -> Figure | None:

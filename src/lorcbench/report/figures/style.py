@@ -41,6 +41,9 @@ KIND_LOOKS = {
     "diag-abs": ("#56b4e9", (0, (1.5, 1.5)), "D"),
     "diag-rms": ("#009e73", (0, (5, 2, 1, 2)), "v"),
     "exact": ("#7b5ea7", "-", "^"),
+    "intrinsic": ("#0072b2", "-", "D"),
+    "split": ("#d55e00", (0, (5, 2)), "v"),
+    "joint": ("#a6761d", (0, (1.5, 1.5)), "s"),
 }
 # Inches: of the figure, above and below its panels, left of them, and between two rows.
 WIDTH = 9.0
