@@ -22,8 +22,8 @@ from lorcbench.study.cells import Cell
 
 NONE = "none"
 PLAIN = "plain"
-# Kinds of LoRC in the order in which they are shown: what they know of the inputs grows. The last are methods that make codes and
-# factors together; there the method is the kind, whoever made the factors.
+# Kinds of LoRC in the order in which they are shown: what they know of the inputs grows. The last are methods that make codes
+# and factors together; there the method is the kind, whoever made the factors.
 KINDS = (NONE, PLAIN, "distilled", "diag-abs", "diag-rms", "exact", *PAIRED)
 
 

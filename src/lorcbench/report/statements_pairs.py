@@ -1,7 +1,7 @@
 """What we ask of methods that make codes and factors together: our claims, which no table of the paper makes.
 
-The ordinary order finds codes and then corrects their error. At equal rank each method is held against it with the same settings,
-Hessians among them; at equal bits against the best cell of the same base, RTN or GPTQ, of no more bits.
+The ordinary order finds codes and then corrects their error. At equal rank each method is held against it with the same
+settings, Hessians among them; at equal bits against the best cell of the same base, RTN or GPTQ, of no more bits.
 """
 
 from __future__ import annotations
@@ -39,9 +39,8 @@ def _equal_rank(grid: Grid) -> Iterator[Statement]:
     """Each method against the ordinary order with the same settings."""
     for cell, result, base in _paired(grid):
         if (bits := cell.weight_format.bits) <= FEW:
-            claim = (
-                f"At {bits} bits and equal rank, {kind_of(cell)} has a lower perplexity than {base} and then {_ORDINARY} LoRC"
-            )
+            before = f"{base} and then {_ORDINARY} LoRC"
+            claim = f"At {bits} bits and equal rank, {kind_of(cell)} has a lower perplexity than {before}"
             yield from below(claim, OURS, result, ordinary(grid, cell))
 
 
@@ -50,11 +49,10 @@ def ordinary(grid: Grid, cell: Cell) -> CellResult | None:
     own = vars(settings_of(cell.method))
     for other, result in grid.cells.items():
         settings = settings_of(other.method)
-        near = replace(other, method=cell.method, calibration=cell.calibration, lorc=cell.lorc) == cell
+        near = replace(other, method=cell.method, lorc=cell.lorc) == cell
         if near and settings.rank is None and other.lorc == cell.lorc.replace("paired", _ORDINARY):
             shared = {key: value for key, value in vars(settings).items() if key in _SHARED}
-            calibration = cell.calibration if settings.data else other.calibration
-            if own["base"].upper() == settings.label and shared.items() <= own.items() and calibration == other.calibration:
+            if own["base"].upper() == settings.label and shared.items() <= own.items():
                 return result
     return None
 
