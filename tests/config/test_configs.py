@@ -2,6 +2,7 @@
 
 import itertools
 import shlex
+from dataclasses import replace
 
 import pytest
 from omegaconf import OmegaConf
@@ -70,6 +71,21 @@ def test_the_studies_of_corrections_pair_each_kind_with_plain_factors_and_have_r
         assert {cell.corrected("exact-int8", cell.rank) for cell in cells if cell.lorc == "exact-fp16"} <= cells
         groups = {cell.weight_format.group for cell in cells if not cell.rank and cell.weight_format.bits == 3}
         assert len(groups) >= 4, "what the bits of a correction buy otherwise"
+
+
+def test_the_studies_beyond_corrections_have_the_ordinary_order_and_their_base_beside_each_method():
+    assert len(load_study("beyond-real").cells) <= 12
+    for name in ("beyond+standins=true", "beyond-real"):
+        cells = set(load_study(name).cells)
+        paired = [cell for cell in cells if cell.lorc == "paired-int8"]
+        assert {compose.load("method", cell.method).kind for cell in paired} == {"intrinsic", "split", "joint"}
+        for cell in paired:
+            method = compose.load("method", cell.method)
+            bases = [method.base] if method.base == "rtn" else ["gptq", "gptq-cached", "gptq-best"]
+            ordinary = {replace(cell, method=base, lorc="exact-int8") for base in bases} & cells
+            settings = [vars(compose.load("method", other.method)) for other in ordinary]
+            assert any({**vars(method), **other, "kind": method.kind} == vars(method) for other in settings), cell.key
+            assert {other.uncorrected for other in ordinary} & cells
 
 
 def test_models_above_the_limit_are_listed_unless_they_are_named():
