@@ -1,4 +1,4 @@
-"""Methods that make codes and factors together, in the report: against the ordinary order, and against their base at equal bits."""
+"""Methods that make codes and factors together, in the report: beside the ordinary order, and their base at equal bits."""
 
 import dataclasses
 
@@ -16,9 +16,8 @@ SPLIT, INTRINSIC = "split+base=rtn+rank=8", "gptq-intrinsic+rank=8"
 def cell(method: str, lorc: str, loss: float, weight: str = "w2-asym-row", **changed):
     """A finished cell of one rank, or of none."""
     base = "rtn" if method in ("rtn", SPLIT) else "gptq"
-    made = result(
-        f"opt-standin-s {base} {weight} r{0 if lorc == 'none' else 8}", loss, seed=len(method) + int(900 * loss), **changed
-    )
+    name = f"opt-standin-s {base} {weight} r{0 if lorc == 'none' else 8}"
+    made = result(name, loss, seed=len(method) + int(900 * loss), **changed)
     calibration = "none" if method == "rtn" and lorc == "none" else "stdlib"
     made.cell = dataclasses.replace(made.cell, method=method, lorc=lorc, calibration=calibration)
     return made
@@ -36,6 +35,11 @@ def study() -> list:
     ]
 
 
+def verdicts(found: list, words: str) -> dict[str, str]:
+    """The verdicts on the claims that contain `words`."""
+    return {one.claim: one.verdict for one in claims.judge(found, changes(found)) if words in one.claim}
+
+
 def test_the_method_is_the_kind():
     assert [kind_of(one.cell) for one in study()[-2:]] == ["split", "intrinsic"]
     redone = dataclasses.replace(study()[-1].cell, lorc="exact-int8")
@@ -46,16 +50,12 @@ def test_the_method_is_the_kind():
 
 def test_at_equal_rank_each_is_held_against_the_ordinary_order_with_its_settings():
     found = study()
-    said = {
-        one.claim: one for one in claims.judge(found, changes(found)) if "equal rank" in one.claim and "and then" in one.claim
-    }
-    assert {claim: one.verdict for claim, one in said.items()} == {
+    assert verdicts(found, "and then") == {
         "At 2 bits and equal rank, split has a lower perplexity than RTN and then exact LoRC": "supported",
         "At 2 bits and equal rank, intrinsic has a lower perplexity than GPTQ and then exact LoRC": "supported",
     }
     without = [one for one in found if one.cell.method != "gptq-cached"]
-    again = [one.claim for one in claims.judge(without, changes(without)) if "and then" in one.claim]
-    assert len(again) == 1, "published GPTQ has other Hessians than the method"
+    assert len(verdicts(without, "and then")) == 1, "published GPTQ has other Hessians than the method"
 
 
 def test_at_equal_bits_all_variants_of_the_base_are_rivals():
@@ -65,16 +65,10 @@ def test_at_equal_bits_all_variants_of_the_base_are_rivals():
     assert best[by_method[INTRINSIC].cell].cell.weight == "w2-asym-g32"
     assert best[by_method[SPLIT].cell].cell.method == "rtn"
     assert equal_bits.rivals(found, "exact")[by_method[INTRINSIC].cell].cell.method == "gptq"
-    verdicts = {
-        one.claim: one.verdict for one in claims.judge(found, changes(found)) if one.claim.startswith("At equal bits: no cell")
-    }
-    assert verdicts["At equal bits: no cell of GPTQ without LoRC has no more bits and a lower perplexity than intrinsic"] == (
-        "contradicted"
-    )
-    assert (
-        verdicts["At equal bits: no cell of RTN with exact LoRC has no more bits and a lower perplexity than split"]
-        == "supported"
-    )
+    said = verdicts(found, "At equal bits: no cell")
+    claim = "At equal bits: no cell of {} has no more bits and a lower perplexity than {}"
+    assert said[claim.format("GPTQ without LoRC", "intrinsic")] == "contradicted"
+    assert said[claim.format("RTN with exact LoRC", "split")] == "supported"
 
 
 def test_they_are_rows_of_the_tables_beside_the_other_kinds():

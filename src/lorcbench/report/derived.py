@@ -60,6 +60,11 @@ def settings_of(method: str) -> Method:
     return compose.load("method", "none" if method == BEST else base_method(method))
 
 
+def changed_settings_of(method: str) -> Method:
+    """The settings of a variant, with what its name changes; of a derived result as `settings_of`, but for its star."""
+    return compose.load("method", "none" if method == BEST else without_star(method))
+
+
 def _best_rates(results: list[CellResult]) -> list[CellResult]:
     """The best learning rate of each recipe that has several, under its method's name with a star."""
     sweeps: dict[Cell, list[CellResult]] = {}

@@ -16,7 +16,7 @@ from lorcbench.config import compose
 from lorcbench.config.paired import PAIRED
 from lorcbench.config.variants import Variant
 from lorcbench.report.comparison import Change
-from lorcbench.report.derived import settings_of
+from lorcbench.report.derived import changed_settings_of
 from lorcbench.report.results import CellResult
 from lorcbench.study.cells import Cell
 
@@ -29,7 +29,7 @@ KINDS = (NONE, PLAIN, "distilled", "diag-abs", "diag-rms", "exact", *PAIRED)
 
 @cache
 def _kind(method: str, lorc: str) -> str:
-    settings = settings_of(method)
+    settings = changed_settings_of(method)
     return compose.load("lorc", lorc).kind if settings.rank is None else settings.kind
 
 
@@ -93,7 +93,7 @@ def rivals(results: Iterable[CellResult], against: str = NONE) -> dict[Cell, Cel
                 candidates.setdefault(kin, []).append(result)
     best = {}
     for result in finished:
-        kin = _kin(result.cell) if settings_of(result.cell.method).rank is None else _family(result.cell)
+        kin = _kin(result.cell) if changed_settings_of(result.cell.method).rank is None else _family(result.cell)
         fitting = [one for one in candidates.get(kin, []) if one.bits_per_weight <= result.bits_per_weight]
         if kind_of(result.cell) not in (NONE, against) and fitting:
             best[result.cell] = min(fitting, key=lambda one: (one.mean_ppl, one.bits_per_weight))
@@ -107,7 +107,7 @@ def _kin(cell: Cell) -> Cell:
 
 def _family(cell: Cell) -> Cell:
     """What a cell has in common with all whose codes come from the same base, RTN or GPTQ, whatever their settings."""
-    settings = settings_of(cell.method)
+    settings = changed_settings_of(cell.method)
     if settings.rank is None:
         return replace(_kin(cell), method=settings.label)
     calibration = "none" if settings.base == "rtn" else cell.calibration

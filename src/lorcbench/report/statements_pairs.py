@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from lorcbench.config.variants import Variant
 from lorcbench.core.settings import GptqSettings
-from lorcbench.report.derived import settings_of
+from lorcbench.report.derived import changed_settings_of
 from lorcbench.report.equal_bits import NONE, PLAIN, kind_of, rivals
 from lorcbench.report.results import CellResult
 from lorcbench.report.statement import FEW, OURS, Grid, Statement, below
@@ -30,7 +30,7 @@ def statements(grid: Grid) -> Iterator[Statement]:
 def _paired(grid: Grid) -> Iterator[tuple[Cell, CellResult, str]]:
     """The cells of such methods, with the factors that the methods made; and which base they have, in words."""
     for cell, result in grid.cells.items():
-        settings = settings_of(cell.method)
+        settings = changed_settings_of(cell.method)
         if settings.rank is not None and Variant.parse(cell.lorc).stem.startswith("paired-"):
             yield cell, result, settings.base.upper()
 
@@ -46,9 +46,9 @@ def _equal_rank(grid: Grid) -> Iterator[Statement]:
 
 def ordinary(grid: Grid, cell: Cell) -> CellResult | None:
     """The cell that finds its codes first and then corrects them, in the same number of bits and with the same settings."""
-    own = vars(settings_of(cell.method))
+    own = vars(changed_settings_of(cell.method))
     for other, result in grid.cells.items():
-        settings = settings_of(other.method)
+        settings = changed_settings_of(other.method)
         near = replace(other, method=cell.method, lorc=cell.lorc) == cell
         if near and settings.rank is None and other.lorc == cell.lorc.replace("paired", _ORDINARY):
             shared = {key: value for key, value in vars(settings).items() if key in _SHARED}

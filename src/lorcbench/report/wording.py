@@ -25,7 +25,7 @@ def _method(name: str) -> str:
     """The method as the papers name it, and in brackets what makes it another: its conf file, and changed settings."""
     variant = Variant.parse(without_star(name))
     label = settings_of(name).label or variant.stem
-    plain = variant.stem == label.lower().replace("-", "_")
+    plain = variant.stem in (label, label.lower().replace("-", "_"))
     more = [*([] if plain else [variant.stem]), *("=".join(pair) for pair in variant.settings)]
     return f"{label} ({', '.join(more)})" if more else label
 
