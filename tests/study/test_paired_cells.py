@@ -7,7 +7,8 @@ import pytest
 from lorcbench.config.checks import ConfigError
 from lorcbench.study import exports
 from lorcbench.study.expansion import load_study
-from lorcbench.study.stages import CALIBRATE, CALIBRATION_TOKENS, LORC, QUANTIZE, StageJob, jobs_of
+from lorcbench.study.graph import inputs, jobs_of
+from lorcbench.study.stages import CALIBRATE, CALIBRATION_TOKENS, LORC, QUANTIZE, StageJob
 
 METHODS = ("gptq-intrinsic+rank=4", "split+base=rtn+rank=4", "joint+rank=4")
 ONE = ["study.exactly=true", "study.models=[opt-standin-xs]", "study.weights=[w3-asym-row]", "study.activations=[a16]"]
@@ -27,9 +28,9 @@ def test_a_cell_has_its_codes_and_its_factors_in_paths_of_its_own(method, lorc, 
     names = found.wildcards(cell)
     assert str(jobs["quantized"].folder).endswith(f"quantize/opt-standin-xs/{method}/stdlib/w3-asym-row/a16")
     assert str(jobs["factors"].folder).endswith(f"lorc/opt-standin-xs/{method}/stdlib/w3-asym-row/a16/{lorc}/cap{cap}")
-    assert StageJob(CALIBRATE, names) in QUANTIZE.inputs(found, names)
+    assert StageJob(CALIBRATE, names) in inputs(found, StageJob(QUANTIZE, names))
     assert "hessians" not in jobs
-    read = {job.stage.name for job in LORC.inputs(found, names)}
+    read = {job.stage.name for job in inputs(found, StageJob(LORC, names))}
     assert read == {"prepare", "quantize"} | ({"calibrate"} if lorc == "exact-int8" else set())
     assert exports.holding(cell) == list(exports.FORMATS)
 
@@ -37,8 +38,8 @@ def test_a_cell_has_its_codes_and_its_factors_in_paths_of_its_own(method, lorc, 
 def test_propagated_inputs_come_from_the_tokens():
     found = study("joint+hessian=propagated+rank=4", "paired-int8")
     names = found.wildcards(next(cell for cell in found.cells if cell.rank))
-    assert StageJob(CALIBRATION_TOKENS, names) in QUANTIZE.inputs(found, names)
-    assert StageJob(CALIBRATE, names) not in QUANTIZE.inputs(found, names)
+    assert StageJob(CALIBRATION_TOKENS, names) in inputs(found, StageJob(QUANTIZE, names))
+    assert StageJob(CALIBRATE, names) not in inputs(found, StageJob(QUANTIZE, names))
 
 
 @pytest.mark.parametrize(
