@@ -65,7 +65,7 @@ def draw_depth(results: list[CellResult], folder: Path) -> Figure | None:
 
     def show(ax, errors: _Errors, name: str, colour: str, dash, mark: str) -> None:
         values = [block[name] for block in errors.relative if name in block]
-        ax.plot(range(len(values)), values, color=colour, ls=dash, marker=mark if len(values) < 16 else "", ms=4)
+        ax.plot(range(len(values)), values, color=colour, ls=dash, marker=mark, markevery=-(-len(values) // 16), ms=4)
 
     title = "Where in the model is the error?"
     fig, axes = _panels(of_models, results, title, lambda errors: errors.relative, show)
@@ -86,7 +86,8 @@ def draw_spectra(results: list[CellResult], folder: Path) -> Figure | None:
 
     def show(ax, errors: _Errors, name: str, colour: str, dash, mark: str) -> None:
         values = np.mean([block[name] for block in errors.spectra if name in block], axis=0)
-        ax.plot(np.arange(1, len(values) + 1), values, color=colour, ls=dash)
+        marked = [place - 1 for place in (1, 4, 16, 64, 256, 1024) if place <= len(values)]  # equal steps of the axis
+        ax.plot(np.arange(1, len(values) + 1), values, color=colour, ls=dash, marker=mark, markevery=marked, ms=4)
 
     title = "How much of the error is of low rank?"
     several = len({errors.kind for errors in of_models}) > 1
@@ -166,7 +167,7 @@ def _panels(
         results: of the whole study.
         blocks: what is shown of a quantized model: of each block, by the linear's name.
         show: draws one line: axes, errors, name of the linear, colour, dash, mark.
-        stroke: what the strokes tell apart.
+        stroke: what the dashes tell apart.
     """
     looks = Looks((errors.result.cell.method for errors in of_models), map(stroke, of_models))
     models = unique(errors.result.cell.model for errors in of_models)
@@ -180,8 +181,8 @@ def _panels(
             ax.set_title(name.rpartition(".")[2], fontweight="normal", color=GREY, fontsize=9)
             for errors in of_model[model]:
                 if any(name in block for block in blocks(errors)):
-                    dash, mark = looks.strokes[stroke(errors)]
-                    show(ax, errors, name, looks.colours[errors.result.cell.method], dash, mark)
+                    colour, mark = looks.of(errors.result.cell.method)
+                    show(ax, errors, name, colour, looks.dashes[stroke(errors)], mark)
         for ax in row[len(names[model]) :]:
             ax.set_visible(False)
     return fig, axes

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from matplotlib.lines import Line2D
-
 from lorcbench.config import compose
 from lorcbench.config.recipes import WEIGHTED
 from lorcbench.report import equal_bits
@@ -22,6 +20,7 @@ from lorcbench.report.figures.style import (
     axis_labels,
     canvas,
     format_of,
+    hue_handle,
     log_axis,
     row_title,
     save,
@@ -123,10 +122,11 @@ def _by_rank(results: list[CellResult]) -> list[Line]:
 
 
 def _kind_looks(cells: list[Cell], strokes: list[str]) -> Looks:
-    """A colour for each kind of correction, and strokes for something else."""
+    """A colour and a mark for each kind of correction, and dashes for something else."""
     looks = Looks((), strokes)
-    looks.colours = {kind: KIND_LOOKS[kind][0] for kind in kinds(cells)}
-    looks.methods = [Line2D([], [], color=colour, lw=4, label=kind) for kind, colour in looks.colours.items()]
+    for kind in kinds(cells):
+        looks.colours[kind], _, looks.marks[kind] = KIND_LOOKS[kind]
+    looks.methods = [hue_handle(kind, colour, looks.marks[kind]) for kind, colour in looks.colours.items()]
     return looks
 
 

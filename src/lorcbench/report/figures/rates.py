@@ -24,8 +24,9 @@ def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -
     points = [result for line in lines for result in line]
     rates = [_rate(result) for result in points]
     looks = Looks((without_rate(result.cell.method) for result in points), map(_format, points))
-    # All learning rates of a method have its colour.
+    # All learning rates of a method have its colour and its mark.
     looks.colours = {result.cell.method: looks.colours[without_rate(result.cell.method)] for result in points}
+    looks.marks = {result.cell.method: looks.marks[without_rate(result.cell.method)] for result in points}
 
     def prepare(ax: Axes) -> None:
         ax.set_xscale("log")
