@@ -75,7 +75,7 @@ def draw_depth(results: list[CellResult], folder: Path) -> Figure | None:
         "Relative error of the weights of each linear over the depth of the model, at the fewest bits that LoRC was run with, "
         "before the compensation. The error of the weights is not that of the outputs, which is what GPTQ makes small."
     )
-    return save(fig, folder, Figure("errors", title, caption))
+    return save(fig, folder, Figure("errors", title, caption, _largest(of_models)))
 
 
 def draw_spectra(results: list[CellResult], folder: Path) -> Figure | None:
@@ -108,9 +108,9 @@ def draw_spectra(results: list[CellResult], folder: Path) -> Figure | None:
         matrices += f" ({' and '.join(weighted)}: of E R^½, what the error does to the outputs, with R of the inputs)"
     caption = (
         f"The largest singular values of {matrices}, divided by its Frobenius norm, so that the squares of all of them sum to "
-        f"one; mean over the blocks. A flat line gives LoRC little to take. {_captured(of_models)} {_dead(of_models)}"
+        f"one; mean over the blocks. A flat line gives LoRC little to take. {_dead(of_models)}"
     )
-    return save(fig, folder, Figure("spectra", title, caption.strip()))
+    return save(fig, folder, Figure("spectra", title, caption.strip(), _captured(of_models)))
 
 
 def _ends(results: list[CellResult]) -> list[str]:
@@ -191,6 +191,21 @@ def _panels(
 def _linears(blocks: Iterable[dict]) -> list[str]:
     """The names of the linears, those of the attention first."""
     return sorted({name for block in blocks for name in block}, key=lambda name: ("att" not in name, name))
+
+
+def _largest(of_models: list[_Errors]) -> str:
+    """Which linear has the largest relative error and which the smallest, by method."""
+    means: dict[str, dict[str, list[float]]] = {}
+    for errors in of_models:
+        for block in errors.relative:
+            for name, value in block.items():
+                means.setdefault(errors.result.cell.method, {}).setdefault(name.rpartition(".")[2], []).append(value)
+    told = []
+    for method, of_linears in means.items():
+        ranked = sorted((float(np.mean(values)), name) for name, values in of_linears.items())
+        (low, least), (high, most) = ranked[0], ranked[-1]
+        told.append(f"{method} from {low:.2f} in {least} to {high:.2f} in {most}")
+    return f"Relative error of the weights, mean over the blocks: {'; '.join(told)}." if told else ""
 
 
 def _captured(of_models: list[_Errors]) -> str:

@@ -103,7 +103,7 @@ def draw_equal_bits(results: list[CellResult], folder: Path) -> Figure | None:
     caption = (
         "Each cell with LoRC, divided by the cell of lowest mean perplexity without it that has the same method and no more "
         f"bits; a point above 1 is beaten at equal bits. {_LEADING} Lines join ranks; bars are 95 % intervals of the paired "
-        f"difference. {equal_bits.sentence(results)}"
+        "difference."
     )
     return save(fig, folder, Figure("equal-bits", title, caption))
 

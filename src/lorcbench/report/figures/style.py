@@ -75,14 +75,14 @@ class Figure:
         title: the question that it answers.
         caption: what is drawn.
         finding: the answer in a sentence or two, of the whole study; "" if there is none.
-        further: where the other models are drawn, if it has not all of them: ``models-2/<stem>`` and so on, without suffix.
+        files: without suffix: the one that is shown, and those with further models, such as ``models-2/<stem>``.
     """
 
     stem: str
     title: str
     caption: str
     finding: str = ""
-    further: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
 
 class Looks:
