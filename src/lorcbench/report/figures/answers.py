@@ -138,7 +138,8 @@ def _sizes(results: list[CellResult]) -> str:
 
 def _activations(compared: list[CellResult], changes: Changes) -> str:
     """What rounding the activations adds, by what shares a scale."""
-    rises = {result.cell: changes[result.cell].relative.value for result in compared}
+    whole_rise = {Cell.full_precision(result.cell.model): 0.0 for result in compared}
+    rises = whole_rise | {r.cell: changes[r.cell].relative.value for r in compared if not r.cell.is_full_precision}
     added: dict[float, list[float]] = {}
     for cell, rise in rises.items():
         whole = replace(cell, activation="a16")

@@ -85,7 +85,8 @@ def _stroke(line: list[CellResult]) -> str:
 
 def recovered(results: list[CellResult], changes: dict[Cell, Change]) -> str:
     """What the largest rank gives back at the fewest bits, by method, or by kind where kinds are compared; for the text."""
-    losses = {result.cell: changes[result.cell].relative.value for result in results if result.cell in changes}
+    quantized = [result.cell for result in results if result.cell in changes and result.cell.method != "none"]
+    losses = {cell: changes[cell].relative.value for cell in quantized}
     mended = [cell for cell in losses if cell.rank and losses.get(cell.uncorrected, 0) > WORTH_MENDING]
     if not mended:
         return ""

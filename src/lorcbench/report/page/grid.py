@@ -76,7 +76,7 @@ def grid(
         classes: of each row; rows without one may be left out at the end.
     """
     shown = [
-        asdict(column) | {"hidden": column.hidden or (column.spare and len({str(row[index]) for row in rows}) < 2 < len(rows))}
+        asdict(column) | {"hidden": column.hidden or (column.spare and _is_constant(rows, index))}
         for index, column in enumerate(columns)
     ]
     data = {"columns": shown, "rows": rows, "classes": {index: text for index, text in enumerate(classes) if text}}
@@ -93,6 +93,12 @@ def grid(
         "<noscript><p>The rows of this table are drawn by a script. The tables beside this page have them too.</p></noscript>"
         f'<script type="application/json" id="{name}-data">{embedded(data)}</script>'
     )
+
+
+def _is_constant(rows: list[list[Entry]], index: int) -> bool:
+    """Whether three or more rows have an entry in a column, all of them the same."""
+    there = [row[index] for row in rows if index < len(row) and not (isinstance(row[index], dict) and "w" in row[index])]
+    return len(there) > 2 and all(one == there[0] for one in there)
 
 
 def embedded(data: object) -> str:

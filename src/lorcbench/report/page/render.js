@@ -50,11 +50,3 @@ function markBoxes() {
 }
 window.addEventListener("resize", markBoxes);
 window.addEventListener("load", markBoxes);
-
-// On paper all claims are unfolded.
-var folded = [];
-window.addEventListener("beforeprint", function () {
-  folded = Array.from(document.querySelectorAll("details.claim:not([open])"));
-  folded.forEach(function (claim) { claim.open = true; });
-});
-window.addEventListener("afterprint", function () { folded.forEach(function (claim) { claim.open = false; }); });
