@@ -135,7 +135,7 @@ $(GPTQ_INSTALLED): requirements-gptq.txt
 
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-annotate \
-	  --no-emit-package torch --no-emit-package sympy --no-emit-package mpmath \
+	  --no-emit-package torch --no-emit-package sympy --no-emit-package mpmath --no-emit-package playwright \
 	  --custom-compile-command 'make lock' --quiet --output-file requirements.lock
 	printf '%s\n' $(REAL) | uv pip compile - --no-deps --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --custom-compile-command 'make lock' --quiet --output-file requirements-real.txt

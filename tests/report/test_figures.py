@@ -115,7 +115,7 @@ def test_the_caption_says_what_lorc_gives_back(tmp_path):
     half = np.log1p(np.expm1(0.4) / 2)
     found.append(result("opt-standin-s rtn w2-asym-row r8", half, 0.0))
     lorc = next(figure for figure in draw(found, tmp_path) if figure.stem == "lorc")
-    assert "At 2 bits, rank 8 gives back on average 50 % of what rtn lost." in lorc.caption
+    assert lorc.finding == "At 2 bits, rank 8 gives back on average 50 % of what rtn lost."
 
 
 def test_one_method_keeps_its_colour_when_others_join(tmp_path):
@@ -151,7 +151,7 @@ def test_kinds_of_correction_have_a_colour_each_and_a_front_each(tmp_path):
         assert all(f"<!-- {label} -->" in text for label in ("plain", "diag-rms", "exact")) and "#7b5ea7" in text
     panels = (tmp_path / "equal-bits.svg").read_text()
     assert all(f"<!-- {kind} -->" in panels for kind in ("plain", "diag-rms", "exact"))
-    assert "of 4 exact cells" in drawn["equal-bits"].caption
+    assert "of 4 exact cells" in drawn["equal-bits"].finding
     assert all(ink(tmp_path / f"{stem}.png") > 0.005 for stem in ("fronts", "lorc", "equal-bits"))
 
 
@@ -234,7 +234,7 @@ def test_errors_and_spectra_come_from_the_factors_of_the_fewest_bits(tmp_path):
     drawn = {figure.stem: figure for figure in draw(found, tmp_path / "made")}
     assert {"errors", "spectra"} <= drawn.keys()
     # Of q all, of fc1 eight of twelve equal components.
-    assert "hold 83 % of ‖E‖² with gptq" in drawn["spectra"].caption
+    assert "hold 83 % of ‖E‖² with gptq" in drawn["spectra"].finding
     assert "opt-standin-s with gptq 7, up to 40 % of ‖E‖² of a linear" in drawn["spectra"].caption
     text = (tmp_path / "made" / "errors.svg").read_text()
     assert "<!-- opt-standin-s, 2 bits -->" in text and text.index("<!-- q_proj -->") < text.index("<!-- fc1 -->")
@@ -252,7 +252,7 @@ def test_spectra_of_factors_that_know_the_inputs_are_said_to_be_of_another_matri
         write_json(one.folders["factors"] / "result.json", "factors", block)
     drawn = {figure.stem: figure for figure in draw(found, tmp_path / "made")}
     caption = drawn["spectra"].caption
-    assert "52 % of ‖E‖² with rtn, 68 % of ‖E R^½‖² with rtn" in caption and "exact: of E R^½" in caption
+    assert "52 % of ‖E‖² with rtn, 68 % of ‖E R^½‖² with rtn" in drawn["spectra"].finding and "exact: of E R^½" in caption
     text = (tmp_path / "made" / "spectra.svg").read_text()
     assert all(f"<!-- asym-row {kind} -->" in text for kind in ("plain", "exact")) and "diag-abs" not in text
     depth = (tmp_path / "made" / "errors.svg").read_text()

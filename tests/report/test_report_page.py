@@ -1,15 +1,18 @@
 """The page from synthetic results: self-contained, escaped, and honest about what failed."""
 
+import csv
 import dataclasses
+import io
 import json
 import re
+from importlib.metadata import distribution
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from browser import Browser, chromium
 from matplotlib import image
-from page_reader import Reader
+from page_reader import Reader, jobs, scripts
 from synthetic import result, results, study
 
 from lorcbench.common.artifacts import write_json
@@ -94,7 +97,9 @@ def test_anchors_lead_to_sections(text):
     elements = Reader(text).elements
     targets = {attributes["id"] for _, attributes in elements if "id" in attributes}
     links = [attributes["href"][1:] for tag, attributes in elements if tag == "a" and attributes["href"].startswith("#")]
-    assert links == ["use", "sizes", "claims", "figures", "cells", "tasks", "stages", "files", "reading"]
+    assert links[:2] == ["content", "cells"]  # to skip what stands before them
+    assert links[2:11] == ["use", "sizes", "claims", "figures", "cells", "tasks", "stages", "files", "reading"]
+    assert links[11] == "figure-pareto" and len(set(links[11:])) == len(links[11:]) >= 5  # what each figure shows
     assert set(links) <= targets
 
 
@@ -107,31 +112,36 @@ def test_every_cell_is_a_row_and_counts_add_up(text):
 
 def test_a_row_carries_the_numbers_of_its_cell(text):
     found = next(one for one in results() if one.cell.key == "opt-standin-s/rtn/none/w2-asym-row/a16/r0")
-    row = Reader(text).row("opt-standin-s", "rtn", "w2-asym-row", "a16", "r0")
-    assert row[5] == "ok" and row[6] == "beaten" and row[10] == f"{found.mean_ppl:.2f}"
-    change, low, high = (float(part.replace("−", "-")) for part in re.findall(r"[+−][\d.]+", row[11]))
+    reader = Reader(text)
+    row = reader.row("opt-standin-s", "rtn", "w2-asym-row", "a16", "r0")
+    assert row[5] == "ok" and row[6] == "beaten" and row[reader.column("mean PPL")] == f"{found.mean_ppl:.2f}"
+    assert reader.column("ΔPPL in %") == 7 and reader.column("bits per weight") == 8  # what decides, before all other numbers
+    change, low, high = (float(part.replace("−", "-")) for part in re.findall(r"[+−][\d.]+", row[7]))
     assert change == pytest.approx(100 * (2.71828182846**0.4 - 1), abs=0.2) and low < change < high
-    assert row[12:] == ["–", "–", "–", "2.25", "2.5", "512"]
+    names = ("at equal bits in %", "mean KL", "agreement in %", "bits per weight", "seconds", "peak MiB")
+    assert [row[reader.column(name)] for name in names] == ["–", "–", "–", "2.25", "2.5", "512"] and len(row) == 18
 
 
 def test_a_row_with_lorc_says_its_share_of_the_width_and_its_rival_at_equal_bits(text):
     reader = Reader(text)
     row = reader.row("opt-standin-s", "gptq", "w2-asym-row", "a16", "r8 (12.5 %)")
     # 0.6 · 0.4 · 0.8 nats above full precision; at no more bits w3 in groups has a sixth of that.
-    assert row[12].startswith("+") and reader.row("opt-standin-s", "gptq", "w3-asym-g32", "a16", "r0")[12] == "–"
-    assert 'title="over gptq w2-asym-g32, 2.25 bits"' in text
+    place = reader.column("at equal bits in %")
+    assert row[place].startswith("+") and reader.row("opt-standin-s", "gptq", "w3-asym-g32", "a16", "r0")[place] == "–"
+    assert '"h":"over gptq w2-asym-g32, 2.25 bits"' in text
 
 
 def test_failed_cells_are_shown_with_their_reason(text):
     failed = failures()[3].cell
     row = Reader(text).row(failed.model, failed.method, failed.weight, failed.activation, f"r{failed.rank} (12.5 %)")
     assert row[5:] == ["failed", "", "quantize: <killed> & gone"]
-    assert text.count("quantize: &lt;killed&gt; &amp; gone") == 2  # above the tables and in its row
+    assert text.count("quantize: &lt;killed&gt; &amp; gone") == 1  # above the tables, and in its row
+    assert text.count("quantize: \\u003ckilled> & gone") == 1
     assert f"<code>{failed.key}</code>" in text and "evaluation: not run" in text
 
 
 def test_more_damping_than_configured_is_flagged(text):
-    assert text.count("damp 0.1 &gt; 0.01") == 2
+    assert text.count("damp 0.1 &gt; 0.01") == text.count("damp 0.1 > 0.01") == 1
     assert degraded(result("opt-standin-s gptq w2-asym-row r0")) == ""
     assert degraded(result("opt-standin-s gptq+damp=0.1 w2-asym-row r0", max_damp=0.1)) == ""
     assert degraded(result("opt-standin-s gptq+damp=0.1 w2-asym-row r0", max_damp=1.0)) == "damp 1 > 0.1"
@@ -149,7 +159,8 @@ def test_what_to_use_is_the_cell_of_lowest_perplexity_within_a_budget(text):
             assert f"{lowest.bits_per_weight:.2f} bits" in shown and shown.endswith(recipe(lowest.cell))
     shared = reader.row("3 bits", "GPTQ, 2 bits, groups of 32")
     assert shared[2] == "2.25" and re.fullmatch(r"\+\d\d\.\d % \[\+\d\d\.\d, \+\d\d\.\d\]", shared[3])
-    assert text.index('id="use"') < text.index('<ul class="facts"') < text.index("figure-pareto") < text.index("figure-bits")
+    assert text.index('id="use"') < text.index('<ul class="facts"') < text.index('id="figure-pareto"')
+    assert text.index('id="figure-pareto"') < text.index('id="figure-bits"')
     assert "in bits per weight and on a width of 64: 0.80 at rank 8 (12.5 % of the width). On a width of 4,096" in text
 
 
@@ -166,9 +177,9 @@ def test_text_from_outside_is_escaped(folder):
     changes = {"title": "<script>alert(1)</script> $title", "not_applicable": (("<i>m</i>", "w4-asym-g3"),)}
     page = render(study(found, **changes), found, [verdict], [], folder, [STAGES[0] | {"stage": "<i>stage</i>"}])
     Reader(page)
-    assert "<i>" not in page and page.count("<script") == 2
+    assert "<i>" not in page and page.count("<script") == 3
     assert "<h1>&lt;script&gt;alert(1)&lt;/script&gt; $title</h1>" in page
-    assert page.count("a&lt;b&gt;&amp;&quot;&#x27;$x") >= 2
+    assert page.count("a&lt;b&gt;&amp;&quot;&#x27;$x") == 1 and page.count("a\\u003cb>&\\\"'$x") == 1  # above and in the table
 
 
 def test_stand_ins_are_labelled_and_only_they(folder):
@@ -203,7 +214,7 @@ def test_several_seeds_of_calibration_are_told_apart(folder):
     found = [result("opt-125m gptq w2-asym-row r0"), result("opt-125m gptq w2-asym-row r0")]
     found[1].cell = dataclasses.replace(found[1].cell, calibration="stdlib+seed=1")
     page = render(study(found), found, [], [], folder, [])
-    assert "<small>stdlib</small>" in page and "<small>stdlib+seed=1</small>" in page
+    assert {row[1] for row in Reader(page).rows if row[:1] == ["opt-125m"]} == {"gptqstdlib", "gptqstdlib+seed=1"}
 
 
 def job(root, stage: str, **record):
@@ -250,8 +261,7 @@ def in_print(one, published: float, **fields) -> Row:
 
 def test_every_link_of_the_page_leads_to_a_file(served):
     links = [attributes["href"] for tag, attributes in Reader(served.read_text()).elements if tag == "a"]
-    known = json.loads(re.search(r'id="provenance">(.*?)</script>', served.read_text())[1])
-    links += [link for job in known["jobs"] for link in job["files"].values()]
+    links += [link for job in jobs(served.read_text())[0] for link in job["files"].values()]
     local = [link for link in links if not link.startswith(("#", "http"))]
     assert len(local) > 10 and all((served.parent / unquote(link)).is_file() for link in local)
     assert [link for link in links if link.startswith("http")] == [
@@ -260,9 +270,9 @@ def test_every_link_of_the_page_leads_to_a_file(served):
 
 
 def test_jobs_tell_settings_and_digests(served):
-    known = json.loads(re.search(r'id="provenance">(.*?)</script>', served.read_text())[1])
-    assert len(known["cells"]) == 55 and {len(jobs) for jobs in known["cells"]} == {2}
-    quantize, evaluate = known["jobs"]
+    (quantize, evaluate), of_cells = jobs(served.read_text())
+    assert len(of_cells) == 55 and {len(own) for own in of_cells} == {2}
+    assert len(scripts(served.read_text())["provenance"]["values"]) == 5  # two stages; code, settings and host once
     assert (quantize["stage"], evaluate["stage"]) == ("quantize", "evaluate")
     assert quantize["files"]["log.txt"] == "../cache/quantize/a%2Bb%3D1/log.txt" and quantize["host"] == "node-1"
     assert quantize["settings"] == {"bits": 2, "note": "</script><i>"} and len(quantize["digest"]) == 64
@@ -317,34 +327,109 @@ def test_in_a_browser_nothing_is_fetched_and_nothing_goes_wrong(browser, served)
     assert browser.run("Array.from(document.images).every(image => image.naturalWidth > 500)")
 
 
+MODEL, WEIGHT, LORC, STATUS, CHANGE, MEAN = 0, 2, 3, 4, 6, 9  # columns in view: all cells have a16, so it has none
+
+
+def press(browser, index: int) -> None:
+    """Click the heading of a column."""
+    browser.run(f"document.querySelectorAll('#cell-table th button')[{index}].click()")
+
+
 def test_in_a_browser_headings_sort_numbers_and_names(browser):
-    click = "document.querySelectorAll('#cell-table th button')[10].click()"
-    browser.run(click)
-    up = [float(text) for text in column(browser, "cell-table", 10) if text]
+    press(browser, MEAN)
+    up = [float(text) for text in column(browser, "cell-table", MEAN) if text]
     assert up == sorted(up) and len(up) == 53
-    assert column(browser, "cell-table", 10)[-2:] == ["", ""]  # without numbers last, both ways
-    browser.run(click)
-    assert [float(text) for text in column(browser, "cell-table", 10) if text] == up[::-1]
-    assert column(browser, "cell-table", 10)[-2:] == ["", ""]
-    browser.run("document.querySelectorAll('#cell-table th button')[2].click()")
-    weights = column(browser, "cell-table", 2)
+    assert column(browser, "cell-table", MEAN)[-2:] == ["", ""]  # without numbers last, both ways
+    press(browser, MEAN)
+    assert [float(text) for text in column(browser, "cell-table", MEAN) if text] == up[::-1]
+    assert column(browser, "cell-table", MEAN)[-2:] == ["", ""]
+    press(browser, WEIGHT)
+    weights = column(browser, "cell-table", WEIGHT)
     assert weights[0] == "w2-asym-g32" and weights[-1] == "w16"
-    assert browser.run("document.querySelectorAll('#cell-table th')[2].getAttribute('aria-sort')") == "ascending"
+    assert browser.run(f"document.querySelectorAll('#cell-table th')[{WEIGHT}].getAttribute('aria-sort')") == "ascending"
+
+
+def type_words(browser, words: str) -> None:
+    """Type into the box above the table of cells."""
+    box = "var box = document.querySelector('[data-table=cell-table]'), input = box.querySelector('input[type=search]'); "
+    browser.run(f"{box}input.value = {json.dumps(words)}; input.dispatchEvent(new Event('input'))")
 
 
 def test_in_a_browser_words_and_menus_filter(browser):
-    filtering = "var box = document.querySelector('[data-table=cell-table]'), input = box.querySelector('input'); "
-    browser.run(filtering + "input.value = 'BLOOM w2 gptq'; input.dispatchEvent(new Event('input'))")
-    assert set(column(browser, "cell-table", 0)) == {"bloom-standin-s"} and len(column(browser, "cell-table", 0)) == 4
+    type_words(browser, "BLOOM w2 gptq")
+    assert set(column(browser, "cell-table", MODEL)) == {"bloom-standin-s"} and len(column(browser, "cell-table", 0)) == 4
     assert browser.run("box.querySelector('output').textContent") == "4 of 55 cells"
     menu = "var menu = box.querySelector('select[data-column=\"4\"]'); menu.value = 'r8'; "
     browser.run(menu + "menu.dispatchEvent(new Event('change'))")
-    assert {text[:2] for text in column(browser, "cell-table", 4)} == {"r8"} and len(column(browser, "cell-table", 0)) == 2
+    assert {text[:2] for text in column(browser, "cell-table", LORC)} == {"r8"} and len(column(browser, "cell-table", 0)) == 2
     browser.run("menu.value = ''; input.value = ''; input.dispatchEvent(new Event('input'))")
     assert len(column(browser, "cell-table", 0)) == 55
     assert browser.run("Array.from(box.querySelectorAll('select[data-column=\"5\"] option')).map(one => one.value)") == [
         *("", "degraded", "derived", "failed", "not run", "ok"),
     ]
+
+
+def saved(browser, name: str) -> str:
+    """What the button that saves the rows hands over."""
+    text = "new Promise(done => { URL.createObjectURL = blob => { blob.text().then(done); return 'blob:none'; }; "
+    return browser.run(
+        text + f"Array.from(box.querySelectorAll('button')).find(one => one.textContent === '{name}').click() }})"
+    )
+
+
+def test_in_a_browser_rows_in_view_are_saved_and_the_view_is_an_address(browser, served):
+    type_words(browser, "opt w2-asym-g32 gptq")
+    press(browser, CHANGE)
+    browser.run("Array.from(box.querySelectorAll('label')).find(one => one.textContent.trim() === 'source').click()")
+    browser.run("document.querySelectorAll('#cell-table tbody input').forEach(one => one.click())")
+    rows = list(csv.DictReader(io.StringIO(saved(browser, "CSV"))))
+    found = [one for one in failures() if one.cell.model[:3] == "opt" and one.cell.weight == "w2-asym-g32"]
+    found = sorted((one for one in found if one.cell.method == "gptq"), key=lambda one: one.mean_ppl)
+    assert [row["bits per weight"] for row in rows] == [f"{one.bits_per_weight:g}" for one in found] and len(rows) == 2
+    assert [float(row["mean PPL"]) for row in rows] == pytest.approx([one.mean_ppl for one in found])
+    assert rows[0]["ΔPPL in % (interval)"].startswith("[") and not {"source", "activation"} & rows[0].keys()
+    lines = saved(browser, "Markdown").splitlines()
+    assert lines[0].startswith("| model | method | weight | LoRC |") and len(lines) == 4 and lines[1].endswith(" ---: |")
+    latex = saved(browser, "LaTeX")
+    assert latex.startswith("\\begin{tabular}{llllllrr") and "(12.5 \\%)" in latex and latex.count("\\\\\n") == 3
+    there = browser.run("location.href")
+    before = [column(browser, "cell-table", index) for index in range(10)]
+    browser.open(there)
+    assert [column(browser, "cell-table", index) for index in range(10)] == before
+    assert browser.run("document.querySelector('#cell-table th[aria-sort]').textContent") == "ΔPPL in %"
+    browser.run(
+        "Array.from(document.querySelectorAll('.tools button')).find(one => one.textContent.startsWith('Compare')).click()"
+    )
+    pair = browser.run("document.querySelector('dialog').innerText")
+    assert browser.run("document.querySelector('dialog').open") and f"{found[0].mean_ppl:.2f}" in pair
+    assert f"{found[1].mean_ppl:.2f}" in pair and "second minus first" in pair
+    browser.open(served.as_uri())
+
+
+def test_in_a_browser_what_decides_is_seen_on_a_laptop_and_a_phone_and_paper_has_all_rows(browser):
+    for width in (1100, 390):
+        browser.resize(width, 800)
+        right = "Array.from(document.querySelectorAll('#cell-table th[scope=col]')).find(one => one.textContent === '{}')"
+        for name in ("ΔPPL in %", "bits per weight"):
+            assert browser.run(f"{right.format(name)}.getBoundingClientRect().right") <= width - 12, (width, name)
+        assert browser.run("document.documentElement.scrollWidth") <= width
+    assert column(browser, "cell-table", 0)[1].split()[0].startswith("opt-standin-s")
+    browser.resize(1400, 1000)
+    printed = browser.pdf()
+    assert printed.startswith(b"%PDF") and printed.count(b"/Type /Page\n") > 3
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_in_a_browser_axe_finds_nothing(browser, scheme):
+    axe = distribution("axe-playwright-python").locate_file("axe_playwright_python/axe.min.js")
+    browser.scheme(scheme)
+    for width in (1400, 390):
+        browser.resize(width, 1000)
+        browser.run(f"{axe.read_text(encoding='utf-8')}; 0")
+        found = "result.violations.map(one => [one.id, one.nodes.length, one.nodes[0].html])"
+        assert browser.run(f"axe.run().then(result => {found})") == []
+    browser.resize(1400, 1000)
+    browser.scheme("light")
 
 
 def test_in_a_browser_a_row_opens_its_jobs(browser):

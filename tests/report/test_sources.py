@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from page_reader import Reader
+from page_reader import Reader, shown
 from synthetic import result
 
 from lorcbench.report import conventions, recommend, scorecard, sources, tables
@@ -77,8 +77,8 @@ def test_the_page_shows_three_sources_and_says_which_do_not_agree(rounded):
     assert "In 1 of them two or more sources agree with each other and not with ZeroQuant-V2." in page
     assert "ptq-bench: a reproduction, not a paper" in page
     for head in ("ZeroQuant-V2", "OmniQuant", "ptq-bench"):
-        assert f'<button type="button">{head}</button>' in page
-    assert '<button type="button">GPTQ</button>' not in page and '<button type="button">LQER</button>' not in page
+        assert f'<th scope="col">{head}</th>' in page
+    assert '<th scope="col">GPTQ</th>' not in page and '<th scope="col">LQER</th>' not in page
     assert "? some" in page  # of the papers' numbers one is met, one is not
     assert reader.row("rtn") == ["rtn", "2", "1", "98.51 %"]
     assert reader.row("rtn (reproductions)") == ["rtn (reproductions)", "1", "1", "0.20 %"]
@@ -109,13 +109,13 @@ def test_the_models_of_the_paper_are_those_of_the_two_studied_papers():
 
 def test_whether_all_some_or_none_of_the_papers_are_met_leaves_reproductions_out(rounded):
     (one,) = rounded[3]
-    assert "some" in evidence._agrees(one)
+    assert "some" in shown(evidence._agrees(one))
     only = {kind: tuple(e for e in one.entries if SOURCES[e.source].kind == kind) for kind in (PAPER, REPRODUCTION)}
     assert evidence._agrees(dataclasses.replace(one, entries=only[REPRODUCTION])) == "–"
     met = tuple(dataclasses.replace(entry, within=True) for entry in only[PAPER])
-    assert "yes" in evidence._agrees(dataclasses.replace(one, entries=met))
+    assert "yes" in shown(evidence._agrees(dataclasses.replace(one, entries=met)))
     missed = tuple(dataclasses.replace(entry, within=False) for entry in only[PAPER])
-    assert "no" in evidence._agrees(dataclasses.replace(one, entries=(*missed, *only[REPRODUCTION])))
+    assert "no" in shown(evidence._agrees(dataclasses.replace(one, entries=(*missed, *only[REPRODUCTION]))))
 
 
 def test_tables_of_one_source_that_print_the_same_are_one_entry():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -20,14 +21,17 @@ from tracked import CORPORA, FAILED, MlflowClient, imported, result, runs_of, st
 from lorcbench.common.artifacts import write_json
 from lorcbench.report import tracking
 from lorcbench.report.comparison import changes
-from lorcbench.report.intervals import mean_perplexity_difference
+from lorcbench.report.intervals import mean_perplexity_difference, relative_change
 from lorcbench.report.results import CellResult
 from lorcbench.report.tracking.place import TrackingError
 from lorcbench.report.tracking.records import Record
+from lorcbench.report.tracking.runs import compared
 from lorcbench.report.tracking.store import SETTINGS, attach
 from lorcbench.report.tracking.view import NAME, TAG, addresses, local_folder
 
 pytestmark = pytest.mark.slow
+
+RISE = {"": "value", "_low": "low", "_high": "high"}
 
 
 def records(name: str, parent: str, results: list[CellResult]) -> dict[str, Record]:
@@ -62,10 +66,12 @@ def test_parameters_and_metrics(uri):
     assert run.data.params == {**expected, "lorc": "none", "rank": "0"} and run.data.tags["activation"] == "a16"
     ppl = [np.exp(results[1].nll[corpus].mean()) for corpus in CORPORA]
     change = mean_perplexity_difference(results[1].nll, results[0].nll)
+    rise = relative_change(results[1].nll, results[0].nll)
     assert run.data.metrics == pytest.approx(
         {
             **{"ppl_prose": ppl[0], "ppl_code": ppl[1], "ppl_mean": np.mean(ppl)},
             **{"delta_ppl": change.value, "delta_ppl_low": change.low, "delta_ppl_high": change.high},
+            **{f"delta_ppl_percent{end}": 100 * getattr(rise, of) for end, of in RISE.items()},
             **{f"delta_nll_{name}": np.mean(results[1].nll[name] - results[0].nll[name]) for name in CORPORA},
             **{"bits_per_weight": 4.25, "size_mib": 8.5e6 / 8 / 2**20},
             **{"system/seconds": 3.0, "system/peak_rss_mib": 500.0},
@@ -180,8 +186,18 @@ def test_addresses():
     page, _, query = unquote(pages["compare"]).partition("?")
     assert page == "/#/compare-runs"
     assert [json.loads(part.partition("=")[2]) for part in query.split("&")[:2]] == [["ab", "cd"], ["1"]]
-    # MLflow's comparison page is slow beyond a hundred runs.
-    assert unquote(addresses("1", [str(run) for run in range(500)])["compare"]).count('"') == 2 * 101
+    assert unquote(addresses("1", [str(run) for run in range(500)])["compare"]).count('"') == 2 * 21
+
+
+def test_the_comparison_is_of_the_fronts_and_has_twenty_runs_at_most():
+    bits = {"w16": 16.0, "w4-asym-g32": 4.25, "w2-asym-g32": 2.25}
+    found = [result("model-a", "none", "w16"), result("model-a", "rtn", "w4-asym-g32"), result("model-a", "rtn", "w2-asym-g32")]
+    found = [dataclasses.replace(one, bits_per_weight=bits[one.cell.weight]) for one in found]
+    beaten = dataclasses.replace(result("model-a", "gptq", "w2-asym-g32"), bits_per_weight=5.0)
+    assert [cell.weight for cell in compared([*found, beaten])] == ["w2-asym-g32", "w4-asym-g32", "w16"]
+    many = [dataclasses.replace(one, cell=dataclasses.replace(one.cell, model=f"m{n}")) for n in range(9) for one in found]
+    assert [cell.weight for cell in compared(many)] == 9 * ["w2-asym-g32", "w16"]
+    assert compared([]) == []
 
 
 def test_the_saved_view_has_the_columns_that_differ(uri):
@@ -189,7 +205,10 @@ def test_the_saved_view_has_the_columns_that_differ(uri):
     view = json.loads(tags[TAG])
     state = json.loads(view["state"])
     assert view["name"] == NAME and state["orderByKey"] == "metrics.`ppl_mean`"
-    params, metrics = ["model", "method", "weight", "rank", "lorc"], ["ppl_mean", "delta_ppl", "bits_per_weight", "size_mib"]
+    params, metrics = (
+        ["model", "method", "weight", "rank", "lorc"],
+        ["ppl_mean", "delta_ppl_percent", "bits_per_weight", "size_mib"],
+    )
     columns = [f"params.`{name}`" for name in params] + [f"metrics.`{name}`" for name in [*metrics, "ppl_code", "ppl_prose"]]
     assert state["selectedColumns"] == columns
 
@@ -213,8 +232,41 @@ def with_jobs(folder: Path) -> CellResult:
     tokens = {"identity": identity, "corpora": {"prose": {"text": "stdlib"}}}
     write_json(folder / "calibration" / "result.json", "tokens", tokens)
     write_json(folder / "evaluation" / "result.json", "perplexity", {"identity": {}})
-    write_json(folder / "evaluation" / "run.json", "run", {"commit": "c0ffee"})
+    run = {"commit": "c0ffee", "finished": "2026-11-27T08:00:10+00:00", "seconds": 4.5}
+    write_json(folder / "evaluation" / "run.json", "run", run)
     return one
+
+
+def test_start_end_and_user_are_those_of_the_jobs_and_a_failed_job_leaves_its_log(uri, tmp_path):
+    one = with_jobs(tmp_path / "cache")
+    broken = dataclasses.replace(one, cell=dataclasses.replace(one.cell, weight="w2-asym-row"), status="failed", reason="why")
+    broken.folders = {"quantized": tmp_path / "quantized"}
+    write_json(tmp_path / "quantized" / "failed.json", "failed", {})
+    (tmp_path / "quantized" / "log.txt").write_text("the traceback")
+    outcome = imported(uri, [one, broken])
+    client = MlflowClient(uri)
+    run, failed, parent = (client.get_run(run) for run in (*outcome["runs"].values(), outcome["parent_run_id"]))
+    assert run.info.end_time - run.info.start_time == 4500 and run.data.tags["mlflow.user"] == "ann"
+    assert datetime.fromtimestamp(run.info.end_time / 1000, UTC).isoformat() == "2026-11-27T08:00:10+00:00"
+    assert (parent.info.start_time, parent.info.end_time) == (run.info.start_time, run.info.end_time)
+    folder = local_folder(failed.info.artifact_uri)
+    assert (folder / "logs" / "quantized.txt").read_text() == "the traceback"
+    assert not (local_folder(run.info.artifact_uri) / "logs").exists()
+
+
+def test_a_run_from_before_the_percents_is_kept_and_gets_them(uri, monkeypatch):
+    whole = tracking.records._metrics
+
+    def before(one, change) -> dict[str, float]:
+        return {name: value for name, value in whole(one, change).items() if "percent" not in name}
+
+    monkeypatch.setattr(tracking.records, "_metrics", before)
+    first = imported(uri, study_results())
+    monkeypatch.setattr(tracking.records, "_metrics", whole)
+    second = imported(uri, study_results())
+    assert second["kept"] == 12 and second["runs"] == first["runs"]
+    run = runs_of(uri, first["experiment_id"])["model-a/rtn/none/w4-asym-g32/a16/r0"]
+    assert run.data.metrics["delta_ppl_percent"] > 0
 
 
 def test_token_streams_are_inputs_and_the_cell_an_artifact(uri, tmp_path):
@@ -282,13 +334,14 @@ def test_a_server_is_one_address(server, on_server, tmp_path):
     assert on_server["created"] == 12 and on_server["parent_artifacts"].startswith("mlflow-artifacts:")
     assert track("tiny", "A tiny study", study_results(), server, "not told")["kept"] == 12
     (tmp_path / "report.html").write_text("<p>the report</p>")
-    attach(server, on_server["parent_run_id"], [tmp_path / "report.html"])
+    (tmp_path / "bits.png").write_bytes(b"a picture")
+    attach(server, on_server["parent_run_id"], {tmp_path / "report.html": None, tmp_path / "bits.png": "figures"})
     client = MlflowClient(server)
-    assert [file.path for file in client.list_artifacts(on_server["parent_run_id"])] == ["report.html"]
+    assert [file.path for file in client.list_artifacts(on_server["parent_run_id"])] == ["figures", "report.html"]
     cell = on_server["runs"]["model-a/none/none/w16/a16/r0"]
     assert [file.path for file in client.list_artifacts(cell)] == ["cell.json"]
     with pytest.raises(TrackingError, match="tracking store"):
-        attach(server, "0" * 32, [tmp_path / "report.html"])
+        attach(server, "0" * 32, {tmp_path / "report.html": None})
 
 
 def test_mlflows_own_pages_show_the_view(server, on_server):
@@ -303,13 +356,13 @@ def test_mlflows_own_pages_show_the_view(server, on_server):
             "Array.from(document.querySelectorAll('.ag-header-cell')).map(head => [head.getBoundingClientRect().left, "
             "head.innerText.trim()]).sort((a, b) => a[0] - b[0]).map(head => head[1])"
         )
-        expected = ["model", "method", "weight", "rank", "lorc", "ppl_mean", "delta_ppl"]
+        expected = ["model", "method", "weight", "rank", "lorc", "ppl_mean", "delta_ppl_percent"]
         browser.wait(f"{heads}.filter(name => {expected}.includes(name)).join() === {expected}.join()", 20)
         assert shown.index("model-a w16") < shown.index("model-a gptq w2-asym-row")  # sorted by perplexity
         browser.open(server + on_server["pages"]["compare"])
-        browser.wait("document.body.innerText.includes('Comparing 11 Runs from 1 Experiment')")
+        browser.wait("document.body.innerText.includes('Comparing 2 Runs from 1 Experiment')")
         browser.open(server + on_server["pages"]["charts"])
-        browser.wait("document.body.innerText.includes('bits_per_weight vs. ppl_mean')")
+        browser.wait("document.body.innerText.includes('bits_per_weight vs. delta_ppl_percent')")
         at_home = (server, "data:", "about:", "blob:")
         assert [request[:200] for request in browser.requests if not request.startswith(at_home)] == []
     finally:

@@ -110,7 +110,9 @@ def _read(module: str) -> tuple[list[str], str]:
     """What a module imports of this package, and the digest of what it does."""
     tree = ast.parse(_file(module).read_text(encoding="utf-8"))
     names = _imports(tree)
-    beside = [_file(module).with_suffix(suffix) for suffix in (".html", ".csv")]  # a module's page or table is part of it
+    beside = [
+        _file(module).with_suffix(suffix) for suffix in (".html", ".css", ".js", ".csv")
+    ]  # a module's page or table is part of it
     data = "".join(path.read_text(encoding="utf-8") for path in beside if path.is_file())
     code = ast.dump(_WithoutWords().visit(tree)) + data
     return names, hashlib.sha256(code.encode()).hexdigest()

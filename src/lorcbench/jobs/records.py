@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 import resource
 import subprocess
+from datetime import UTC, datetime
 
 from lorcbench.config import compose
 
@@ -18,13 +19,14 @@ def versions() -> dict[str, str]:
 
 
 def of_process(seconds: float) -> dict:
-    """Time, memory and place of this process.
+    """Time, memory and place of this process; ``finished`` is now, in UTC.
 
     Args:
         seconds: since it was started.
     """
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
         "peak_rss_mib": round(usage.ru_maxrss / 1024, 1),

@@ -58,7 +58,8 @@ def main(job: Job) -> None:
     page = render(study, everything, changes, findings, drawn, folder, results.stage_costs(measured), imported)
     write_text(folder / "report.html", page)
     if imported:
-        _attach(job, imported, [folder / name for name in ATTACHED])
+        pictures = {file: str(file.parent.relative_to(folder)) for file in sorted((folder / "figures").rglob("*.png"))}
+        _attach(job, imported, {folder / name: None for name in ATTACHED} | pictures)
     job.finish({"stage": "report"}, {"cells": len(measured), "content": views.content(study)})
     print(summary(study, measured, findings, folder, _advice(study, measured)))
 
@@ -87,14 +88,19 @@ def _imported(folder: Path) -> dict | None:
     return read_json(path, "imported") if path.is_file() else None
 
 
-def _attach(job: Job, imported: dict, files: list[Path]) -> None:
-    """Copy the report to the artifacts of the study's run. MLflow is imported only for a server."""
+def _attach(job: Job, imported: dict, files: dict[Path, str | None]) -> None:
+    """Copy the report to the artifacts of the study's run. MLflow is imported only for a server.
+
+    Args:
+        files: each with the folder among the artifacts that it goes to.
+    """
     if imported["parent_artifacts"] is None:  # they would go into another project
         return
     if folder := local_folder(imported["parent_artifacts"]):
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in files:
-            shutil.copyfile(file, folder / file.name)
+        shutil.rmtree(folder / "figures", ignore_errors=True)  # of an earlier report, which may have had others
+        for file, place in files.items():
+            (folder / (place or "")).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / (place or "") / file.name)
         return
     from lorcbench.report.tracking.store import TrackingError, attach
 

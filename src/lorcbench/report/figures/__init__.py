@@ -1,8 +1,9 @@
 """The study's figures, each drawn where the finished cells have data for it.
 
-One method has one colour in all of them (Okabe-Ito, which colour-blind readers tell apart) and, within one figure, one format
-one stroke. Where kinds of correction are compared, it is the kind that has a colour. Equal results give equal bytes. The SVG
-files follow the reader's light or dark scheme; the PNG files are light.
+One method has one colour and one mark in all of them (Okabe-Ito colours, which colour-blind readers tell apart) and, within one
+figure, one format one dash. Where kinds of correction are compared, it is the kind that has a colour and a mark. A figure draws
+six models at most; the others are in further files. Equal results give equal bytes. The SVG files follow the reader's light or
+dark scheme; the PNG files are light.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from matplotlib import rc_context
 from lorcbench.report.comparison import Change
 from lorcbench.report.derived import best_of_rates
 from lorcbench.report.figures import activation, bits, equal_bits, errors, fronts, pareto, ranks, rates, sensitivity, size
+from lorcbench.report.figures.answers import answers
+from lorcbench.report.figures.selection import parts
 from lorcbench.report.figures.style import STYLE, Figure
 from lorcbench.report.results import CellResult
 from lorcbench.report.scorecard import Row
@@ -35,7 +38,6 @@ def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path, r
         folder: where the files go; it is made if there is none.
         rows: of the scorecard; published means are drawn beside ours in the figure of sizes.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     finished = [result for result in results if result.status == "ok" and np.isfinite(result.mean_ppl)]
     measured = [result for result in finished if not result.derived]
     changes = {cell: change for cell, change in changes.items() if np.isfinite(change.baseline.mean_ppl)}
@@ -44,20 +46,48 @@ def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path, r
     tuned = [replace(result, cell=cell) for cell, result in best.items()]
     tuned_changes = {cell: changes[result.cell] for cell, result in best.items() if result.cell in changes}
     derived = [result for result in finished if result.derived]
+    found = answers(tuned, tuned_changes) | {"rates": rates.answer(measured)}
+    drawn: dict[str, Figure] = {}
     with rc_context(STYLE):
-        drawn = [
-            pareto.draw(tuned, folder),
-            equal_bits.draw(tuned, folder),
-            fronts.draw(tuned, tuned_changes, folder),
-            bits.draw(tuned, tuned_changes, folder),
-            sensitivity.draw(tuned, tuned_changes, folder),
-            ranks.draw(tuned, tuned_changes, folder),
-            size.draw([*tuned, *derived], folder, rows),
-            activation.draw(tuned, tuned_changes, folder),
-            rates.draw(measured, changes, folder),
-            errors.draw_depth(tuned, folder),
-            errors.draw_spectra(tuned, folder),
-        ]
+        for number, models in enumerate(parts(finished), start=1):
+            place = Path("" if number == 1 else f"models-{number}")
+            kept = [[one for one in some if one.cell.model in models] for some in (tuned, measured, derived)]
+            for figure in _draw(*kept, tuned_changes, changes, folder / place, list(rows)):
+                before = drawn.get(figure.stem, replace(figure, finding=found.get(figure.stem) or figure.finding))
+                drawn[figure.stem] = replace(before, files=(*before.files, str(place / figure.stem)))
     if len(tuned) < len(measured):
-        drawn = [f if f is None or f.stem == "rates" else replace(f, caption=f.caption + RATES) for f in drawn]
-    return [figure for figure in drawn if figure]
+        return [one if one.stem == "rates" else replace(one, caption=one.caption + RATES) for one in drawn.values()]
+    return list(drawn.values())
+
+
+def _draw(
+    tuned: list[CellResult],
+    measured: list[CellResult],
+    derived: list[CellResult],
+    tuned_changes: dict[Cell, Change],
+    changes: dict[Cell, Change],
+    folder: Path,
+    rows: list[Row],
+) -> list[Figure]:
+    """The figures of six models at most, in the order of the page.
+
+    Args:
+        tuned: measured cells, of several learning rates the best one.
+        measured, derived: all cells.
+        tuned_changes, changes: of `tuned` and of `measured`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = [
+        pareto.draw(tuned, folder),
+        equal_bits.draw(tuned, folder),
+        fronts.draw(tuned, tuned_changes, folder),
+        bits.draw(tuned, tuned_changes, folder),
+        sensitivity.draw(tuned, tuned_changes, folder),
+        ranks.draw(tuned, tuned_changes, folder),
+        size.draw([*tuned, *derived], folder, rows),
+        activation.draw(tuned, tuned_changes, folder),
+        rates.draw(measured, changes, folder),
+        errors.draw_depth(tuned, folder),
+        errors.draw_spectra(tuned, folder),
+    ]
+    return [figure for figure in figures if figure]

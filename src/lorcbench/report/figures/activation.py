@@ -20,15 +20,15 @@ def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -
     if not lines:
         return None
     points = [result for line in lines for result in line]
-    groups = sorted({_group(result) for result in points}, reverse=True)
-    names = [_spell(group) for group in groups]
+    groups = sorted({group_of(result.cell) for result in points}, reverse=True)
+    names = [spell(group) for group in groups]
     looks = Looks((result.cell.method for result in points), map(_stroke, lines))
     title = "How fine must the groups of the activations be?"
     fig = panel_per_model(
         title,
         results,
         lines,
-        lambda result: groups.index(_group(result)),
+        lambda result: groups.index(group_of(result.cell)),
         changes,
         looks,
         lambda ax: named_places(ax, names),
@@ -53,9 +53,9 @@ def _lines(results: list[CellResult]) -> list[list[CellResult]]:
         else:
             any_group = replace(result.cell.activation_format, group=None)
             lines.setdefault((*_recipe(result), any_group), []).append(result)
-    several = [line for line in lines.values() if len({_group(result) for result in line}) > 1]
+    several = [line for line in lines.values() if len({group_of(result.cell) for result in line}) > 1]
     for line in several:
-        line.sort(key=_group, reverse=True)
+        line.sort(key=lambda result: group_of(result.cell), reverse=True)
         if unrounded := whole.get(_recipe(line[0])):
             line.append(unrounded)
     return several
@@ -75,11 +75,12 @@ def _stroke(line: list[CellResult]) -> str:
     return f"{cell.weight}{rank} a{activation.bits}-{'sym' if activation.symmetric else 'asym'}"
 
 
-def _group(result: CellResult) -> float:
+def group_of(cell: Cell) -> float:
     """Features that share a scale: a whole token is infinite, no rounding is one."""
-    activation = result.cell.activation_format
+    activation = cell.activation_format
     return 1 if activation.is_full_precision else activation.group or np.inf
 
 
-def _spell(group: float) -> str:
+def spell(group: float) -> str:
+    """A group as the axis and the text call it."""
     return "none" if group == 1 else "token" if group == np.inf else f"g{group}"

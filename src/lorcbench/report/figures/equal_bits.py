@@ -33,8 +33,7 @@ def draw(results: list[CellResult], folder: Path) -> Figure | None:
     axis_labels(fig, "bits per weight: codes, scales, zero points and factors", "PPL ÷ best without LoRC")
     caption = (
         "Each cell with LoRC, divided by the cell of lowest mean perplexity without it that has the same method and no more "
-        "bits; a point above 1 is beaten at equal bits. Lines join ranks; bars are 95 % intervals of the paired difference. "
-        f"{equal_bits.sentence(results)}"
+        "bits; a point above 1 is beaten at equal bits. Lines join ranks; bars are 95 % intervals of the paired difference."
     )
     return save(fig, folder, Figure("equal-bits", title, caption))
 

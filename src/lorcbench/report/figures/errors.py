@@ -66,7 +66,7 @@ def draw_depth(results: list[CellResult], folder: Path) -> Figure | None:
 
     def show(ax, errors: _Errors, name: str, colour: str, dash, mark: str) -> None:
         values = [block[name] for block in errors.relative if name in block]
-        ax.plot(range(len(values)), values, color=colour, ls=dash, marker=mark if len(values) < 16 else "", ms=4)
+        ax.plot(range(len(values)), values, color=colour, ls=dash, marker=mark, markevery=-(-len(values) // 16), ms=4)
 
     title = "Where in the model is the error?"
     fig, axes = _panels(of_models, results, title, lambda errors: errors.relative, show)
@@ -76,7 +76,7 @@ def draw_depth(results: list[CellResult], folder: Path) -> Figure | None:
         "Relative error of the weights of each linear over the depth of the model, at the fewest bits that LoRC was run with, "
         "before the compensation. The error of the weights is not that of the outputs, which is what GPTQ makes small."
     )
-    return save(fig, folder, Figure("errors", title, caption))
+    return save(fig, folder, Figure("errors", title, caption, _largest(of_models)))
 
 
 def draw_spectra(results: list[CellResult], folder: Path) -> Figure | None:
@@ -87,7 +87,8 @@ def draw_spectra(results: list[CellResult], folder: Path) -> Figure | None:
 
     def show(ax, errors: _Errors, name: str, colour: str, dash, mark: str) -> None:
         values = np.mean([block[name] for block in errors.spectra if name in block], axis=0)
-        ax.plot(np.arange(1, len(values) + 1), values, color=colour, ls=dash)
+        marked = [place - 1 for place in (1, 4, 16, 64, 256, 1024) if place <= len(values)]  # equal steps of the axis
+        ax.plot(np.arange(1, len(values) + 1), values, color=colour, ls=dash, marker=mark, markevery=marked, ms=4)
 
     title = "How much of the error is of low rank?"
     several = len({errors.kind for errors in of_models}) > 1
@@ -108,9 +109,9 @@ def draw_spectra(results: list[CellResult], folder: Path) -> Figure | None:
         matrices += f" ({' and '.join(weighted)}: of E R^½, what the error does to the outputs, with R of the inputs)"
     caption = (
         f"The largest singular values of {matrices}, divided by its Frobenius norm, so that the squares of all of them sum to "
-        f"one; mean over the blocks. A flat line gives LoRC little to take. {_captured(of_models)} {_dead(of_models)}"
+        f"one; mean over the blocks. A flat line gives LoRC little to take. {_dead(of_models)}"
     )
-    return save(fig, folder, Figure("spectra", title, caption.strip()))
+    return save(fig, folder, Figure("spectra", title, caption.strip(), _captured(of_models)))
 
 
 def _ends(results: list[CellResult]) -> list[str]:
@@ -169,7 +170,7 @@ def _panels(
         results: of the whole study.
         blocks: what is shown of a quantized model: of each block, by the linear's name.
         show: draws one line: axes, errors, name of the linear, colour, dash, mark.
-        stroke: what the strokes tell apart.
+        stroke: what the dashes tell apart.
     """
     looks = Looks((errors.result.cell.method for errors in of_models), map(stroke, of_models))
     models = unique(errors.result.cell.model for errors in of_models)
@@ -183,8 +184,8 @@ def _panels(
             ax.set_title(name.rpartition(".")[2], fontweight="normal", color=GREY, fontsize=9)
             for errors in of_model[model]:
                 if any(name in block for block in blocks(errors)):
-                    dash, mark = looks.strokes[stroke(errors)]
-                    show(ax, errors, name, looks.colours[errors.result.cell.method], dash, mark)
+                    colour, mark = looks.of(errors.result.cell.method)
+                    show(ax, errors, name, colour, looks.dashes[stroke(errors)], mark)
         for ax in row[len(names[model]) :]:
             ax.set_visible(False)
     return fig, axes
@@ -193,6 +194,21 @@ def _panels(
 def _linears(blocks: Iterable[dict]) -> list[str]:
     """The names of the linears, those of the attention first."""
     return sorted({name for block in blocks for name in block}, key=lambda name: ("att" not in name, name))
+
+
+def _largest(of_models: list[_Errors]) -> str:
+    """Which linear has the largest relative error and which the smallest, by method."""
+    means: dict[str, dict[str, list[float]]] = {}
+    for errors in of_models:
+        for block in errors.relative:
+            for name, value in block.items():
+                means.setdefault(errors.result.cell.method, {}).setdefault(name.rpartition(".")[2], []).append(value)
+    told = []
+    for method, of_linears in means.items():
+        ranked = sorted((float(np.mean(values)), name) for name, values in of_linears.items())
+        (low, least), (high, most) = ranked[0], ranked[-1]
+        told.append(f"{method} from {low:.2f} in {least} to {high:.2f} in {most}")
+    return f"Relative error of the weights, mean over the blocks: {'; '.join(told)}." if told else ""
 
 
 def _captured(of_models: list[_Errors]) -> str:

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from matplotlib.lines import Line2D
-
 from lorcbench.config import compose
 from lorcbench.config.paired import PAIRED
 from lorcbench.config.recipes import WEIGHTED
@@ -23,6 +21,7 @@ from lorcbench.report.figures.style import (
     axis_labels,
     canvas,
     format_of,
+    hue_handle,
     log_axis,
     row_title,
     save,
@@ -105,7 +104,7 @@ def draw_equal_bits(results: list[CellResult], folder: Path) -> Figure | None:
     caption = (
         "Each cell with LoRC, divided by the cell of lowest mean perplexity without it that has the same method and no more "
         f"bits; a point above 1 is beaten at equal bits. {_LEADING} Lines join ranks; bars are 95 % intervals of the paired "
-        f"difference. {equal_bits.sentence(results)}"
+        "difference."
     )
     return save(fig, folder, Figure("equal-bits", title, caption))
 
@@ -124,10 +123,11 @@ def _by_rank(results: list[CellResult]) -> list[Line]:
 
 
 def _kind_looks(cells: list[Cell], strokes: list[str]) -> Looks:
-    """A colour for each kind of correction, and strokes for something else."""
+    """A colour and a mark for each kind of correction, and dashes for something else."""
     looks = Looks((), strokes)
-    looks.colours = {kind: KIND_LOOKS[kind][0] for kind in kinds(cells)}
-    looks.methods = [Line2D([], [], color=colour, lw=4, label=kind) for kind, colour in looks.colours.items()]
+    for kind in kinds(cells):
+        looks.colours[kind], _, looks.marks[kind] = KIND_LOOKS[kind]
+    looks.methods = [hue_handle(kind, colour, looks.marks[kind]) for kind, colour in looks.colours.items()]
     return looks
 
 

@@ -9,7 +9,7 @@ from matplotlib import figure as mpl_figure
 from matplotlib.axes import Axes
 
 from lorcbench.report.comparison import Change, full_precision
-from lorcbench.report.figures.style import EDGE, INK, WIDTH, Looks, canvas, drop_spare, format_of, log_axis, unique
+from lorcbench.report.figures.style import EDGE, WIDTH, Looks, canvas, drop_spare, format_of, log_axis, unique
 from lorcbench.report.results import CellResult, mebibytes
 from lorcbench.study.cells import Cell
 
@@ -30,11 +30,11 @@ def plot(
     """The lines of one panel: perplexities relative to full precision, with 95 % intervals of the paired difference.
 
     Args:
-        lines: cells that a line joins; all cells of a line have one colour and one stroke.
+        lines: cells that a line joins; all cells of a line have one colour and mark, and one dash.
         place: where on the horizontal axis a cell lies.
         changes: what the cells lost to full precision.
-        stroke: which of the strokes of `looks` a line has.
-        hue: which of the colours.
+        stroke: which of the dashes of `looks` a line has.
+        hue: which of the colours, with its mark.
     """
     ax.axhline(1, color=EDGE, lw=0.8, zorder=1)
     left, right = ax.get_xlim()
@@ -47,8 +47,8 @@ def plot(
         rises = [changes[result.cell].relative for result in line]
         ratio = 1 + np.array([rise.value for rise in rises])
         bars = np.array([(rise.value - rise.low, rise.high - rise.value) for rise in rises]).T
-        dash, marker = looks.strokes[stroke(line)]
-        colour = looks.colours.get(hue(line), INK)
+        dash = looks.dashes[stroke(line)]
+        colour, marker = looks.of(hue(line))
         x = [place(result) + shift for result in line]
         ax.errorbar(x, ratio, bars, color=colour, ls=dash, marker=marker, ms=4.5, elinewidth=1, zorder=3)
 

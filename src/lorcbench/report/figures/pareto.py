@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from lorcbench.report.figures.lines import collapsed_above, sizes
-from lorcbench.report.figures.style import GREY, INK, Figure, Looks, axis_labels, canvas, log_axis, save, span, unique
+from lorcbench.report.figures.style import GREY, INK, PAPER, Figure, Looks, axis_labels, canvas, log_axis, save, span, unique
 from lorcbench.report.results import CellResult
 from lorcbench.report.spelling import number
 from lorcbench.study.cells import Cell
 
-MARKS = {"no LoRC": "o", "LoRC": "^", "full precision": "*"}
+HOLLOW = {"mfc": PAPER, "mew": 1.4}  # the mark of a cell with LoRC
 
 
 def draw(results: list[CellResult], folder: Path) -> Figure | None:
@@ -27,7 +27,9 @@ def draw(results: list[CellResult], folder: Path) -> Figure | None:
     looks = Looks(result.cell.method for result in results)
     families = unique(result.family for result in points)
     title = "Which recipe is best at a given size?"
-    marks = [Line2D([], [], ls="", marker=mark, ms=8, color=GREY, label=name) for name, mark in MARKS.items()]
+    marks = [Line2D([], [], ls="", marker="o", ms=8, color=GREY, label="no LoRC")]
+    marks += [Line2D([], [], ls="", marker="o", ms=8, color=GREY, mec=GREY, label="LoRC", **HOLLOW)]
+    marks += [Line2D([], [], ls="", marker="*", ms=8, color=INK, label="full precision")]
     handles = [*looks.methods, *marks, Line2D([], [], color=INK, label="Pareto front")]
     fig, axes = canvas((1, len(families)), 4.4, title, results, handles)
     first = axes[0, 0]
@@ -61,13 +63,13 @@ def _draw_family(ax: Axes, members: list[CellResult], mebibytes: dict[Cell, floa
         cell = result.cell
         place = (mebibytes[cell], result.mean_ppl)
         if cell.is_full_precision:
-            ax.plot(*place, marker=MARKS["full precision"], color=INK, ms=11, zorder=5)
+            ax.plot(*place, marker="*", color=INK, ms=11, zorder=5)
             ax.annotate(cell.model, place, (-6, 7), textcoords="offset points", fontsize=9, ha="right", zorder=6)
         else:
-            mark = MARKS["LoRC" if cell.rank else "no LoRC"]
             size, alpha = (7, 1) if cell in best else (5, 0.35)
-            colour = looks.colours.get(cell.method, INK)
-            ax.plot(*place, marker=mark, color=colour, ms=size, alpha=alpha, zorder=3 + alpha)
+            colour, mark = looks.of(cell.method)
+            hollow = HOLLOW | {"mec": colour} if cell.rank else {}
+            ax.plot(*place, marker=mark, color=colour, ms=size, alpha=alpha, zorder=3 + alpha, **hollow)
     _name_front(ax, {cell: place for cell, place in best.items() if cell.method != "none"})
 
 

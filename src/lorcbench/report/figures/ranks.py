@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lorcbench.report.comparison import Change
+from lorcbench.report.equal_bits import kind_of
 from lorcbench.report.figures.kinds import draw_ranks, several
 from lorcbench.report.figures.lines import named_places, plot
 from lorcbench.report.figures.style import (
@@ -59,10 +60,9 @@ def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -
     axis_labels(fig, "rank of the LoRC factors", "PPL ÷ full precision")
     caption = (
         "Mean perplexity of the corpora, divided by the same model's at full precision, without LoRC and by rank. Each "
-        f"bit width has its own scale; those that lose less than {100 * WORTH_MENDING:g} % are left out. "
-        f"{_recovered(points, changes)}"
+        f"bit width has its own scale; those that lose less than {100 * WORTH_MENDING:g} % are left out."
     )
-    return save(fig, folder, Figure("lorc", title, caption.strip()))
+    return save(fig, folder, Figure("lorc", title, caption))
 
 
 def _lines(results: list[CellResult]) -> list[list[CellResult]]:
@@ -83,15 +83,23 @@ def _stroke(line: list[CellResult]) -> str:
     return format_of(line[-1]) if lorc == DEFAULT else f"{format_of(line[-1])} {lorc}"
 
 
-def _recovered(points: list[CellResult], changes: dict[Cell, Change]) -> str:
-    """What the largest rank gives back at the fewest bits, for the caption."""
-    bits = min(result.cell.weight_format.bits for result in points)
-    rank = max(result.cell.rank for result in points)
-    losses = {result.cell: changes[result.cell].relative.value for result in points}
+def recovered(results: list[CellResult], changes: dict[Cell, Change]) -> str:
+    """What the largest rank gives back at the fewest bits, by method, or by kind where kinds are compared; for the text."""
+    quantized = [result.cell for result in results if result.cell in changes and result.cell.method != "none"]
+    losses = {cell: changes[cell].relative.value for cell in quantized}
+    mended = [cell for cell in losses if cell.rank and losses.get(cell.uncorrected, 0) > WORTH_MENDING]
+    if not mended:
+        return ""
+    bits = min(cell.weight_format.bits for cell in mended)
+    mended = [cell for cell in mended if cell.weight_format.bits == bits]
+    rank = max(cell.rank for cell in mended)
+    by_kind = several(results)
     shares: dict[str, list[float]] = {}
-    for cell in losses:
-        before = losses.get(cell.uncorrected, 0)
-        if cell.rank == rank and cell.weight_format.bits == bits and before > WORTH_MENDING:
-            shares.setdefault(cell.method, []).append(1 - losses[cell] / before)
-    parts = [f"{percent(np.mean(share), 0).lstrip('+')} of what {method} lost" for method, share in shares.items()]
-    return f"At {bits} bits, rank {rank} gives back on average {', '.join(parts)}." if parts else ""
+    for cell in mended:
+        if cell.rank == rank:
+            shares.setdefault(kind_of(cell) if by_kind else cell.method, []).append(1 - losses[cell] / losses[cell.uncorrected])
+    means = {name: percent(np.mean(share), 0).removeprefix("+") for name, share in shares.items()}
+    parts = [
+        f"{mean} of the loss with {name} factors" if by_kind else f"{mean} of what {name} lost" for name, mean in means.items()
+    ]
+    return f"At {bits} bits, rank {rank} gives back on average {', '.join(parts)}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -18,14 +19,15 @@ from lorcbench.study.cells import Cell
 
 def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -> Figure | None:
     """One panel per model; a recipe is shown if it was run with two learning rates."""
-    lines = _lines([result for result in results if result.cell in changes])
+    lines = curves([result for result in results if result.cell in changes])
     if not lines:
         return None
     points = [result for line in lines for result in line]
-    rates = [_rate(result) for result in points]
+    rates = [rate(result) for result in points]
     looks = Looks((without_rate(result.cell.method) for result in points), map(_format, points))
-    # All learning rates of a method have its colour.
+    # All learning rates of a method have its colour and its mark.
     looks.colours = {result.cell.method: looks.colours[without_rate(result.cell.method)] for result in points}
+    looks.marks = {result.cell.method: looks.marks[without_rate(result.cell.method)] for result in points}
 
     def prepare(ax: Axes) -> None:
         ax.set_xscale("log")
@@ -33,7 +35,7 @@ def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -
         ax.xaxis.set_minor_locator(NullLocator())
 
     title = "Which learning rate does distillation want?"
-    fig = panel_per_model(title, results, lines, _rate, changes, looks, prepare, lambda line: _format(line[0]))
+    fig = panel_per_model(title, results, lines, rate, changes, looks, prepare, lambda line: _format(line[0]))
     axis_labels(fig, "learning rate", "PPL ÷ full precision")
     caption = (
         "Mean perplexity of the corpora, divided by the same model's at full precision, by the learning rate of the "
@@ -42,21 +44,29 @@ def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -
     return save(fig, folder, Figure("rates", title, caption))
 
 
-def _lines(results: list[CellResult]) -> list[list[CellResult]]:
+def answer(results: list[CellResult]) -> str:
+    """Which learning rates are best how often, in a sentence; "" where no recipe was run with several."""
+    of_recipes = curves([result for result in results if result.cell.rank == 0])
+    best = Counter(rate(min(curve, key=lambda result: result.mean_ppl)) for curve in of_recipes)
+    counted = ", ".join(f"{value:g} in {best[value]}" for value in sorted(best))
+    return f"Of {len(of_recipes)} curves the lowest perplexity is at a learning rate of {counted}." if of_recipes else ""
+
+
+def curves(results: list[CellResult]) -> list[list[CellResult]]:
     """The cells without LoRC that differ in the learning rate only, where there are several."""
     lines: dict[tuple, list[CellResult]] = {}
     for result in results:
         cell = result.cell
-        if cell.rank == 0 and _rate(result) is not None:
+        if cell.rank == 0 and rate(result) is not None:
             key = (cell.model, without_rate(cell.method), cell.calibration, cell.weight, cell.activation)
             lines.setdefault(key, []).append(result)
-    return [sorted(line, key=_rate) for line in lines.values() if len({_rate(result) for result in line}) > 1]
+    return [sorted(line, key=rate) for line in lines.values() if len({rate(result) for result in line}) > 1]
 
 
-def _rate(result: CellResult) -> float | None:
+def rate(result: CellResult) -> float | None:
     """The fixed learning rate of a distilled cell, from its name or its conf file; None if it has none, or chooses one."""
-    rate = getattr(compose.load("method", result.cell.method), "lr", None)
-    return rate if isinstance(rate, float) else None
+    learning = getattr(compose.load("method", result.cell.method), "lr", None)
+    return learning if isinstance(learning, float) else None
 
 
 def _format(result: CellResult) -> str:

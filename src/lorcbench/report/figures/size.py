@@ -20,10 +20,10 @@ from lorcbench.report.figures.style import (
     Looks,
     axis_labels,
     canvas,
+    dash_handle,
     log_axis,
     row_title,
     save,
-    stroke_handle,
     unique,
 )
 from lorcbench.report.results import CellResult
@@ -32,7 +32,7 @@ from lorcbench.report.spelling import number
 from lorcbench.study.cells import RECIPE, Cell
 from lorcbench.study.published import STUDIED
 
-STROKES = {"no LoRC": ("-", "o"), "LoRC": ((0, (5, 2)), "^")}
+DASHES = {"no LoRC": "-", "LoRC": (0, (5, 2))}
 
 
 def draw(results: list[CellResult], folder: Path, rows: Iterable[Row]) -> Figure | None:
@@ -92,11 +92,11 @@ def _families(results: list[CellResult]) -> dict[str, str]:
 
 
 def _handles(looks: Looks, printed: bool) -> list[Line2D]:
-    """The entries of the legend: methods, strokes, and the points that are no recipe of ours."""
-    strokes = [stroke_handle(name, dash, mark) for name, (dash, mark) in STROKES.items()]
+    """The entries of the legend: methods, dashes, and the points that are no recipe of ours."""
+    dashes = [dash_handle(name, dash) for name, dash in DASHES.items()]
     full = Line2D([], [], color=INK, marker="*", ms=9, label="full precision")
     ring = Line2D([], [], ls="", marker="o", ms=9, mfc="none", mec=GREY, mew=1.2, label="in print")
-    return [*looks.methods, *strokes, full, *([ring] if printed else [])]
+    return [*looks.methods, *dashes, full, *([ring] if printed else [])]
 
 
 def _of_panel(results: list[CellResult], bits: int, models: set[str]) -> list[CellResult]:
@@ -106,8 +106,9 @@ def _of_panel(results: list[CellResult], bits: int, models: set[str]) -> list[Ce
 
 def _draw_recipes(ax: Axes, results: list[CellResult], mebibytes: dict[Cell, float], looks: Looks) -> None:
     """A line per method, without and with LoRC."""
-    for method, colour in looks.colours.items():
-        for name, (dash, mark) in STROKES.items():
+    for method in looks.colours:
+        colour, mark = looks.of(method)
+        for name, dash in DASHES.items():
             line = [r for r in results if r.cell.method == method and (r.cell.rank > 0) == (name == "LoRC")]
             _line(ax, line, mebibytes, dash, mark, colour)
 
@@ -116,7 +117,7 @@ def _draw_in_print(ax: Axes, printed: list[tuple[CellResult, float]], mebibytes:
     """A ring at each published mean, at the size of the cell that it is the counterpart of."""
     for result, ppl in printed:
         if result.cell in mebibytes:
-            colour = looks.colours.get(without_star(result.cell.method), INK)
+            colour, _ = looks.of(without_star(result.cell.method))
             ax.plot(mebibytes[result.cell], ppl, ls="", marker="o", ms=9, mfc="none", mec=colour, mew=1.2, zorder=4)
 
 

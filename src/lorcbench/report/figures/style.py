@@ -32,7 +32,10 @@ SPARE_COLOURS = ("#e69f00", "#7b5ea7", "#8c8c8c", "#a6761d", "#3b3b3b")
 DARK = {INK: "#e6e8ea", GREY: "#a3adb7", PAPER: "#1b1f24", EDGE: "#6e7681", GRID: "#30363d"}
 DARK |= {"#d55e00": "#f0803c", "#0072b2": "#4aa3e0", "#56b4e9": "#9ad4f5", "#009e73": "#2cc295"}
 DARK |= {"#7b5ea7": "#ab92d6", "#a6761d": "#cf9d45", "#3b3b3b": "#c8ccd0"}
-STROKES = (("-", "o"), ((0, (5, 2)), "s"), ((0, (1.5, 1.5)), "D"), ((0, (5, 2, 1, 2)), "v"), ((0, (8, 2)), "P"))
+# The mark of each method, which tells it in grey and to the colour-blind; a dash tells the format.
+MARKS = {"rtn": "o", "gptq": "s", "gptq-cached": "D", "zq_local": "^", "zq_global": "v"}
+SPARE_MARKS = ("P", "X", "<", ">", "h")
+DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 2, 1, 2)), (0, (8, 2)))
 # Colour, dash and mark of each kind of correction (`lorcbench.report.equal_bits.KINDS`).
 KIND_LOOKS = {
     "none": (INK, "-", "o"),
@@ -68,19 +71,29 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure on disk: ``<stem>.png`` and ``<stem>.svg``."""
+    """A figure on disk: ``<stem>.png`` and ``<stem>.svg``.
+
+    Attributes:
+        stem: of its files.
+        title: the question that it answers.
+        caption: what is drawn.
+        finding: the answer in a sentence or two, of the whole study; "" if there is none.
+        files: without suffix: the one that is shown, and those with further models, such as ``models-2/<stem>``.
+    """
 
     stem: str
     title: str
     caption: str
+    finding: str = ""
+    files: tuple[str, ...] = ()
 
 
 class Looks:
-    """The colour of each method and the stroke of each format in one figure, and their legend entries.
+    """The colour and mark of each method and the dash of each format in one figure, and their legend entries.
 
     Args:
         names: the methods' names in paths, ``none`` among them or not.
-        formats: what strokes tell apart, in their order.
+        formats: what dashes tell apart, in their order.
     """
 
     def __init__(self, names: Iterable[str], formats: Iterable[str] = ()) -> None:
@@ -89,9 +102,15 @@ class Looks:
         spare = [name for name in methods if labels[name] not in COLOURS]
         self.colours = {name: COLOURS[labels[name]] for name in methods if labels[name] in COLOURS}
         self.colours |= {name: SPARE_COLOURS[index % len(SPARE_COLOURS)] for index, name in enumerate(spare)}
-        self.strokes = {name: STROKES[index % len(STROKES)] for index, name in enumerate(unique(formats))}
-        self.methods = [Line2D([], [], color=colour, lw=4, label=labels[name]) for name, colour in self.colours.items()]
-        self.formats = [stroke_handle(name, dash, mark) for name, (dash, mark) in self.strokes.items()]
+        self.marks = {name: MARKS[labels[name]] for name in methods if labels[name] in MARKS}
+        self.marks |= {name: SPARE_MARKS[index % len(SPARE_MARKS)] for index, name in enumerate(spare)}
+        self.dashes = {name: DASHES[index % len(DASHES)] for index, name in enumerate(unique(formats))}
+        self.methods = [hue_handle(labels[name], colour, self.marks[name]) for name, colour in self.colours.items()]
+        self.formats = [dash_handle(name, dash) for name, dash in self.dashes.items()]
+
+    def of(self, method: str) -> tuple[str, str]:
+        """The colour and the mark of a method; ``none``, weights in full precision, is a black star."""
+        return self.colours.get(method, INK), self.marks.get(method, "*")
 
 
 def method_labels(methods: list[str]) -> dict[str, str]:
@@ -101,9 +120,14 @@ def method_labels(methods: list[str]) -> dict[str, str]:
     return {method: stem if variants[stem] == 1 else method for method, stem in stems.items()}
 
 
-def stroke_handle(label: str, dash, mark: str) -> Line2D:
-    """The entry of the legend for a stroke, whatever the method."""
-    return Line2D([], [], color=GREY, ls=dash, marker=mark, label=label)
+def hue_handle(label: str, colour: str, mark: str) -> Line2D:
+    """The entry of the legend for a colour and its mark, whatever the format."""
+    return Line2D([], [], color=colour, lw=4, marker=mark, ms=8, label=label)
+
+
+def dash_handle(label: str, dash) -> Line2D:
+    """The entry of the legend for a dash, whatever the method."""
+    return Line2D([], [], color=GREY, ls=dash, label=label)
 
 
 def canvas(

@@ -33,8 +33,9 @@ def _advice(advice: Advice) -> str:
     several = len(advice.models) > 1
     heads = ["up to", "use", "bits per weight", "rise of the mean PPL", *(["over models"] if several else [])]
     rows = "".join(_recommendation(one, several) for one in advice.recommendations)
-    title = f'<p class="soft">For {escape(headline.about(advice).partition(":")[0])}</p>'
-    return title + table(heads, rows)
+    about = headline.about(advice).partition(":")[0]
+    title = f'<p class="soft">For {escape(about)}</p>'
+    return title + table(heads, rows, f"What to use for {about}")
 
 
 def _recommendation(one: Recommendation, several: bool) -> str:
@@ -74,7 +75,7 @@ def by_model(results: list[CellResult], changes: dict[Cell, Change], advice: lis
     note = (
         "Each model by itself: the cell of lowest mean PPL within a budget. No other cell has fewer bits and a lower mean PPL."
     )
-    return f'<p class="note">{note}</p>' + table(["up to", *columns], rows)
+    return f'<p class="note">{note}</p>' + table(["up to", *columns], rows, "The best cell of each model within a budget")
 
 
 def _own(column: dict[float, Recommendation], budget: float) -> str:

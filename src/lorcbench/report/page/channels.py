@@ -39,8 +39,8 @@ def _model(result: CellResult, results: list[CellResult], changes: dict[Cell, Ch
         f"counts from {MASSIVE:g} times the median channel on. An input that several linears share has the name of the first. "
         "Of each block the largest channel is looked at; blocks are counted from 0."
     )
-    tables = f'<p class="note">{escape(note)}</p>' + table(heads, inputs, numeric=heads[1:5])
-    losses = _losses([other for other in results if other.cell.model == result.cell.model], changes)
+    tables = f'<p class="note">{escape(note)}</p>' + table(heads, inputs, f"Massive activations of {model}", heads[1:5])
+    losses = _losses([other for other in results if other.cell.model == result.cell.model], changes, model)
     return tables + f'<p class="note">What the methods lose there, without LoRC: the rise of the mean PPL.</p>{losses}'
 
 
@@ -65,7 +65,7 @@ def _named(blocks: dict[int, list[int]]) -> str:
     return "; ".join([*named, *([f"{len(blocks) - _NAMED} more"] if len(blocks) > _NAMED else [])])
 
 
-def _losses(results: list[CellResult], changes: dict[Cell, Change]) -> str:
+def _losses(results: list[CellResult], changes: dict[Cell, Change], model: str) -> str:
     """Formats down, methods across, the rise with its interval inside; of a method with several calibrations the first."""
     rises: dict[tuple[str, str], dict[str, Change]] = {}
     for result in results:
@@ -79,7 +79,7 @@ def _losses(results: list[CellResult], changes: dict[Cell, Change]) -> str:
         + "</tr>"
         for (weight, activation), row in rises.items()
     )
-    return table(["format", *methods], rows, numeric=methods) if rows else ""
+    return table(["format", *methods], rows, f"What the methods lose on {model}", methods) if rows else ""
 
 
 def _rise(change: Change | None) -> str:

@@ -23,8 +23,10 @@ def kinds_of_correction(found: Corrections) -> str:
         "if it is below that rival beyond the interval. Each interval stands by itself here; the claims below control the "
         "error of all of them together."
     )
-    by_format = table(["weights", *_HEADS], "".join(map(_row, found.by_format)), numeric=_HEADS[1:])
-    by_share = table(["rank ÷ width", *_HEADS], "".join(map(_row, found.by_share)), numeric=_HEADS[1:])
+    by_format = table(
+        ["weights", *_HEADS], "".join(map(_row, found.by_format)), "Kinds of correction by weight format", _HEADS[1:]
+    )
+    by_share = table(["rank ÷ width", *_HEADS], "".join(map(_row, found.by_share)), "Kinds of correction by rank", _HEADS[1:])
     sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in found.sentences)
     return f'<ul>{sentences}</ul><p class="note">{note}</p>{by_format}{by_share if found.by_share else ""}'
 
@@ -35,7 +37,7 @@ def _row(means: Means) -> str:
     pays = f'<td class="num">{better} of {count}</td>' if count else MISSING
     taken_back = value(means.taken_back, lambda share: f"{100 * share:.0f} %")
     return (
-        f"<tr><td>{escape(means.where)}</td><td>{escape(means.kind)}</td>{value(means.cells, str)}{taken_back}"
+        f'<tr><th scope="row">{escape(means.where)}</th><td>{escape(means.kind)}</td>{value(means.cells, str)}{taken_back}'
         f"{_change(means.plain)}{_change(means.without)}{pays}</tr>"
     )
 
@@ -45,4 +47,4 @@ def _change(change: Interval | None) -> str:
     if change is None:
         return MISSING
     spelled, low, high = (percent(share, 2).removesuffix(" %") for share in (change.value, change.low, change.high))
-    return f'<td class="num" data-v="{change.value!r}">{spelled} % <span class="interval">[{low}, {high}]</span></td>'
+    return f'<td class="num">{spelled} % <span class="interval">[{low}, {high}]</span></td>'

@@ -10,11 +10,16 @@ from lorcbench.report import tally
 from lorcbench.report.agreement import Agreement, Ordering, agreements
 from lorcbench.report.claims import Verdict
 from lorcbench.report.conventions import Candidate
-from lorcbench.report.page.parts import MISSING, chip, method_cell, sortable, table, value
+from lorcbench.report.page.cells import NAMES as AXES
+from lorcbench.report.page.grid import Column, Entry, entry, grid, number
+from lorcbench.report.page.grid import chip as grid_chip
+from lorcbench.report.page.parts import MISSING, NOTHING, chip, method_cell, region, table, value
 from lorcbench.report.scorecard import Row, precision
 from lorcbench.report.seeds import Spread
-from lorcbench.report.sources import Beside, Entry, conflicting, sentence
-from lorcbench.report.spelling import number, percent
+from lorcbench.report.sources import Beside, conflicting, sentence
+from lorcbench.report.sources import Entry as Printed
+from lorcbench.report.spelling import number as spelled
+from lorcbench.report.spelling import percent
 from lorcbench.report.tally import Claim
 from lorcbench.study.published import PAPER, REPRODUCTION, SOURCES
 
@@ -25,7 +30,7 @@ def claims(verdicts: list[Verdict]) -> str:
     if not found:
         return ""
     blocks = "".join(map(_claim, found))
-    return f'<p class="note">{escape(_claims_note(verdicts))}</p><div class="scroll">{blocks}</div>'
+    return f'<p class="note">{escape(_claims_note(verdicts))}</p>{region(blocks, "Claims")}'
 
 
 def _claims_note(verdicts: list[Verdict]) -> str:
@@ -49,8 +54,8 @@ def _claim(claim: Claim) -> str:
     ours = f" {chip('derived', 'our extrapolation')}" if claim.is_ours else ""
     source = f' <small class="soft">{escape(claim.source)}</small>' if claim.source and not claim.is_ours else ""
     return (
-        f"<details><summary><span>{escape(claim.text)}{source}{ours}</span>{chips}</summary>"
-        f"<table><tbody>{rows}</tbody></table></details>"
+        f'<details class="claim"><summary><span>{escape(claim.text)}{source}{ours}</span>{chips}</summary>'
+        f"<table><caption>Tests of: {escape(claim.text)}</caption><tbody>{rows}</tbody></table></details>"
     )
 
 
@@ -67,7 +72,7 @@ def _verdict(verdict: Verdict) -> str:
     remark = f"<small>{'; '.join(remarks)}</small>" if remarks else ""
     in_print = f"<small>in print: {escape(verdict.in_print)}</small>" if verdict.in_print else ""
     return (
-        f"<tr><td><code>{escape(verdict.scope)}</code></td><td>{chips}{remark}</td>"
+        f'<tr><th scope="row"><code>{escape(verdict.scope)}</code></th><td>{chips}{remark}</td>'
         f"<td>{escape(verdict.evidence)}{in_print}</td></tr>"
     )
 
@@ -76,16 +81,16 @@ def spreads(found: list[Spread]) -> str:
     """How far rises move with seeds, beside the intervals, which do not see that."""
     heads = ["model", "recipe", "PPL", "interval", "standard deviation", "seeds", "of"]
     rows = "".join(
-        f"<tr><td>{escape(spread.cell.model)}</td>{method_cell(spread.recipe)}"
-        f"{value(spread.rise, lambda rise: number(rise, '+'))}{value(spread.half_width, lambda half: '±' + number(half))}"
-        f"{value(spread.sd, number)}{value(len(spread.seeds), str)}<td>{escape(spread.seeds_of)}</td></tr>"
+        f'<tr><th scope="row">{escape(spread.cell.model)}</th>{method_cell(spread.recipe)}'
+        f"{value(spread.rise, lambda rise: spelled(rise, '+'))}{value(spread.half_width, lambda half: '±' + spelled(half))}"
+        f"{value(spread.sd, spelled)}{value(len(spread.seeds), str)}<td>{escape(spread.seeds_of)}</td></tr>"
         for spread in found
     )
     note = (
         "The rise of the mean perplexity over full precision, mean over the seeds. The interval is of the choice of test text; "
         "the standard deviation is that of one seed of the calibration, or of the training of a stand-in."
     )
-    return f'<p class="note">{note}</p>{table(heads, rows, numeric=heads[2:6])}' if found else ""
+    return f'<p class="note">{note}</p>{table(heads, rows, "Spread over seeds", heads[2:6])}' if found else ""
 
 
 def scorecard(rows: list[Row], ordered: list[Ordering], beside: Sequence[Beside] = ()) -> str:
@@ -109,8 +114,8 @@ def scorecard(rows: list[Row], ordered: list[Ordering], beside: Sequence[Beside]
         f"{precision(rows)}"
     )
     return (
-        f'<p class="note">{escape(note)}</p>{table(heads, kinds, numeric=heads[1:]) if kinds else ""}'
-        + (table(order_heads, orders, numeric=order_heads[2:]) if orders else "")
+        f'<p class="note">{escape(note)}</p>{table(heads, kinds, "How much agrees with print", heads[1:]) if kinds else ""}'
+        + (table(order_heads, orders, "Order within the papers' tables", order_heads[2:]) if orders else "")
         + _conflicts(beside)
         + _side_by_side(beside)
     )
@@ -123,11 +128,12 @@ def _conflicts(beside: Sequence[Beside]) -> str:
         return ""
     heads = ["model", "method", "weight", "corpus", "measured", "the sources"]
     rows = "".join(
-        f"<tr><td>{escape(one.cell['model'])}</td>{method_cell(one.cell['method'])}<td>{escape(one.cell['weight'])}</td>"
-        f"<td>{escape(one.corpus)}</td>{value(one.measured, _ppl)}<td>{escape(one.conflict.text())}</td></tr>"
+        f'<tr><th scope="row">{escape(one.cell["model"])}</th>{method_cell(one.cell["method"])}'
+        f"<td>{escape(one.cell['weight'])}</td><td>{escape(one.corpus)}</td>{value(one.measured, _ppl)}"
+        f"<td>{escape(one.conflict.text())}</td></tr>"
         for one in told
     )
-    return f'<p class="note">{escape(sentence(told))}</p>{table(heads, rows, numeric=heads[4:5])}'
+    return f'<p class="note">{escape(sentence(told))}</p>{table(heads, rows, "Sources that contradict each other", heads[4:5])}'
 
 
 def _side_by_side(beside: Sequence[Beside]) -> str:
@@ -136,29 +142,29 @@ def _side_by_side(beside: Sequence[Beside]) -> str:
         return ""
     sources = [source for source in SOURCES if any(one.of(source) for one in beside)]
     titles = [SOURCES[source].title for source in sources]
-    columns = ["model", "method", "weight", "activation", "LoRC", "corpus", "agrees"]
-    numbers = ["measured", *titles, "tolerance in %", "class", "class in print"]
+    columns = [Column(name, names=name != "agrees") for name in (*AXES, "corpus", "agrees")]
+    columns += [Column(name, numeric=True) for name in ("measured", *titles, "tolerance in %", "class", "class in print")]
     note = "Under each number: by how much the measured one differs, and where it stands."
     if apart := [SOURCES[source].title for source in sources if SOURCES[source].kind == REPRODUCTION]:
         note += f" {', '.join(apart)}: a reproduction, not a paper; “agrees” and the counts of papers leave it out."
     if apart := [SOURCES[source].title for source in sources if SOURCES[source].protocol is None]:
         note += f" {', '.join(apart)}: other number formats and a protocol of its own; shown, and compared with nothing."
-    body = "".join(_row(one, sources) for one in beside)
-    return f'<p class="note">{escape(note)}</p>' + sortable(
-        "score-table", columns + numbers, body, numbers, "opt-125m gptq wikitext2", "numbers"
-    )
+    rows = [_row(one, sources) for one in beside]
+    caption = "Measured and published numbers side by side"
+    body = grid("score-table", columns, rows, "opt-125m gptq wikitext2", caption, "numbers")
+    return f'<p class="note">{escape(note)}</p>{body}'
 
 
 def fingerprint(candidates: list[Candidate]) -> str:
     """Which convention that the papers leave open comes closest to their numbers."""
     rows = "".join(
-        f"<tr><td>{escape(candidate.question)}</td><td>{escape(candidate.answer)}</td>{value(candidate.n, str)}"
+        f'<tr><th scope="row">{escape(candidate.question)}</th><td>{escape(candidate.answer)}</td>{value(candidate.n, str)}'
         f"{value(candidate.distance, _percent)}{value(candidate.farthest, _percent)}</tr>"
         for candidate in candidates
     )
     heads = ["question", "answer", "numbers", "mean distance", "farthest"]
     note = "What the papers leave unsaid, answered by the published numbers: of each question, the closest answer first."
-    return f'<p class="note">{note}</p>{table(heads, rows, numeric=heads[2:])}' if candidates else ""
+    return f'<p class="note">{note}</p>{table(heads, rows, "Conventions, the closest first", heads[2:])}' if candidates else ""
 
 
 def _percent(distance: float) -> str:
@@ -168,7 +174,7 @@ def _percent(distance: float) -> str:
 def _agreement(agreement: Agreement, more: str = "") -> str:
     """The row of a kind of cells."""
     numbers = value(agreement.count, str) + value(agreement.within, str) + value(agreement.median, _percent)
-    return f"<tr><td>{escape(agreement.kind + more)}</td>{numbers}</tr>"
+    return f'<tr><th scope="row">{escape(agreement.kind + more)}</th>{numbers}</tr>'
 
 
 def _ordering(ordering: Ordering) -> str:
@@ -176,53 +182,55 @@ def _ordering(ordering: Ordering) -> str:
     correlation = None if math.isnan(ordering.spearman) else ordering.spearman
     pairs = f'<td class="num">{ordering.agreeing} of {ordering.pairs}</td>' if ordering.pairs else MISSING
     return (
-        f"<tr><td>{escape(ordering.table)}</td><td>{escape(ordering.scope)}</td>{value(ordering.n, str)}"
+        f'<tr><th scope="row">{escape(ordering.table)}</th><td>{escape(ordering.scope)}</td>{value(ordering.n, str)}'
         f"{value(correlation, '{:.2f}'.format)}{pairs}</tr>"
     )
 
 
-def _row(one: Beside, sources: list[str]) -> str:
+def _row(one: Beside, sources: list[str]) -> list[Entry]:
     """The row of a number that others printed too."""
     cell, row = one.cell, one.row
     lorc = f"r{cell['rank']}" if not cell["rank"] else f"r{cell['rank']} {cell['lorc']}"
-    method = method_cell(cell["method"], f" {chip('derived')}" if row and row.derived else "")
-    texts = "".join(f"<td>{escape(text)}</td>" for text in (cell["weight"], cell["activation"], lorc, one.corpus))
-    classes = MISSING * 2
+    method = entry(cell["method"], s=["derived"] if row and row.derived else [])
+    classes: list[Entry] = [NOTHING, NOTHING]
     if row:
-        measured = f"{row.class_measured}{' open' if row.class_open else ''}" if row.class_measured else "–"
-        classes = f'<td class="num">{measured}</td>{value(row.class_published, str)}'
-    return (
-        f"<tr><td>{escape(cell['model'])}</td>{method}{texts}<td>{_agrees(one)}</td>{value(one.measured, _ppl)}"
-        f"{''.join(_entries(one.of(source)) for source in sources)}"
-        f"{value(row.tolerance if row else None, _bound)}{classes}</tr>"
-    )
+        measured = f"{row.class_measured}{' open' if row.class_open else ''}" if row.class_measured else NOTHING
+        classes = [measured, number(row.class_published, str)]
+    return [
+        *(cell["model"], method, cell["weight"], cell["activation"], lorc, one.corpus),
+        _agrees(one),
+        number(one.measured, _ppl),
+        *(_entries(one.of(source)) for source in sources),
+        number(row.tolerance if row else None, _bound),
+        *classes,
+    ]
 
 
-def _agrees(one: Beside) -> str:
+def _agrees(one: Beside) -> Entry:
     """Whether the papers' numbers are met: all, some or none of them; nothing where no paper's is compared."""
     papers = [entry for entry in one.entries if SOURCES[entry.source].kind == PAPER and entry.within is not None]
     met = [entry.within for entry in papers if not entry.suspect]
     if not met:
-        return "–"
+        return NOTHING
     if any(met) and not all(met):
-        return chip("undecided", "some")
-    return chip("supported", "yes") if all(met) else chip("contradicted", "no")
+        return grid_chip("undecided", "some")
+    return grid_chip("supported", "yes") if all(met) else grid_chip("contradicted", "no")
 
 
-def _entries(entries: list[Entry]) -> str:
+def _entries(printed: list[Printed]) -> Entry:
     """What one source prints of a number, and by how much the measured one differs."""
-    if not entries:
-        return MISSING
-    spelled = []
-    for entry in entries:
-        parts = [] if math.isnan(entry.relative) else [percent(entry.relative, 2)]
-        parts += [entry.table.removeprefix(f"{SOURCES[entry.source].title} "), *(["suspect"] if entry.suspect else [])]
-        spelled.append(escape(_ppl(entry.ppl)) + "".join(f"<small>{escape(part)}</small>" for part in parts))
-    return f'<td class="num" data-v="{entries[0].ppl!r}">{"".join(spelled)}</td>'
+    if not printed:
+        return NOTHING
+    below = []
+    for place, one in enumerate(printed):
+        below += [_ppl(one.ppl)] if place else []
+        below += [] if math.isnan(one.relative) else [percent(one.relative, 2)]
+        below += [one.table.removeprefix(f"{SOURCES[one.source].title} "), *(["suspect"] if one.suspect else [])]
+    return entry(_ppl(printed[0].ppl), printed[0].ppl if math.isfinite(printed[0].ppl) else None, s=below)
 
 
 def _ppl(ppl: float) -> str:
-    return number(ppl) if math.isfinite(ppl) else "diverged"
+    return spelled(ppl) if math.isfinite(ppl) else "diverged"
 
 
 def _bound(share: float) -> str:

@@ -6,34 +6,28 @@ from collections.abc import Callable, Iterable
 from html import escape
 
 SYMBOLS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
-MISSING = '<td class="num">–</td>'
+NOTHING = "–"
+MISSING = f'<td class="num">{NOTHING}</td>'
 
 
-def table(heads: list[str], rows: str, numeric: Iterable[str] = ()) -> str:
-    """A table as wide as its content."""
-    cells = "".join(f"<th{' class=num' if head in numeric else ''}>{escape(head)}</th>" for head in heads)
-    return f'<div class="scroll fit"><table><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table></div>'
-
-
-def sortable(name: str, heads: list[str], rows: str, numeric: Iterable[str], example: str, what: str = "cells") -> str:
-    """A table that sorts by a click on a heading, with a box that filters it and a menu for each column of few words.
+def table(heads: list[str], rows: str, caption: str, numeric: Iterable[str] = (), name: str = "") -> str:
+    """A table as wide as its content.
 
     Args:
-        name: its id.
-        heads: of its columns; those in `numeric` are set to the right.
         rows: the body, as HTML.
-        example: what may be typed into the box.
-        what: what the rows are, such as ``cells``.
+        caption: what the table is, for readers who do not see it beside its heading; no other table has the same.
+        numeric: the heads of columns that are set to the right.
+        name: its id, or "".
     """
-    cells = "".join(
-        f'<th{" class=num" if head in numeric else ""}><button type="button">{escape(head)}</button></th>' for head in heads
-    )
-    return (
-        f'<div class="filter" data-table="{name}"><input type="search" aria-label="Filter {what}" '
-        f'placeholder="Filter, for example: {escape(example)}"><span class="menus"></span><output class="soft"></output></div>'
-        f'<div class="scroll"><table class="sortable" id="{name}" data-what="{what}"><thead><tr>{cells}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
+    cells = "".join(f"<th{' class=num' if head in numeric else ''} scope=col>{escape(head)}</th>" for head in heads)
+    own = f' id="{name}"' if name else ""
+    body = f"<table{own}><caption>{escape(caption)}</caption><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table>"
+    return region(body, caption, "scroll fit")
+
+
+def region(body: str, label: str, css: str = "scroll") -> str:
+    """A box that scrolls, which the keyboard reaches."""
+    return f'<div class="{css}" role="region" aria-label="{escape(label)}" tabindex="0">{body}</div>'
 
 
 def chip(name: str, text: str = "") -> str:
@@ -53,5 +47,5 @@ def method_cell(method: str, more: str = "") -> str:
 
 
 def value(number: float | None, spell: Callable[[float], str]) -> str:
-    """A cell with a number; the table sorts by the number, whatever its spelling."""
-    return MISSING if number is None else f'<td class="num" data-v="{number!r}">{escape(spell(number))}</td>'
+    """A cell with a number."""
+    return MISSING if number is None else f'<td class="num">{escape(spell(number))}</td>'

@@ -5,24 +5,28 @@ from __future__ import annotations
 import base64
 import re
 from collections import Counter
+from datetime import date
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from lorcbench import __version__
 from lorcbench.common import paths
 from lorcbench.report import budget, tally
 from lorcbench.report.comparison import Change
+from lorcbench.report.devices import named, together
 from lorcbench.report.figures import Figure
 from lorcbench.report.findings import Findings
-from lorcbench.report.page import advice, cells, evidence, take_away
+from lorcbench.report.page import advice, cells, evidence, jobs, take_away
 from lorcbench.report.page.cells import SETTINGS, degraded, settings
 from lorcbench.report.page.channels import massive
 from lorcbench.report.page.corrections import kinds_of_correction
-from lorcbench.report.page.parts import chip, table, value
+from lorcbench.report.page.parts import chip, region, table, value
 from lorcbench.report.page.tasks import tasks
 from lorcbench.report.recommend import fronts
 from lorcbench.report.results import CellResult
+from lorcbench.report.results import jobs as files_of_jobs
 from lorcbench.report.scorecard import counted
 from lorcbench.report.summary import window_lines
 from lorcbench.study.cells import Cell, Study
@@ -35,6 +39,7 @@ FIRST = ("pareto", "fronts", "equal-bits")  # figures that stand beside what to 
 _NORM_OR_BIAS = re.compile(r"\.bias$|norm|(^|\.)ln_")
 NAMED = 6  # cells that an alert names before it refers to the table
 LOCAL = "http://127.0.0.1:5000"  # where `make ui` serves MLflow
+SCRIPTS = ("render", "jobs", "cells", "grid", "take_away")  # each beside the module that makes what it works on
 
 
 def render(
@@ -85,12 +90,14 @@ def render(
     sections = {name: body for name, body in sections.items() if body}
     use = advice.what_to_use(findings)
     nav = [*([("use", "What to use")] if use else []), *sections, ("reading", "How to read this")]
-    template = Template(files("lorcbench.report.page").joinpath("render.html").read_text(encoding="utf-8"))
-    return template.substitute(
+    job_files = files_of_jobs(results)
+    return Template(_beside("render.html")).substitute(
         title=escape(study.config.title),
+        style=_beside("render.css"),
+        script="".join(_beside(f"{name}.js") for name in SCRIPTS),
         what=_what(study, measured),
         facts=_facts(measured),
-        use=f'<section id="use"><h2>What to use</h2>{use}</section>' if use else "",
+        use=f'<section id="use"><h2>What to use</h2>{use}{_answers(figures, findings)}</section>' if use else "",
         headline=_headline(findings),
         mlflow=_mlflow(imported),
         alerts=_alerts(study, measured),
@@ -99,8 +106,43 @@ def render(
             f'<section id="{anchor}"><h2>{escape(title)}</h2>{body}</section>' for (anchor, title), body in sections.items()
         ),
         windows=_windows(measured),
-        provenance=cells.provenance(results, folder),
+        provenance=jobs.packed(results, job_files, folder),
+        foot=_foot(study, job_files),
     )
+
+
+def _beside(name: str) -> str:
+    """A file of this package."""
+    return files("lorcbench.report.page").joinpath(name).read_text(encoding="utf-8")
+
+
+def _answers(figures: list[Figure], findings: Findings) -> str:
+    """What each figure shows, in a sentence that leads to it; without what stands above it already."""
+    items = "".join(
+        f'<li><a href="#figure-{figure.stem}">{escape(figure.title)}</a> {escape(figure.finding)}</li>'
+        for figure in figures
+        if figure.finding and figure.finding != findings.equal_bits
+    )
+    return f'<ul class="answers">{items}</ul>' if items else ""
+
+
+def _foot(study: Study, job_files: dict[Path, dict]) -> str:
+    """When the results were made, by which version and commit, and on what."""
+    runs = [record["run"] for record in job_files.values() if record["run"]]
+    parts = [f"Study <code>{escape(study.name)}</code>", f"LoRC Bench {escape(__version__)}"]
+    if times := sorted(run["finished"] for run in runs if "finished" in run):
+        parts.append(f"results of {_date(times[0])}" + (f" to {_date(times[-1])}" if times[0][:10] != times[-1][:10] else ""))
+    if commits := dict.fromkeys(run["commit"][:10] for run in runs if run.get("commit")):
+        parts.append(f"commit {', '.join(f'<code>{escape(commit)}</code>' for commit in commits)}")
+    if device := together(map(named, runs)):
+        parts.append(f"computed on {escape(device)}")
+    return f"<p>{'; '.join(parts)}.</p>"
+
+
+def _date(time: str) -> str:
+    """The day of a time, such as 27 November 2026."""
+    day = date.fromisoformat(time[:10])
+    return f"{day.day} {day:%B %Y}"
 
 
 def _what(study: Study, results: list[CellResult]) -> str:
@@ -229,26 +271,35 @@ def _named(keys: list[str]) -> str:
 
 
 def _figure(figure: Figure, folder: Path) -> str:
-    """A figure with its caption, and links to its files."""
+    """A figure with what it shows, its caption, and links to its files and to those with further models."""
+    shown, *further = figure.files
     # As a data URI an SVG stays sharp and shares no ids or styles with the page.
-    image = base64.b64encode((folder / "figures" / f"{figure.stem}.svg").read_bytes()).decode()
-    links = " ".join(f'<a href="figures/{figure.stem}.{kind}">{kind.upper()}</a>' for kind in ("svg", "png"))
+    image = base64.b64encode((folder / "figures" / f"{shown}.svg").read_bytes()).decode()
+    finding = f"<b>{escape(figure.finding)}</b> " if figure.finding else ""
+    more = f" Further models: {', '.join(_links(file) for file in further)}." if further else ""
+    picture = f'<img alt="{escape(figure.finding or figure.title)}" src="data:image/svg+xml;base64,{image}">'
     return (
-        f'<figure id="figure-{figure.stem}"><img alt="{escape(figure.title)}" src="data:image/svg+xml;base64,{image}">'
-        f"<figcaption>{escape(figure.caption)} {links}</figcaption></figure>"
+        f'<figure id="figure-{figure.stem}">{region(picture, figure.title)}'
+        f"<figcaption>{finding}{escape(figure.caption)} {_links(shown)}{more}</figcaption></figure>"
     )
+
+
+def _links(file: str) -> str:
+    """Links to a drawing; they say which one."""
+    name = file.replace("/", " ")
+    return " ".join(f'<a href="figures/{file}.{kind}">{name} as {kind.upper()}</a>' for kind in ("svg", "png"))
 
 
 def _stages(stages: list[dict]) -> str:
     """One row per stage: jobs, seconds, memory, devices."""
     rows = "".join(
-        f"<tr><td>{escape(stage['stage'])}</td>{value(stage['jobs'], '{:,}'.format)}"
+        f'<tr><th scope="row">{escape(stage["stage"])}</th>{value(stage["jobs"], "{:,}".format)}'
         f"{value(stage['seconds'], '{:,.1f}'.format)}{value(stage['peak_rss_mib'], '{:,.0f}'.format)}"
         f"<td>{escape(stage['device'])}</td></tr>"
         for stage in stages
     )
     heads = ["stage", "jobs", "seconds, all jobs", "peak MiB of one job", "device"]
-    return table(heads, rows, numeric=heads[1:4]) if stages else ""
+    return table(heads, rows, "What each stage took", heads[1:4]) if stages else ""
 
 
 def _files(study: Study, findings: Findings, imported: dict | None) -> str:

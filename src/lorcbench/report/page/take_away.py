@@ -35,7 +35,7 @@ def chosen(choices: list[Choice]) -> str:
         "MB (10⁶ bytes) are of a packed checkpoint: the linears of the blocks at these bits, all other numbers in 16 bits. "
         f"On the terminal: <code>lorcbench recommend study={escape(choices[0].study)} 4.25</code>"
     )
-    body = table(list(_HEADS), rows, numeric=_NUMERIC).replace("<table>", '<table id="choices">')
+    body = table(list(_HEADS), rows, "Cells that can be taken away", _NUMERIC, name="choices")
     return f'<p class="note">{note}</p>{field}{body}'
 
 

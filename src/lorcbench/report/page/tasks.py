@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from html import escape
 
 from lorcbench.report.comparison import Change
 from lorcbench.report.intervals import Interval
-from lorcbench.report.page.parts import MISSING, sortable
+from lorcbench.report.page.grid import Column, Entry, entry, grid
+from lorcbench.report.page.parts import NOTHING
 from lorcbench.report.results import CellResult
 from lorcbench.study.cells import Cell
 
@@ -17,15 +19,11 @@ def tasks(results: list[CellResult], changes: dict[Cell, Change]) -> str:
     if not measured:
         return ""
     metrics = sorted({name for result in measured for name in result.harness if _is_shown(result, name)})
-    rows = "".join(
-        f"<tr><td><code>{escape(result.cell.key)}</code></td>"
-        + "".join(_metric(result, name, _change(result, name, changes)) for name in metrics)
-        + "</tr>"
-        for result in measured
-    )
-    return f'<p class="note">{escape(_note(measured))}</p>' + sortable(
-        "task-table", ["cell", *metrics], rows, metrics, "w2 rtn"
-    )
+    rows = [
+        [result.cell.key, *(_metric(result, name, _change(result, name, changes)) for name in metrics)] for result in measured
+    ]
+    columns = [Column("cell", names=True), *(Column(name, numeric=True) for name in metrics)]
+    return f'<p class="note">{escape(_note(measured))}</p>{grid("task-table", columns, rows, "w2 rtn", "Metrics of lm-eval")}'
 
 
 def _is_shown(result: CellResult, name: str) -> bool:
@@ -68,18 +66,18 @@ def _change(result: CellResult, name: str, changes: dict[Cell, Change]) -> Inter
     return change.tasks.get(name) if change else None
 
 
-def _metric(result: CellResult, name: str, change: Interval | None) -> str:
-    """One cell of the table."""
+def _metric(result: CellResult, name: str, change: Interval | None) -> Entry:
+    """One entry of the table."""
     if name not in result.harness:
-        return MISSING
+        return NOTHING
     score = result.harness[name]
     error = result.harness.get(f"{name}_stderr")
-    spread = f' <span class="interval">± {_spell(error)}</span>' if error is not None else ""
-    below = ""
+    spread = f"± {_spell(error)}" if error is not None else ""
+    below = []
     if change is not None:
         value, low, high = (_spell(bound, "+") for bound in (change.value, change.low, change.high))
-        below = f'<small>{value} <span class="interval">[{low}, {high}]</span></small>'
-    return f'<td class="num" data-v="{score!r}">{_spell(score)}{spread}{below}</td>'
+        below = [f"{value} [{low}, {high}]"]
+    return entry(_spell(score), score if math.isfinite(score) else None, i=spread, s=below)
 
 
 def _spell(value: float, sign: str = "") -> str:

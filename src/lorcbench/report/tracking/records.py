@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,9 @@ KEY = "lorcbench.key"
 PARENT = "mlflow.parentRunId"
 COMMIT = "mlflow.source.git.commit"
 DEVICE = "device"  # the tag that says what computed the cell: a GPU by its name, or the CPU
+MADE_BY = ("quantized", "factors", "evaluation")  # the jobs whose time is a cell's own
 LATEST = "in_latest_import"  # the tag of a cell's run: whether the study still had the cell when it was last imported
+PERCENT = "delta_ppl_percent"  # and its bounds: they follow from other metrics, so a run from before they were logged is kept
 # These differ from one execution of the same work to the next.
 UNDIGESTED = ("system/seconds", "system/peak_rss_mib", COMMIT, DEVICE)
 
@@ -37,6 +40,9 @@ class Record:
         tags: what filters may ask for.
         datasets: token streams: the arguments of MLflow's `Dataset`, and ``context``: ``calibration`` or ``eval``.
         document: all that was measured of the cell, which becomes an artifact.
+        span: when the first of the jobs that made the cell began and the last one ended, in milliseconds since 1970; None if
+            their records do not say, as those of earlier versions.
+        logs: of a failed cell the logs of its failed jobs, by the name that they get.
     """
 
     name: str
@@ -46,11 +52,13 @@ class Record:
     tags: dict[str, str]
     datasets: list[dict[str, str]]
     document: dict
+    span: tuple[int, int] | None = None
+    logs: dict[str, Path] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
         """Changes when, and only when, something else than time and memory changed."""
-        logged = asdict(self)
+        logged = {name: value for name, value in vars(self).items() if name not in ("span", "logs")}
         for part in ("metrics", "tags"):
             logged[part] = _digested(logged[part])
         return fingerprint(logged)
@@ -59,7 +67,8 @@ class Record:
     def numbers(self) -> str:
         """Changes when, and only when, a number of the cell changed, or what it was measured on, or whether it has any."""
         measured = [self.document[name] for name in ("nll", "kl", "agree", "harness", "tasks")]
-        return fingerprint([self.status, self.tags.get("reason"), _digested(self.metrics), self.datasets, measured])
+        metrics = {name: value for name, value in _digested(self.metrics).items() if not name.startswith(PERCENT)}
+        return fingerprint([self.status, self.tags.get("reason"), metrics, self.datasets, measured])
 
 
 def _digested(entries: dict) -> dict:
@@ -67,7 +76,13 @@ def _digested(entries: dict) -> dict:
     return {key: value for key, value in entries.items() if key not in UNDIGESTED}
 
 
-def records(study_name: str, parent_run_id: str, results: list[CellResult], changes: dict[Cell, Change]) -> dict[str, Record]:
+def records(
+    study_name: str,
+    parent_run_id: str,
+    results: list[CellResult],
+    changes: dict[Cell, Change],
+    job_files: dict[Path, dict] | None = None,
+) -> dict[str, Record]:
     """What is logged of each cell, by its key.
 
     Args:
@@ -75,6 +90,7 @@ def records(study_name: str, parent_run_id: str, results: list[CellResult], chan
         parent_run_id: the study's own run in MLflow.
         results: all cells of the study, failed ones too.
         changes: what the finished cells lost to full precision.
+        job_files: of `lorcbench.report.results.jobs`, if they were read already.
     """
     cells = [result.cell for result in results]
     # Names and parameters tell the calibration, or the kind of LoRC, only in a study that has several.
@@ -82,7 +98,7 @@ def records(study_name: str, parent_run_id: str, results: list[CellResult], chan
     all_params = [_params(cell, several) for cell in cells]
     # What all runs have in common would fill columns of the table and axes of the charts; tags tell it.
     differing = [axis for axis in (all_params[0] if cells else ()) if len({params[axis] for params in all_params}) > 1]
-    job_files = jobs(results)
+    job_files = jobs(results) if job_files is None else job_files
     sizes = _sizes(results)
     return {
         result.cell.key: Record(
@@ -93,9 +109,28 @@ def records(study_name: str, parent_run_id: str, results: list[CellResult], chan
             tags=_tags(result, study_name, parent_run_id, sizes[result.cell.model], job_files),
             datasets=_datasets(result, job_files),
             document=_document(result, study_name, job_files),
+            span=span(result, job_files),
+            logs={} if result.status == "ok" else _logs(result),
         )
         for result, params in zip(results, all_params, strict=True)
     }
+
+
+def span(result: CellResult, job_files: dict[Path, dict]) -> tuple[int, int] | None:
+    """When the first of the jobs that made a cell began and when the last one ended, in milliseconds since 1970."""
+    folders = [result.folders[artifact] for artifact in MADE_BY if artifact in result.folders]
+    runs = [run for folder in folders if (run := job_files[folder]["run"]) and "finished" in run]
+    if not runs:
+        return None
+    ends = [datetime.fromisoformat(run["finished"]).timestamp() for run in runs]
+    begins = [end - run["seconds"] for end, run in zip(ends, runs, strict=True)]
+    return int(1000 * min(begins)), int(1000 * max(ends))
+
+
+def _logs(result: CellResult) -> dict[str, Path]:
+    """The logs of the jobs that failed."""
+    failed = {artifact: folder for artifact, folder in result.folders.items() if (folder / "failed.json").is_file()}
+    return {f"{artifact}.txt": log for artifact, folder in failed.items() if (log := folder / "log.txt").is_file()}
 
 
 def run_name(cell: Cell, several: list[str]) -> str:
@@ -201,6 +236,8 @@ def _metrics(result: CellResult, change: Change | None) -> dict[str, float]:
         mean = change.mean
         baseline = change.baseline.nll
         metrics |= {"delta_ppl": mean.value, "delta_ppl_low": mean.low, "delta_ppl_high": mean.high}
+        rise = change.relative
+        metrics |= {PERCENT: 100 * rise.value, f"{PERCENT}_low": 100 * rise.low, f"{PERCENT}_high": 100 * rise.high}
         metrics |= {f"delta_nll_{corpus}": float(np.mean(nll - baseline[corpus])) for corpus, nll in result.nll.items()}
         for name, intervals in change.divergence.items():
             metrics |= {f"{name}_{part}": interval.value for part, interval in intervals.items()}

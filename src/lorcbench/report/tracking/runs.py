@@ -6,12 +6,13 @@ writes it, after the jobs (several processes that open a fresh SQLite store at o
 People put notes, colours and links on runs, so a run is kept as long as the numbers of its cell stay: tags are brought up to
 date in place, and a cell that the study no longer has keeps its run, which says so. Only a run whose numbers changed is
 replaced, since MLflow neither changes a parameter nor forgets a metric. Runs of other results folders are left alone. Start and
-end are those of the import; a cell's own time is the metric ``system/seconds``.
+end are those of the jobs that made a cell; what they took without the time between them is the metric ``system/seconds``.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +21,18 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 
 from lorcbench.report.comparison import Change
-from lorcbench.report.results import CellResult
-from lorcbench.report.tracking.records import KEY, LATEST, Record, records
+from lorcbench.report.recommend import fronts
+from lorcbench.report.results import CellResult, jobs
+from lorcbench.report.tracking.records import KEY, LATEST, Record, records, span
 from lorcbench.report.tracking.store import Store, opened
-from lorcbench.report.tracking.view import TAG, addresses, local_folder, saved_view
+from lorcbench.report.tracking.view import COMPARED, TAG, addresses, local_folder, saved_view
 from lorcbench.study.cells import Cell
 
 DIGEST = "lorcbench.digest"  # of all that is logged
 NUMBERS = "lorcbench.numbers"  # of the numbers alone
 KIND = "mlflow.experimentKind"
 NOTE = "mlflow.note.content"
+LOGS = "logs"  # a failed run's artifacts: the logs of the jobs that failed
 CELL = "cell.json"  # a run's artifact: all that was measured of the cell
 
 
@@ -63,8 +66,11 @@ def track(imported: Import, store: Store) -> dict:
     with opened(store) as client:
         experiment_id = study_experiment(client, store)
         stored = runs_by_key(client, experiment_id, imported.study, store)
-        parent = _parent(client, experiment_id, imported, store, stored.pop(imported.study, []))
-        by_key = records(imported.study, parent.info.run_id, imported.results, imported.changes)
+        job_files = jobs(imported.results)
+        spans = [known for result in imported.results if (known := span(result, job_files))]
+        begun = min((start for start, _ in spans), default=None)
+        parent = _parent(client, experiment_id, imported, store, stored.pop(imported.study, []), begun)
+        by_key = records(imported.study, parent.info.run_id, imported.results, imported.changes, job_files)
         _describe(client, experiment_id, imported.title, by_key)
         former = [run for key in stored.keys() - by_key.keys() for run in stored.pop(key)]
         for run in former:
@@ -82,19 +88,34 @@ def track(imported: Import, store: Store) -> dict:
         for run in outdated:
             client.delete_run(run.info.run_id)
         status = "FINISHED" if all(result.status == "ok" for result in imported.results) else "FAILED"
-        if parent.info.status != status:
-            client.set_terminated(parent.info.run_id, status)
+        ended = max((end for _, end in spans), default=parent.info.end_time)
+        if (parent.info.status, parent.info.end_time) != (status, ended):
+            client.set_terminated(parent.info.run_id, status, ended)
     return {
         "experiment_id": experiment_id,
         "parent_run_id": parent.info.run_id,
         "parent_artifacts": parent.info.artifact_uri if store.may_write(parent.info.artifact_uri) else None,
-        "pages": addresses(experiment_id, [runs[key] for key, record in by_key.items() if record.status == "FINISHED"]),
+        "pages": addresses(experiment_id, [runs[cell.key] for cell in compared(imported.results)]),
         "created": created,
         "kept": len(runs) - created,
         "deleted": len(outdated),
         "former": len(former),
         "runs": runs,
     }
+
+
+def compared(results: list[CellResult]) -> list[Cell]:
+    """The cells that the comparison page shows: those on the fronts, of a long front some from its smallest to its largest."""
+    of_models: dict[str, list[Cell]] = {}
+    for cell, better in fronts(sorted(results, key=lambda result: result.bits_per_weight or 0)).items():
+        if better is None:
+            of_models.setdefault(cell.model, []).append(cell)
+    each = max(COMPARED // max(len(of_models), 1), 1)
+    picked = []
+    for cells in of_models.values():
+        steps = min(each, len(cells))
+        picked += [cells[round(place * (len(cells) - 1) / max(steps - 1, 1))] for place in range(steps)]
+    return picked[:COMPARED]
 
 
 def study_experiment(client: MlflowClient, store: Store) -> str:
@@ -134,8 +155,14 @@ def runs_by_key(client: MlflowClient, experiment_id: str, study: str, store: Sto
             return runs
 
 
-def _parent(client: MlflowClient, experiment_id: str, imported: Import, store: Store, stored: list[Run]) -> Run:
-    """The study's own run, kept if there is one, with tags that sum the study up."""
+def _parent(
+    client: MlflowClient, experiment_id: str, imported: Import, store: Store, stored: list[Run], begun: int | None
+) -> Run:
+    """The study's own run, kept if there is one, with tags that sum the study up.
+
+    Args:
+        begun: when its first job did, in milliseconds.
+    """
     ok = sum(result.status == "ok" for result in imported.results)
     tags = {
         KEY: imported.study,
@@ -145,9 +172,7 @@ def _parent(client: MlflowClient, experiment_id: str, imported: Import, store: S
         **store.tags,
     }
     if not stored:
-        return client.create_run(
-            experiment_id, tags={**tags, **store.first_tags, NOTE: imported.title}, run_name=imported.study
-        )
+        return client.create_run(experiment_id, begun, {**tags, **store.first_tags, NOTE: imported.title}, imported.study)
     _set_tags(client, stored[0], tags)
     return stored[0]
 
@@ -174,6 +199,9 @@ def _refresh(client: MlflowClient, run: Run, record: Record, store: Store) -> No
             client.update_run(run.info.run_id, name=record.name)
         if added := [Param(*param) for param in record.params.items() if param[0] not in run.data.params]:
             client.log_batch(run.info.run_id, params=added)
+        there = run.data.metrics
+        if lacking := [Metric(*metric, run.info.end_time, 0) for metric in record.metrics.items() if metric[0] not in there]:
+            client.log_batch(run.info.run_id, metrics=lacking)
         _write_document(client, run, record, store)
     _set_tags(client, run, _all_tags(record, store))
 
@@ -181,7 +209,8 @@ def _refresh(client: MlflowClient, run: Run, record: Record, store: Store) -> No
 def _create(client: MlflowClient, experiment_id: str, record: Record, store: Store) -> str:
     """A new run that holds all of the record; returns its id."""
     now = int(time.time() * 1000)  # milliseconds
-    run = client.create_run(experiment_id, now, {**_all_tags(record, store), **store.first_tags}, record.name)
+    begun, ended = record.span or (now, now)
+    run = client.create_run(experiment_id, begun, {**_all_tags(record, store), **store.first_tags}, record.name)
     run_id = run.info.run_id
     _write_document(client, run, record, store)
     inputs = [
@@ -193,19 +222,24 @@ def _create(client: MlflowClient, experiment_id: str, record: Record, store: Sto
     ]
     if inputs:
         client.log_inputs(run_id, inputs)
-    metrics = [Metric(name, value, now, 0) for name, value in record.metrics.items()]
+    metrics = [Metric(name, value, ended, 0) for name, value in record.metrics.items()]
     client.log_batch(run_id, metrics, [Param(*param) for param in record.params.items()])
-    client.set_terminated(run_id, record.status)
+    client.set_terminated(run_id, record.status, ended)
     return run_id
 
 
 def _write_document(client: MlflowClient, run: Run, record: Record, store: Store) -> None:
-    """The run's artifact: all that was measured of the cell."""
+    """The run's artifacts: all that was measured of the cell, and the logs of jobs that failed."""
     if not store.may_write(run.info.artifact_uri):
         return
     text = json.dumps(record.document, indent=1, sort_keys=True) + "\n"
     if folder := local_folder(run.info.artifact_uri):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CELL).write_text(text, encoding="utf-8")
-    else:
-        client.log_text(run.info.run_id, text, CELL)
+        for name, log in record.logs.items():
+            (folder / LOGS).mkdir(exist_ok=True)
+            shutil.copyfile(log, folder / LOGS / name)
+        return
+    client.log_text(run.info.run_id, text, CELL)
+    for name, log in record.logs.items():
+        client.log_text(run.info.run_id, log.read_text(encoding="utf-8", errors="replace"), f"{LOGS}/{name}")

@@ -85,15 +85,18 @@ def opened(store: Store):
         yield _open(store)
 
 
-def attach(uri: str, run_id: str, files: list[Path]) -> None:
+def attach(uri: str, run_id: str, files: dict[Path, str | None]) -> None:
     """Copy files to a run's artifacts, through the tracking server; what was there under their names is replaced.
+
+    Args:
+        files: each with the folder of the artifacts that it goes to, None for none.
 
     Raises:
         TrackingError: the server cannot be reached or refuses.
     """
     with _one_line_errors(uri), _settings():
-        for file in files:
-            MlflowClient(uri).log_artifact(run_id, str(file))
+        for file, place in files.items():
+            MlflowClient(uri).log_artifact(run_id, str(file), place)
 
 
 def without_password(text: str) -> str:

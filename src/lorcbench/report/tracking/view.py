@@ -19,10 +19,11 @@ KEY = "lorcbench"
 TAG = f"mlflow.sharedViewState.{KEY}"
 NAME = "Cells, best first"
 WHEN = 1_700_000_000_000  # the view's times, in milliseconds: fixed, so that importing again changes nothing
-LEADING = ("ppl_mean", "delta_ppl", "bits_per_weight", "size_mib")  # metrics of the first columns
+LEADING = ("ppl_mean", "delta_ppl_percent", "bits_per_weight", "size_mib")  # metrics of the first columns
 PARAMS = ("model", "method", "calibration", "weight", "activation", "rank", "lorc")  # in the order of their columns
 WIDTHS = {"model": 125, "method": 110, "weight": 115, "activation": 115}  # pixels, where MLflow's own are too few
-COMPARED = 100  # runs on the comparison page, which is slow beyond that
+COMPARED = 20  # runs on the comparison page at most
+CHARTED = 100  # runs in a chart
 SECTION = "recipes"
 TRAINING = "workflowType=machine_learning"
 
@@ -53,22 +54,25 @@ def saved_view(params: Iterable[str], metrics: Iterable[str]) -> str:
 
 
 def _charts(params: set[str], metrics: list[str]) -> list[dict]:
-    """Perplexity by bits, all settings against perplexity, and bars."""
-    common = {"isGenerated": False, "deleted": False, "metricSectionId": SECTION, "runsCountToCompare": COMPARED}
+    """What each cell loses by its bits, all settings against that, and bars."""
+    lost = (
+        "delta_ppl_percent" if "delta_ppl_percent" in metrics else "ppl_mean"
+    )  # perplexities of several models do not compare
+    common = {"isGenerated": False, "deleted": False, "metricSectionId": SECTION, "runsCountToCompare": CHARTED}
     scatter = {
         "type": "SCATTER",
         "uuid": "bits",
         "xaxis": {"key": "bits_per_weight", "type": "METRIC"},
-        "yaxis": {"key": "ppl_mean", "type": "METRIC"},
+        "yaxis": {"key": lost, "type": "METRIC"},
     }
     chosen = [name for name in ("model", "method", "bits", "group", "activation", "rank") if name in params]
-    parallel = {"type": "PARALLEL", "uuid": "settings", "selectedParams": chosen, "selectedMetrics": ["ppl_mean"]}
+    parallel = {"type": "PARALLEL", "uuid": "settings", "selectedParams": chosen, "selectedMetrics": [lost]}
     bars = [{"type": "BAR", "uuid": f"bars-{name}", "metricKey": name} for name in metrics]
     return [{**common, **chart} for chart in (scatter, {**parallel, "showAllRuns": True}, *bars)]
 
 
 def addresses(experiment_id: str, run_ids: list[str]) -> dict[str, str]:
-    """Paths below the server's address: ``table`` and ``charts`` show the saved view, ``compare`` the runs side by side.
+    """Paths below the server's address: ``table`` and ``charts`` show the saved view, ``compare`` some runs side by side.
 
     Without `TRAINING` the pages open as MLflow's product for language-model applications, where runs are not shown.
     """
