@@ -15,7 +15,9 @@ import numpy as np
 from lorcbench.report import equal_bits
 from lorcbench.report.comparison import Change
 from lorcbench.report.equal_bits import KINDS, NONE, kind_of
-from lorcbench.report.figures import activation, lines, ranks
+from lorcbench.report.figures.activation import group_of, spell
+from lorcbench.report.figures.lines import sizes
+from lorcbench.report.figures.ranks import WORTH_MENDING, recovered
 from lorcbench.report.recommend import fronts
 from lorcbench.report.results import CellResult
 from lorcbench.report.spelling import percent
@@ -39,7 +41,7 @@ def answers(results: list[CellResult], changes: Changes) -> dict[str, str]:
         "fronts": _kinds(results),
         "bits": _bits(plain, changes),
         "sensitivity": _groups(plain, changes),
-        "lorc": ranks.recovered(results, changes),
+        "lorc": recovered(results, changes),
         "size": _sizes(results),
         "activation": _activations(compared, changes),
     }
@@ -89,7 +91,7 @@ def _bits(plain: list[CellResult], changes: Changes) -> str:
 def _groups(plain: list[CellResult], changes: Changes) -> str:
     """What groups take back of the loss in rows, and which model is most sensitive."""
     rises = {result.cell: changes[result.cell].relative.value for result in plain}
-    rows = [cell for cell in rises if not cell.weight_format.group and rises[cell] > ranks.WORTH_MENDING]
+    rows = [cell for cell in rises if not cell.weight_format.group and rises[cell] > WORTH_MENDING]
     lossy = set(rows)
     shares: dict[int, list[float]] = {}
     for cell, rise in rises.items():
@@ -113,7 +115,7 @@ def _groups(plain: list[CellResult], changes: Changes) -> str:
 
 def _sizes(results: list[CellResult]) -> str:
     """How often a quantized larger model beats all that the next smaller one of its family does with no less space."""
-    mebibytes = lines.sizes(results)
+    mebibytes = sizes(results)
     weights = {result.cell.model: result.weights for result in results if result.weights}
     families: dict[str, list[str]] = {}
     for result in sorted((r for r in results if r.cell.model in weights), key=lambda r: weights[r.cell.model]):
@@ -144,8 +146,8 @@ def _activations(compared: list[CellResult], changes: Changes) -> str:
     for cell, rise in rises.items():
         whole = replace(cell, activation="a16")
         if cell.activation != "a16" and whole in rises:
-            added.setdefault(activation.group_of(cell), []).append((1 + rise) / (1 + rises[whole]) - 1)
-    told = [f"{activation.spell(group)} {_range(added[group])}" for group in sorted(added, reverse=True)]
+            added.setdefault(group_of(cell), []).append((1 + rise) / (1 + rises[whole]) - 1)
+    told = [f"{spell(group)} {_range(added[group])}" for group in sorted(added, reverse=True)]
     return (
         f"Rise of a recipe's perplexity when its activations are rounded, by what shares a scale: {', '.join(told)}."
         if told
