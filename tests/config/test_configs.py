@@ -226,7 +226,7 @@ def test_groups_that_do_not_divide_are_listed_where_the_study_says_skip():
 
 
 BAD = [
-    ({"study": "nope"}, "study 'nope' is unknown; conf/study has activation-groups, bits, corrections, corrections-real"),
+    ({"study": "nope"}, "study 'nope' is unknown; conf/study has activation-groups, beyond, beyond-real, bits, corrections"),
     ({"study": "rank+standin=true"}, "unknown key study.standin; known keys of study"),
     ({"study": "rank+max_params=1e8"}, "the smallest model of rank+max_params=1e8 has 1.21e+09"),
     ({"study": "rank+max_params=-1"}, "expected a positive number"),
