@@ -86,10 +86,7 @@ clean:
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 ui: $(INSTALLED)
-	@$(BIN)/python -m lorcbench.report.tracking.ui http://127.0.0.1:$(PORT)
-	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui \
-	  --backend-store-uri sqlite:///results/mlflow.db --default-artifact-root results/mlflow-artifacts \
-	  --host 127.0.0.1 --port $(PORT) --workers 1
+	@$(BIN)/lorcbench ui --port $(PORT)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/limits.py

@@ -164,6 +164,11 @@ def split(text: str) -> list[str]:
     return re.findall(rf"(?:{_QUOTED}|\S)+", text)
 
 
+def is_of_workflow() -> bool:
+    """Whether a workflow started this process, and not somebody by hand."""
+    return compose.RUNTIME_VARIABLE in os.environ
+
+
 def from_environment() -> list[str]:
     """The overrides of the runtime that a workflow hands to its stages.
 
