@@ -208,7 +208,7 @@ def export(
     It is a command of Snakemake, so what is not measured yet is measured first. docs/export.md has the formats.
 
     \b
-      lorcbench export demo best@4.25                              the best cell of each model within 4.25 bits per weight
+      lorcbench export demo best@4.25                     the best cell of each model within 4.25 bits per weight, or best@2%
       lorcbench export demo opt-standin-s/rtn/none/w4-asym-g32/a16/r0 format=compressed-tensors
     """
     from lorcbench.pipeline import commandline

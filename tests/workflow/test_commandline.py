@@ -33,8 +33,8 @@ HANDED_ON = [
     ("model_path=m text_path=t", f"{WHERE} --cores all --config model_path=m text_path=t"),
     ("demo models=[a,b] --cores 3", f"{WHERE} --cores 3 --config study=demo 'models=[a,b]'"),
     (
-        "demo study.ranks=[0] -n runtime.threads=2 overrides='study.gate=off tracking.uri=x'",
-        f"{WHERE} --cores all -n --config study=demo 'overrides=study.ranks=[0] runtime.threads=2 study.gate=off tracking.uri=x'",
+        "demo study.ranks=[0] -n runtime.threads=2 overrides='study.gate=off'",
+        f"{WHERE} --cores all -n --config study=demo 'overrides=study.ranks=[0] runtime.threads=2 study.gate=off'",
     ),
     ("lorc --profile slurm", f"{WHERE} --profile {ROOT}/profiles/slurm --config study=lorc"),
     ("lorc --profile=profiles/slurm", f"{WHERE} --profile={ROOT}/profiles/slurm --config study=lorc"),

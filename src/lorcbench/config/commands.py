@@ -146,6 +146,18 @@ def names(overrides: list[str], config: JobConfig) -> Wildcards:
     )
 
 
+def check_named(stage: str, names: Wildcards, groups: list[str]) -> None:
+    """Refuse a job that chooses nothing in one of some config groups."""
+    for group in groups:
+        if getattr(names, group) == "none":
+            raise missing(stage, group)
+
+
+def missing(stage: str, group: str) -> ConfigError:
+    """The refusal of a command line that chooses nothing in a config group."""
+    return ConfigError(f"stage {stage} needs {group}=NAME; known: {', '.join(compose.names(group))}")
+
+
 def _known() -> str:
     """The keys that a stage takes."""
     groups = [group for group in SCHEMAS if f"{group}." not in _MACHINE]

@@ -91,7 +91,7 @@ class Job:
         """The entry that was chosen in a config group, as its dataclass."""
         node = self.cfg.get(group)
         if node is None:
-            raise self._without(group)
+            raise commands.missing(self.stage, group)
         if group == "model":
             node.name = self.names.model
             if "model=gguf" in self.overrides:
@@ -99,10 +99,6 @@ class Job:
         if any(f"{group}={given}" in self.overrides for given in ("folder", "file")):
             node.path = str(Path(node.path).expanduser().resolve())  # a setting, and the same from wherever it is typed
         return OmegaConf.to_object(node)
-
-    def _without(self, group: str) -> ConfigError:
-        """The refusal of a command line that chooses nothing in a config group."""
-        return ConfigError(f"stage {self.stage} needs {group}=NAME; known: {', '.join(compose.names(group))}")
 
     @cached_property
     def model(self) -> ModelConfig:
@@ -173,10 +169,8 @@ class Job:
         Raises:
             ConfigError: the command line does not say of which model, method, text or task.
         """
-        groups = [group for group in ("model", "text", "task") if f"{{{group}}}" in stage.pattern]
-        for group in [*groups, *(["method"] if stage in (QUANTIZE, LORC) else [])]:
-            if getattr(self.names, group) == "none":
-                raise self._without(group)
+        needed = [group for group in ("model", "text", "task") if f"{{{group}}}" in stage.pattern]
+        commands.check_named(self.stage, self.names, needed + ["method"] * (stage in (QUANTIZE, LORC)))
         self._kind = stage.kind
         self.folder = self.folder_of(stage, **names)
         self.folder.mkdir(parents=True, exist_ok=True)
