@@ -120,7 +120,7 @@ def run(study: Study, settings: Settings = (), only_print: OnlyPrint = False) ->
       lorcbench run demo study.methods=[gptq+damp=0.05]              a setting of a method
       lorcbench run lorc --profile slurm                             on a cluster
       lorcbench run model_path=FOLDER text_path=FILE                 a model and a text of your own
-      lorcbench run --configfile mine.yaml study=demo                settings in a file: config/README.md
+      lorcbench run --configfile mine.yaml                           settings in a file: config/README.md
 
     \b
     Settings: study, name, model_path, text_path, foreign, device, export, and study.KEY, runtime.KEY, tracking.KEY, eval.tasks.

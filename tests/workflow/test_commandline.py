@@ -36,6 +36,7 @@ HANDED_ON = [
         "demo study.ranks=[0] -n runtime.threads=2 overrides='study.gate=off'",
         f"{WHERE} --cores all -n --config study=demo 'overrides=study.ranks=[0] runtime.threads=2 study.gate=off'",
     ),
+    ("--configfile mine.yaml -n", f"{WHERE} --cores all --configfile mine.yaml -n"),
     ("lorc --profile slurm", f"{WHERE} --profile {ROOT}/profiles/slurm --config study=lorc"),
     ("lorc --profile=profiles/slurm", f"{WHERE} --profile={ROOT}/profiles/slurm --config study=lorc"),
     ("lorc --profile theirs", f"{WHERE} --profile theirs --config study=lorc"),
@@ -259,5 +260,5 @@ def test_another_programs_conf_is_passed_over_and_a_checkout_beside_a_wheel_is_n
     assert compose.own_conf_dir() == own
     assert compose.names("model").count("opt-125m") == 1
     (own / "model/opt-125m.yaml").write_text("# Changed.\n")
-    with pytest.raises(ConfigError, match="conf/ has a model of that name"):
+    with pytest.raises(ConfigError, match="differs from the model that lorcbench was installed with; expected pip install -e"):
         compose.names("model")

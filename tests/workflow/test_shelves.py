@@ -63,10 +63,12 @@ def test_the_workflow_starts_at_the_place_where_its_catalog_looks(tmp_path):
     done = snakemake(
         tmp_path,
         *("--snakefile", str(ROOT / "workflow/Snakefile"), "--configfile", str(ROOT / "config/config.yaml")),
-        *("--dry-run", "--quiet"),
+        "--dry-run",
     )
     assert done.returncode == 0, done.stdout
-    assert "study smoke-example: 5 cells; models: opt-standin-xs 5; " in done.stdout
+    assert "study smoke-example: 5 cells; models: opt-standin-xs; " in done.stdout
+    assert re.search(r"^quantize +2$", done.stdout, re.MULTILINE)
+    assert re.search(r"^report +1$", done.stdout, re.MULTILINE)
 
 
 def test_the_catalog_is_told_what_is_so():

@@ -100,7 +100,7 @@ def _refusal(override: str, chosen: dict[str, str]) -> str:
     if first not in (known := compose.keys(group, chosen.get(group))):
         return f"{override}: unknown key {group}.{first}; known keys of {group}: {', '.join(known)}"
     if not _SPELLED.fullmatch(f"{setting}={value}"):
-        place = f"conf/{group}/NAME.yaml, in a folder that the environment variable {compose.EXTRA_CONF} names"
+        place = f"conf/{group}/NAME.yaml where you work, or in a folder that the variable {compose.EXTRA_CONF} names"
         return f"{override}: no name can carry it; expected a conf file of your own, {place}"
     name = chosen.get(group) or (_PROTOCOL if group == "eval" else "NAME")
     name = Variant.parse(name).without(setting)

@@ -119,8 +119,12 @@ def _folders() -> list[Path]:
     is_checkout = (own / "config.yaml").is_file()
     for file in own.glob("*/*.yaml"):
         ours = conf_dir() / file.relative_to(own)
-        if ours.is_file() and not (is_checkout and ours.read_bytes() == file.read_bytes()):
-            raise ConfigError(f"{file}: conf/ has a {file.parent.name} of that name; expected another name")
+        if not ours.is_file() or (is_checkout and ours.read_bytes() == file.read_bytes()):
+            continue
+        if is_checkout:
+            instead = f"expected pip install -e in this checkout, or {EXTRA_CONF}= to leave its conf/ out"
+            raise ConfigError(f"{file}: differs from the {file.parent.name} that lorcbench was installed with; {instead}")
+        raise ConfigError(f"{file}: conf/ has a {file.parent.name} of that name; expected another name")
     return [conf_dir(), own]
 
 

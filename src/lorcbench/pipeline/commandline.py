@@ -12,6 +12,7 @@ from lorcbench.config.checks import ConfigError
 from lorcbench.pipeline.checks import KEYS, OVERRIDES, STRUCTURED
 
 _CONFIG = ("--config", "-C")
+_CONFIG_FILE = "--configfile"
 _HAS_CORES = re.compile(r"--(cores|jobs|executor|profile)(=.*)?|-[cje]\d*")  # or a profile says how many
 _STUDY = re.compile(r"[^=/-][^=/]*(\+.*)?")
 
@@ -55,11 +56,17 @@ def command(arguments: list[str]) -> list[str]:
             raise ConfigError(f"{argument}: unknown setting; expected study.KEY=…, runtime.KEY=…, tracking.KEY=…, {known}")
         elif argument not in _CONFIG:
             rest.append(argument)
-    if not any(setting.startswith(("study=", "model_path=")) for setting in settings):
+    in_a_file = any(flag.startswith(_CONFIG_FILE) for flag in rest)
+    if not in_a_file and not any(setting.startswith(("study=", "model_path=")) for setting in settings):
         raise ConfigError(f"run: expected a study, or model_path=…; studies are {', '.join(studies)}")
     if overrides:
         settings.append(f"overrides={' '.join(overrides)}")
-    return [*_where(), *([] if _says_cores(rest) else ["--cores", "all"]), *_profiles(rest), "--config", *settings]
+    return [
+        *_where(),
+        *([] if _says_cores(rest) else ["--cores", "all"]),
+        *_profiles(rest),
+        *(["--config", *settings] if settings else []),
+    ]
 
 
 def _where() -> list[str]:
