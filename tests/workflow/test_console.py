@@ -17,7 +17,10 @@ from runs import PATIENCE, command
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from lorcbench.common.paths import Wildcards
+from lorcbench.config.schema import RuntimeConfig
+from lorcbench.pipeline import plan
 from lorcbench.pipeline.console import Expected, Remaining, duration, install
+from lorcbench.pipeline.rules import Pipeline
 
 RICH = "snakemake_logger_plugin_rich"
 
@@ -158,3 +161,13 @@ def on_a_terminal(line: list[str], folder) -> str:
     os.close(ours)
     assert process.wait(PATIENCE) == 0, b"".join(parts).decode()
     return b"".join(parts).decode()
+
+
+def test_every_job_of_a_study_has_a_time_in_which_it_is_expected(elsewhere):
+    pipeline = Pipeline({"study": "smoke"})
+    planned = plan.jobs(pipeline.study, RuntimeConfig())
+    seconds = {(job.stage, job.model): pipeline.resources.seconds(job.stage, job.names) for job in planned}
+    assert len({stage for stage, _ in seconds}) == 8
+    assert min(seconds.values()) >= 2
+    assert seconds["prepare", "opt-standin-xs"] > seconds["tokens", "opt-standin-xs"]
+    assert pipeline.resources.seconds("report", Wildcards()) > 2
