@@ -10,6 +10,7 @@
 #   make clean   remove what linters and tests leave; results and .venv stay
 #   make bench   benchmarks/README.md anew, as far as peers are installed (make bench-peers, 6 GB): about 20 minutes
 #   make ui      MLflow on 127.0.0.1:$(PORT); prints where each study's runs are compared
+#   make wheel   dist/lorcbench-….whl, which works in an empty folder once it is installed
 #   make lock    requirements.lock again, after a change of dependencies
 # With conda: conda env create -f environment.yml && conda activate lorcbench && make demo VENV=$CONDA_PREFIX
 PYTHON ?= python3
@@ -40,7 +41,7 @@ REAL_INSTALLED := $(VENV)/.lorcbench-real-installed
 GPTQ := gptqmodel==7.6.0 optimum==2.3.0 transformers==5.23.0 peft==0.21.2 compressed-tensors==0.20.0
 GPTQ_INSTALLED := $(VENV)-gptq/.lorcbench-installed
 
-.PHONY: demo real install-real install-gptq lint check check-tensors check-rest test slow-runs slow-rest test-slurm test-faults test-all clean ui lock install bench bench-peers
+.PHONY: demo real install-real install-gptq lint check check-tensors check-rest test slow-runs slow-rest test-slurm test-faults test-all clean ui wheel lock install bench bench-peers
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -82,14 +83,17 @@ test-all: $(REAL_INSTALLED) lint
 	$(BIN)/python -m pytest -m ''
 
 clean:
-	rm -rf .pytest_cache .ruff_cache .hypothesis
+	rm -rf .pytest_cache .ruff_cache .hypothesis build
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 ui: $(INSTALLED)
-	@$(BIN)/python -m lorcbench.report.tracking.ui http://127.0.0.1:$(PORT)
-	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui \
-	  --backend-store-uri sqlite:///results/mlflow.db --default-artifact-root results/mlflow-artifacts \
-	  --host 127.0.0.1 --port $(PORT) --workers 1
+	@$(BIN)/lorcbench ui --port $(PORT)
+
+# setuptools keeps what it copied in build/, deleted files too.
+wheel: $(INSTALLED)
+	rm -rf build
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+	rm -rf build
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/limits.py

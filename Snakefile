@@ -6,6 +6,7 @@
 #   snakemake --cores all --config overrides='study.ranks=[0,16]'  Hydra overrides, separated by blanks
 #   snakemake --cores all --config model_path=FOLDER text_path=FILE  a checkpoint and a text of your own, study=own
 #   snakemake --cores all --config model_path=OWNER/NAME@REVISION  a checkpoint on the hub, or FILE.gguf
+#   snakemake --cores all --configfile mine.yaml                   settings in a file: config/README.md
 #   snakemake --cores all --config name=mine overrides=…           what a changed study is called, instead of demo+ranks=0,16
 #   snakemake --cores all --config study=demo export=best@4.25     a cell as a folder that other libraries load (docs/export.md)
 from snakemake.utils import min_version
@@ -24,6 +25,7 @@ include: "workflow/rules/report.smk"
 
 
 rule all:
+    "The whole study: every cell measured, tracked and on the page (the default)."
     default_target: True
     input:
         pipeline.targets,

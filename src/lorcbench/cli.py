@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from lorcbench import stages
+from lorcbench import __version__, stages
 from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
 
@@ -25,16 +26,59 @@ _GROUPS = {
     "lorc": "lorc",
 }
 Kind = Enum("Kind", {name: name for name in [*_GROUPS, "stages"]})
-Settings = Annotated[list[str], typer.Argument(metavar="key=value", show_default=False)]
+_HANDED_ON = {"ignore_unknown_options": True}  # flags that are not ours are among the settings
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-stage_app = typer.Typer(no_args_is_help=True)
+
+def _studies(incomplete: str) -> list[str]:
+    """Names of studies, for completion in a shell."""
+    return [name for name in compose.names("study") if name.startswith(incomplete)]
+
+
+Settings = Annotated[list[str], typer.Argument(metavar="key=value", show_default=False)]
+Study = Annotated[str, typer.Argument(metavar="STUDY", show_default=False, autocompletion=_studies)]
+OnlyPrint = Annotated[bool, typer.Option("--print", help="Print the command of Snakemake, and run nothing.")]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+stage_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    epilog="lorcbench list stages prints these lines whole. Each stage has a help of its own: lorcbench stage quantize --help",
+)
 app.add_typer(stage_app, name="stage", help="Run one stage of the pipeline, as the workflow does.")
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"lorcbench {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _about() -> None:
-    """How few bits can a language model take, by which recipe? `snakemake` runs a study; this runs parts of one."""
+def _about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """How few bits can a language model take, by which recipe, and what does each step cost?
+
+    A study is a list of cells; a cell is one model, quantized by one recipe and measured. From nothing to a checkpoint that
+    other libraries load:
+
+    \b
+      lorcbench list studies              what there is to run; models, methods, texts, … alike
+      lorcbench plan demo                 how long it takes here, and how much memory and disk
+      lorcbench run demo                  run it; then open results/demo/report.html
+      lorcbench recommend demo 4.25       what to use within 4.25 bits per weight
+      lorcbench export demo best@4.25     that cell as a folder for transformers, vLLM and others
+
+    \b
+      lorcbench run model_path=/data/my-llama text_path=book.txt     the same of a model and a text of your own
+    """
 
 
 def _stage_command(name: str) -> Callable[[Settings], None]:
@@ -53,39 +97,139 @@ def _run_stage(name: str, settings: list[str]) -> None:
 
 
 for _name in stages.names():
-    stage_app.command(_name, help=stages.description(_name))(_stage_command(_name))
+    # The stage itself answers --help: with its settings, and as `python -m lorcbench.stages` does.
+    options = {"context_settings": _HANDED_ON, "add_help_option": False}
+    stage_app.command(_name, help=stages.description(_name), **options)(_stage_command(_name))
 
 
-@app.command()
-def plan(settings: Settings = ()) -> None:
-    """What a study would take on this machine, such as lorcbench plan study=lorc."""
-    _run_stage("plan", settings)
+def _snakemake(arguments: list[str]) -> NoReturn:
+    """Become Snakemake; files of the working folder are no modules of it."""
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "snakemake", *arguments])
 
 
-@app.command()
-def recommend(settings: Annotated[list[str], typer.Argument(metavar="study=NAME BUDGET", show_default=False)]) -> None:
-    """What to take within a budget: lorcbench recommend study=lorc 4.25 (bits per weight; or 80MB, 0.5ppl, 2%)."""
+@app.command(context_settings=_HANDED_ON, no_args_is_help=True)
+def run(study: Study, settings: Settings = (), only_print: OnlyPrint = False) -> None:
+    """Run a study: quantize and measure its cells, and make its page.
+
+    It is a command of Snakemake, which it prints. Nothing that is there is computed twice: kill it, and type the same again.
+
+    \b
+      lorcbench run smoke                                            one to two minutes: does everything work?
+      lorcbench run lorc -n                                          a dry run: which jobs there are
+      lorcbench run lorc study.models=[opt-125m,opt-350m] --cores 8  another list of models, on eight cores
+      lorcbench run demo study.methods=[gptq+damp=0.05]              a setting of a method
+      lorcbench run lorc --profile slurm                             on a cluster
+      lorcbench run model_path=FOLDER text_path=FILE                 a model and a text of your own
+      lorcbench run --configfile mine.yaml                           settings in a file: config/README.md
+
+    \b
+    Settings: study, name, model_path, text_path, foreign, device, export, and study.KEY, runtime.KEY, tracking.KEY, eval.tasks.
+    Keys of a study may also stand alone, as in models=[opt-125m]. All flags go to Snakemake: snakemake --help.
+    """
+    from lorcbench.pipeline import commandline
+
+    arguments = commandline.command([study, *settings])
+    if only_print:
+        print(commandline.spelled(arguments))
+        return
+    print(commandline.spelled(arguments), file=sys.stderr, flush=True)
+    _snakemake(arguments)
+
+
+@app.command(context_settings=_HANDED_ON, no_args_is_help=True)
+def plan(study: Study, settings: Settings = ()) -> None:
+    """What a study would take on this machine.
+
+    It counts jobs, estimates hours, memory and disk, and names what does not fit.
+
+    \b
+      lorcbench plan lorc study.models=[opt-125m,opt-1.3b]
+    """
+    from lorcbench.pipeline.commandline import with_study
+
+    _run_stage("plan", with_study([study, *settings]))
+
+
+@app.command("list", no_args_is_help=True)
+def list_names(kind: Annotated[Kind, typer.Argument(show_default=False)]) -> None:
+    """The names that settings may take, with what they mean.
+
+    Those of conf files of your own are among them: files in ./conf/GROUP, or in the folder that LORCBENCH_CONF names.
+    """
+    names = stages.names() if kind.value == "stages" else compose.names(_GROUPS[kind.value])
+    width = max(map(len, names), default=0)
+    for name in names:
+        about = stages.description(name) if kind.value == "stages" else compose.headline(_GROUPS[kind.value], name)
+        print(f"{name:{width}}  {about}".rstrip())
+
+
+@app.command(no_args_is_help=True)
+def show(settings: Settings) -> None:
+    """The composed configuration of a cell, as YAML.
+
+    It is what Hydra's --cfg job prints, and what that prints of a stage here.
+
+    \b
+      lorcbench show model=opt-125m method=gptq+damp=0.05 calibration=c4-128x2048 weight=w4-asym-g128
+      lorcbench show demo opt-standin-s/gptq/stdlib/w3-asym-g32/a16/r8-plain-int8     a cell as tables name it
+      lorcbench show study=lorc                                                       a study, as its file and defaults have it
+    """
+    from lorcbench.pipeline.commandline import with_study
+    from lorcbench.study.show import show as composed
+
+    print(composed(with_study(settings)))
+
+
+@app.command(no_args_is_help=True)
+def recommend(study: Study, budget: Annotated[list[str], typer.Argument(metavar="BUDGET", show_default=False)] = ()) -> None:
+    """What to take of a finished study, within a budget.
+
+    Each recipe comes with its interval, and with the command that exports it.
+
+    \b
+      lorcbench recommend demo 4.25     bits per weight
+      lorcbench recommend demo 80MB     megabytes
+      lorcbench recommend demo 2%       the loss that you accept; 0.5ppl is one in perplexity
+    """
+    from lorcbench.pipeline.commandline import with_study
     from lorcbench.report.budget import recommend as print_recommended
 
-    print_recommended(settings)
+    print_recommended(with_study([study, *budget]))
+
+
+@app.command(no_args_is_help=True)
+def export(
+    study: Study,
+    cells: Annotated[list[str], typer.Argument(metavar="CELL", show_default=False)] = (),
+    only_print: OnlyPrint = False,
+) -> None:
+    """A cell as a folder that other libraries load.
+
+    It is a command of Snakemake, so what is not measured yet is measured first. docs/export.md has the formats.
+
+    \b
+      lorcbench export demo best@4.25                     the best cell of each model within 4.25 bits per weight, or best@2%
+      lorcbench export demo opt-standin-s/rtn/none/w4-asym-g32/a16/r0 format=compressed-tensors
+    """
+    from lorcbench.pipeline import commandline
+    from lorcbench.pipeline.exports import command
+
+    arguments = command(commandline.with_study([study, *cells]))
+    if only_print:
+        print(commandline.spelled(arguments))
+    else:
+        _snakemake(arguments)
 
 
 @app.command()
-def export(
-    settings: Annotated[list[str], typer.Argument(metavar="study=NAME CELL …", show_default=False)],
-    only_print: Annotated[bool, typer.Option("--print", help="Print the command of Snakemake, and run nothing.")] = False,
-) -> None:
-    """A cell as a folder that other libraries load, such as lorcbench export study=demo best@4.25 format=merged."""
-    import shlex
-    import subprocess
+def ui(port: Annotated[int, typer.Option(help="Only this machine reaches it.")] = 5000) -> None:
+    """Serve MLflow over results/mlflow.db, on 127.0.0.1.
 
-    from lorcbench.pipeline.exports import command
+    It prints where the cells of each study are compared.
+    """
+    from lorcbench.report.tracking.ui import serve
 
-    arguments = command(settings)
-    if only_print:
-        print(shlex.join(["snakemake", *arguments]))
-    else:
-        sys.exit(subprocess.run([sys.executable, "-m", "snakemake", *arguments], check=False).returncode)
+    serve(port)
 
 
 @app.command()
@@ -94,16 +238,6 @@ def reach() -> None:
     from lorcbench.report.reach import main as print_reach
 
     print_reach()
-
-
-@app.command("list")
-def list_names(kind: Annotated[Kind, typer.Argument(show_default=False)]) -> None:
-    """The names that settings may take, one per line, with what they stand for."""
-    names = stages.names() if kind.value == "stages" else compose.names(_GROUPS[kind.value])
-    width = max(map(len, names), default=0)
-    for name in names:
-        about = stages.description(name) if kind.value == "stages" else compose.headline(_GROUPS[kind.value], name)
-        print(f"{name:{width}}  {about}".rstrip())
 
 
 def main() -> None:

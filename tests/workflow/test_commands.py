@@ -81,7 +81,7 @@ WRONG = [
     ("damp=0", "damp=0.0: expected a positive number"),
     ("order=random", "order=random: expected one of natural, act_order"),
     ("dead=kept", "dead=kept: expected one of published, excluded"),
-    ("variants=r0", "is not a ListConfig, list or tuple"),
+    ("variants=r0", "variants: expected a list, such as variants=[a,b]"),
     ("variants=[r0,plain-int8]", "variants=plain-int8: expected r0, or LORC/rRANK such as plain-int8/r8"),
     ("weight=[w4-asym-row]", "Cannot convert 'list' to string"),
     ("weight=w9-asym-row", "weight: weight format w9-asym-row: bits must be 2 to 8"),

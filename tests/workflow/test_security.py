@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import lorcbench
+from lorcbench.report.tracking import ui
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path(lorcbench.__file__).parent
@@ -41,9 +42,11 @@ def test_nobody_elses_code_is_run():
 
 
 def test_mlflow_listens_on_this_machine_alone():
+    assert "--host 127.0.0.1" in " ".join(ui.command(5000))
     makefile = (ROOT / "Makefile").read_text()
-    assert "--host 127.0.0.1" in makefile
-    assert "0.0.0.0" not in makefile
+    assert "lorcbench ui --port" in makefile
+    assert "mlflow ui" not in makefile
+    assert "0.0.0.0" not in makefile + "".join(ast.unparse(tree) for tree in TREES.values())
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 
 
 rule calibration_tokens:
+    "Calibration sequences, in a model's tokens."
     input:
         pipeline.inputs("calibration_tokens"),
     output:
@@ -23,6 +24,7 @@ rule calibration_tokens:
 
 
 rule calibrate:
+    "Statistics of the inputs of an unquantized model's linears, for methods and corrections that want them."
     input:
         pipeline.inputs("calibrate"),
     output:
@@ -46,6 +48,7 @@ rule calibrate:
 
 
 rule factor:
+    "Factors of the cached Hessians of a model, for gptq-cached."
     input:
         pipeline.inputs("factor"),
     output:

@@ -3,19 +3,15 @@ import sys
 from pathlib import Path
 
 from snakemake.logging import logger
-from snakemake_interface_logger_plugins.common import LogEvent
 
 from lorcbench.common import paths
 from lorcbench.common.artifacts import pull_back_times
 from lorcbench.config.checks import ConfigError
+from lorcbench.pipeline.console import install
 from lorcbench.pipeline.rules import Pipeline
 from lorcbench.study import views
 
-# Two of Snakemake's lines for every job say nothing that the stages do not say better.
-logger.addFilter(
-    lambda record: getattr(record, "event", None) not in (LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED)
-    and not record.getMessage().startswith("Select jobs")
-)
+console = install(logger)
 
 
 report: "../report/workflow.rst"
@@ -74,6 +70,8 @@ onstart:
     if workflow.local_exec != local:
         sys.exit("error: --jobs is for a cluster; a run on this machine has --cores alone")
     pipeline.lifecycle.take_lock()
+    if console:
+        console.expect({workflow.dag.jobid(job): pipeline.expected(job) for job in workflow.dag.needrun_jobs()})
     if workflow.local_exec:
         pipeline.lifecycle.start_warm({job.rule.name for job in workflow.dag.needrun_jobs()})
 

@@ -4,6 +4,7 @@
 
 
 rule evaluate:
+    "Perplexity of a quantized model at all ranks of the study."
     input:
         pipeline.inputs("evaluate"),
     output:
@@ -32,6 +33,7 @@ rule evaluate:
 
 
 rule harness:
+    "lm-eval tasks of a quantized model at all ranks of the study."
     input:
         pipeline.inputs("harness"),
     output:
@@ -63,6 +65,7 @@ rule harness:
 
 # Nothing of a published model is quantized before it measures as printed. Only comparing is this rule's work.
 rule gate:
+    "Whether a published model measures as printed; nothing of it is quantized before."
     input:
         pipeline.inputs("gate"),
     output:
@@ -82,6 +85,7 @@ rule gate:
 
 # The same in float16: nothing quantized is measured in float16 before it has passed.
 rule gate_half:
+    "The same in float16."
     input:
         pipeline.inputs("gate_half"),
     output:

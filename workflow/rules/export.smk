@@ -8,6 +8,7 @@ localrules:
 
 
 rule export:
+    "A cell as a folder that other libraries load: --config export=…."
     input:
         pipeline.inputs("export"),
     output:
@@ -32,6 +33,7 @@ rule export:
 
 # Every export of the study that is there, as a model of its experiment. The track stage does the same for a store made anew.
 rule models:
+    "Exports of the study as models of its experiment in MLflow."
     input:
         pipeline.exports,
     output:

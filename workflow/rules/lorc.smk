@@ -4,6 +4,7 @@
 
 
 rule lorc:
+    "Low-rank factors (LoRC) of the error of quantized weights."
     input:
         pipeline.inputs("lorc"),
     output:

@@ -9,11 +9,13 @@ localrules:
 
 
 rule prefetch:
+    "What a study needs from the hub, and nothing that is computed: run it where there is a network."
     input:
         pipeline.downloads(),
 
 
 rule text:
+    "Documents of a text, copied from a file or downloaded once."
     input:
         pipeline.local_file("text"),
     output:
@@ -31,6 +33,7 @@ rule text:
 
 
 rule task:
+    "Documents of an lm-eval task, copied from files or downloaded once."
     input:
         pipeline.local_file("task"),
     output:
@@ -47,6 +50,7 @@ rule task:
 
 
 rule prepare:
+    "A checkpoint on this disk: a stand-in trained here, a model of the hub, a folder or a GGUF file."
     input:
         pipeline.inputs("prepare"),
     output:
@@ -67,6 +71,7 @@ rule prepare:
 
 
 rule tokens:
+    "Test windows of a perplexity protocol, in a model's tokens."
     input:
         pipeline.inputs("tokens"),
     output:

@@ -4,6 +4,7 @@
 
 
 rule quantize:
+    "Codes, scales and zero points of a model's weights, by one method in one format."
     input:
         pipeline.inputs("quantize"),
     output:

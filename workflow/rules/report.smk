@@ -10,6 +10,7 @@ localrules:
 
 
 rule track:
+    "Results of the study in MLflow."
     input:
         pipeline.inputs("track"),
     output:
@@ -25,6 +26,7 @@ rule track:
 
 
 rule report:
+    "The study's page, tables and figures: results/STUDY/report.html."
     input:
         pipeline.inputs("report"),
     output:

@@ -69,3 +69,9 @@ class Wildcards:
     def fill(self, pattern: str) -> str:
         """`pattern` with every ``{name}`` replaced."""
         return pattern.format(**vars(self))
+
+    def title(self, stage: str) -> str:
+        """The names by which a job of a stage is known from others that run beside it."""
+        recipe = (self.method, self.weight) if self.method != "none" else ()
+        names = (self.text, self.task, self.study, self.model, *recipe, self.activation, self.lorc)
+        return " ".join([stage, *(name for name in names if name not in ("none", "a16"))])

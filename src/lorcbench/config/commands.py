@@ -100,7 +100,7 @@ def _refusal(override: str, chosen: dict[str, str]) -> str:
     if first not in (known := compose.keys(group, chosen.get(group))):
         return f"{override}: unknown key {group}.{first}; known keys of {group}: {', '.join(known)}"
     if not _SPELLED.fullmatch(f"{setting}={value}"):
-        place = f"conf/{group}/NAME.yaml, in a folder that the environment variable {compose.EXTRA_CONF} names"
+        place = f"conf/{group}/NAME.yaml where you work, or in a folder that the variable {compose.EXTRA_CONF} names"
         return f"{override}: no name can carry it; expected a conf file of your own, {place}"
     name = chosen.get(group) or (_PROTOCOL if group == "eval" else "NAME")
     name = Variant.parse(name).without(setting)
@@ -146,6 +146,18 @@ def names(overrides: list[str], config: JobConfig) -> Wildcards:
     )
 
 
+def check_named(stage: str, names: Wildcards, groups: list[str]) -> None:
+    """Refuse a job that chooses nothing in one of some config groups."""
+    for group in groups:
+        if getattr(names, group) == "none":
+            raise missing(stage, group)
+
+
+def missing(stage: str, group: str) -> ConfigError:
+    """The refusal of a command line that chooses nothing in a config group."""
+    return ConfigError(f"stage {stage} needs {group}=NAME; known: {', '.join(compose.names(group))}")
+
+
 def _known() -> str:
     """The keys that a stage takes."""
     groups = [group for group in SCHEMAS if f"{group}." not in _MACHINE]
@@ -162,6 +174,11 @@ def split(text: str) -> list[str]:
     if "'" in bare or '"' in bare:
         raise ConfigError(f"{text}: a quote is not closed; expected such as runtime.data_dir={compose.quoted('my data')}")
     return re.findall(rf"(?:{_QUOTED}|\S)+", text)
+
+
+def is_of_workflow() -> bool:
+    """Whether a workflow started this process, and not somebody by hand."""
+    return compose.RUNTIME_VARIABLE in os.environ
 
 
 def from_environment() -> list[str]:

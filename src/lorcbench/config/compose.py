@@ -26,13 +26,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from lorcbench.common import shipped
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.own_files import with_schemas
 from lorcbench.config.protocols import by_precision
 from lorcbench.config.recipes import cap
 from lorcbench.config.schema import SCHEMAS, JobConfig
 
-EXTRA_CONF = "LORCBENCH_CONF"  # environment variable: a folder of the user's own conf files
+EXTRA_CONF = "LORCBENCH_CONF"  # environment variable: a folder of the user's own conf files, instead of conf/ where they work
+_OUR_SCHEMA = "schema/job@_here_"  # in our conf/config.yaml
 RUNTIME_VARIABLE = "LORCBENCH_RUNTIME"  # environment variable: runtime overrides from the workflow to its stages
 # Entries of conf/ that need a path, or a name on the hub, from the command line.
 WITHOUT_PLACE = (("model", "folder"), ("model", "gguf"), ("model", "hub"), ("text", "file"))
@@ -55,8 +57,22 @@ ConfigStore.instance().store(group="hydra", name="config", node=_HydrasOwn, prov
 
 
 def conf_dir() -> Path:
-    """The repository's conf/ folder; the package is used from an editable install."""
-    return Path(__file__).resolve().parents[3] / "conf"
+    """Our own conf/ folder: the repository's, or the copy that a wheel carries."""
+    return shipped.root() / "conf"
+
+
+def own_conf_dir() -> Path | None:
+    """The folder of the user's own conf files: the one that `EXTRA_CONF` names (none if empty), else conf/ where they work.
+
+    A folder conf/ of another program that uses Hydra is passed over: its config.yaml is none of ours.
+    """
+    if (named := os.environ.get(EXTRA_CONF)) is not None:
+        return Path(named).resolve() if named else None
+    folder = Path("conf").resolve()
+    if not folder.is_dir() or folder == conf_dir().resolve():
+        return None
+    root = folder / "config.yaml"
+    return folder if not root.is_file() or _OUR_SCHEMA in root.read_text(encoding="utf-8", errors="replace") else None
 
 
 def compose(overrides: list[str]) -> DictConfig:
@@ -79,34 +95,40 @@ def _compose(config: str, overrides: list[str]) -> DictConfig:
     """
     if wrong := next((override for override in overrides if "${" in override), None):
         raise ConfigError(f"{wrong}: expected a plain value; names are never made from other values or the environment")
-    folders = _searched()
+    folders = searched()
     # Hydra looks for the file itself in one folder only, and for what it names in others too.
     first = next((folder for folder in folders if (folder / f"{config}.yaml").is_file()), folders[0])
-    searched = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"]
+    path = f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(first), version_base="1.3"):
-            return hydra_compose(config, [*overrides, *searched])
+            return hydra_compose(config, [*overrides, path])
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(_one_line(error, overrides)) from None
 
 
 def _folders() -> list[Path]:
-    """The folders of conf files: the repository's, and the user's own if there is one.
+    """The folders of conf files: ours, and the user's own if there is one.
 
     Raises:
-        ConfigError: both have a file of one name; its results would lie in one folder.
+        ConfigError: both have a file of one name; its results would lie in one folder. In a checkout of this repository beside
+            an installed wheel, files of the same bytes are the same files.
     """
-    if not (extra := os.environ.get(EXTRA_CONF)):
+    if not (own := own_conf_dir()):
         return [conf_dir()]
-    own = Path(extra).resolve()
+    is_checkout = (own / "config.yaml").is_file()
     for file in own.glob("*/*.yaml"):
-        if (conf_dir() / file.relative_to(own)).is_file():
-            raise ConfigError(f"{file}: conf/ has a {file.parent.name} of that name; expected another name")
+        ours = conf_dir() / file.relative_to(own)
+        if not ours.is_file() or (is_checkout and ours.read_bytes() == file.read_bytes()):
+            continue
+        if is_checkout:
+            instead = f"expected pip install -e in this checkout, or {EXTRA_CONF}= to leave its conf/ out"
+            raise ConfigError(f"{file}: differs from the {file.parent.name} that lorcbench was installed with; {instead}")
+        raise ConfigError(f"{file}: conf/ has a {file.parent.name} of that name; expected another name")
     return [conf_dir(), own]
 
 
-def _searched() -> list[Path]:
+def searched() -> list[Path]:
     """Where Hydra looks for conf files: the folders, and before the user's own what `with_schemas` made of its files."""
     first, *own = _folders()
     return [first, *(folder for extra in own for folder in (with_schemas(extra), extra) if folder)]
@@ -151,7 +173,7 @@ def _one_line(error: Exception, overrides: list[str] = ()) -> str:
         return f"a conf file is no YAML: {' '.join(text.split())}"
     if isinstance(error, OverrideParseException):
         return f"{error.override!r}: expected KEY=VALUE such as study.ranks=[0,8], with letters, digits and ._+-= in names"
-    if match := re.search(r"override ([\w.]+)=.*is not a ListConfig, list or tuple", text, re.DOTALL):
+    if match := re.search(r"override ([\w.]+)=.*is not a ListConfig, list or tuple", f"{text} {error.__cause__}", re.DOTALL):
         return f"{match[1]}: expected a list, such as {match[1]}=[a,b]"
     if match := re.search(r"Could not override '([\w.]+?)\.?'.*?\+([\w.]+)=", text, re.DOTALL):
         group = match[2].partition(".")[0]
@@ -180,7 +202,7 @@ def keys(group: str, name: str | None = None) -> list[str]:
 
 def names(group: str) -> list[str]:
     """The stems of the conf files of `group`, the user's own among them."""
-    return sorted(path.stem for folder in _folders() for path in (folder / group).glob("*.yaml"))
+    return sorted({path.stem for folder in _folders() for path in (folder / group).glob("*.yaml")})
 
 
 def headline(group: str, name: str) -> str:

@@ -32,7 +32,7 @@ from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.jobs import devices, records
 from lorcbench.jobs.threads import kernel_threads
 from lorcbench.study import meaning
-from lorcbench.study.stages import HARNESS, ON_DEVICE, Stage, StageJob
+from lorcbench.study.stages import HARNESS, LORC, ON_DEVICE, QUANTIZE, Stage, StageJob
 
 Explain = Callable[["Job", BaseException], str | None]
 _PROGRESS_EVERY = 5.0  # seconds between progress lines, at least
@@ -91,7 +91,7 @@ class Job:
         """The entry that was chosen in a config group, as its dataclass."""
         node = self.cfg.get(group)
         if node is None:
-            raise ConfigError(f"stage {self.stage} needs {group}=NAME; known: {', '.join(compose.names(group))}")
+            raise commands.missing(self.stage, group)
         if group == "model":
             node.name = self.names.model
             if "model=gguf" in self.overrides:
@@ -164,7 +164,13 @@ class Job:
     # Where it works, and what it reads
 
     def at(self, stage: Stage, **names: str) -> Path:
-        """Take the folder of a stage for the result, under this job's names but for `names`, and start the log there."""
+        """Take the folder of a stage for the result, under this job's names but for `names`, and start the log there.
+
+        Raises:
+            ConfigError: the command line does not say of which model, method, text or task.
+        """
+        needed = [group for group in ("model", "text", "task") if f"{{{group}}}" in stage.pattern]
+        commands.check_named(self.stage, self.names, needed + ["method"] * (stage in (QUANTIZE, LORC)))
         self._kind = stage.kind
         self.folder = self.folder_of(stage, **names)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -250,11 +256,7 @@ class Job:
     @property
     def title(self) -> str:
         """The names by which the job is known from others that run beside it."""
-        names = self.names
-        recipe = (names.method, names.weight) if names.method != "none" else ()
-        return " ".join(
-            [self.stage, *(name for name in (names.model, *recipe, names.activation) if name not in ("none", "a16"))]
-        )
+        return self.names.title(self.stage)
 
     def reason(self, error: BaseException) -> str:
         """An error in one line: as `explain` has it, else its kind and its message."""
@@ -282,7 +284,8 @@ class Job:
         about = {"stage": self.stage, **records.of_process(time.monotonic() - self.started)}
         write_json(self.folder / "run.json", "run", about | devices.record(self.device, self._slots))
         (self.folder / "failed.json").unlink(missing_ok=True)
-        self.say(f"done, {time.monotonic() - self.started:.1f} s")
+        if not commands.is_of_workflow():  # which says it, with the count of the run
+            self.say(f"done, {time.monotonic() - self.started:.1f} s")
         return body
 
     def write_result(self, payload: dict) -> dict:

@@ -8,7 +8,7 @@ import resource
 import subprocess
 from datetime import UTC, datetime
 
-from lorcbench.config import compose
+from lorcbench.common import shipped
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "lm_eval", "numpy", "scipy", "numba")
 
@@ -38,7 +38,8 @@ def of_process(seconds: float) -> dict:
 
 
 def _commit() -> str | None:
-    found = subprocess.run(
-        ["git", "-C", str(compose.conf_dir()), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
+    """The commit of the checkout that this package is part of; None for a wheel, which may lie in anybody's repository."""
+    if shipped.is_wheel():
+        return None
+    found = subprocess.run(["git", "-C", str(shipped.root()), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return found.stdout.strip() or None

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import fields
 from pathlib import Path
 
 from lorcbench.config import commands, compose, gguf, places
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.protocols import HALVES
-from lorcbench.config.schema import RuntimeConfig
+from lorcbench.config.schema import RuntimeConfig, StudyConfig
 from lorcbench.config.variants import Variant
 from lorcbench.data import hub, stdlib_text, task_files, texts
 from lorcbench.pipeline import exports
 from lorcbench.study import given
 from lorcbench.study.cells import Study
 
-_KEYS = ("model_path", "name", "overrides", "study", "text_path", "device", "foreign", *exports.KEYS)
+KEYS = ("model_path", "name", "overrides", "study", "text_path", "device", "foreign", *exports.KEYS)
+# What a file for `--configfile` says in YAML instead of `overrides`: keys of the study, lm-eval tasks, and two groups of keys.
+STRUCTURED = (*(field.name for field in fields(StudyConfig)), "tasks", "runtime", "tracking")
 _MACHINE = ("runtime.", "tracking.")  # values of these may be in quotes, since paths have blanks
-_OVERRIDES = ("study.", "eval.tasks=", *given.OVERRIDES, *_MACHINE)
+OVERRIDES = ("study.", "eval.tasks=", *given.OVERRIDES, *_MACHINE)
 
 
 def study_of(settings: dict) -> str:
@@ -55,27 +59,60 @@ def fetch_config(model_path: object) -> None:
 
 
 def overrides_of(settings: dict) -> list[str]:
-    """The Hydra overrides of Snakemake's ``--config``, checked as far as can be without composing them.
+    """The Hydra overrides of Snakemake's ``--config`` and ``--configfile``, checked as far as can be without composing them.
+
+    What ``overrides`` says goes before the same in keys of its own.
 
     Raises:
         ConfigError: an unknown key, or an override that the workflow does not pass on.
     """
-    if unknown := sorted(set(settings) - set(_KEYS)):
-        raise ConfigError(f"--config {unknown[0]}=…: unknown key; known keys are {', '.join(_KEYS)}")
+    if unknown := sorted(set(settings) - {*KEYS, *STRUCTURED}):
+        raise ConfigError(f"--config {unknown[0]}=…: unknown key; known keys are {', '.join((*KEYS, *STRUCTURED))}")
     text = settings.get("overrides", "")
     if not isinstance(text, str):
         raise ConfigError("overrides: expected one string, such as overrides='study.ranks=[0,8]'")
     overrides = commands.split(text)
     for override in overrides:
-        if not override.startswith(_OVERRIDES):
+        if not override.startswith(OVERRIDES):
             raise ConfigError(
                 f"override {override!r}: expected study.…, eval.tasks=…, runtime.… or tracking.…; "
                 "other settings go into names, such as study.methods=[gptq+damp=0.05]"
             )
         if not override.startswith(_MACHINE) and ("'" in override or '"' in override):
             raise ConfigError(f"override {override!r}: expected it without quotes, such as study.ranks=[0,8]")
+    said = {override.partition("=")[0] for override in overrides}
+    overrides = [override for override in _structured(settings) if override.partition("=")[0] not in said] + overrides
     # A key of its own, so that a profile's configfile can say it whatever the command line overrides; which wins.
     return [f"runtime.device={settings['device']}", *overrides] if "device" in settings else overrides
+
+
+def _structured(settings: dict) -> list[str]:
+    """The overrides that keys of their own stand for, such as ``models: [opt-125m]`` of a file.
+
+    Raises:
+        ConfigError: a group of keys is something else.
+    """
+    overrides = []
+    for key in (key for key in STRUCTURED if key in settings and key not in KEYS):
+        value = settings[key]
+        if f"{key}." not in _MACHINE:
+            overrides.append(f"{'eval' if key == 'tasks' else 'study'}.{key}={_in_hydras_grammar(value)}")
+        elif isinstance(value, dict):
+            overrides += [f"{key}.{part}={_in_hydras_grammar(entry)}" for part, entry in value.items()]
+        else:
+            raise ConfigError(f"{key}: {value}: expected keys and values, such as runtime: {{threads: 2}}")
+    return overrides
+
+
+def _in_hydras_grammar(value: object) -> str:
+    """A value of YAML as an override has it."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_in_hydras_grammar, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_in_hydras_grammar(entry)}" for key, entry in value.items()) + "}"
+    if isinstance(value, str):
+        return value if re.fullmatch(r"[A-Za-z0-9._+=/-]+", value) else compose.quoted(value)
+    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def check_windows(study: Study) -> None:

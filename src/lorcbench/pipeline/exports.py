@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
+from lorcbench.common import shipped
 from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.schema import RuntimeConfig
@@ -80,5 +80,4 @@ def command(arguments: list[str]) -> list[str]:
         raise ConfigError("export: expected a cell, or best@BUDGET such as best@4.25")
     if not any(setting.startswith(("study=", "model_path=")) for setting in settings):
         raise ConfigError(f"export: expected study=NAME beside the cell; known: {', '.join(compose.names('study'))}")
-    snakefile = Path(compose.conf_dir()).parent / "Snakefile"
-    return ["--snakefile", str(snakefile), "--cores", "all", "--config", *settings, f"export={','.join(cells)}"]
+    return ["--snakefile", str(shipped.snakefile()), "--cores", "all", "--config", *settings, f"export={','.join(cells)}"]

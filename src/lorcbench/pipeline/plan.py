@@ -8,7 +8,7 @@ import shutil
 import statistics
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -29,6 +29,7 @@ from lorcbench.study.stages import STAGES, StageJob
 
 _SMALL = {"tokens": Estimate(600, 0, 30), "gate": Estimate(100, 0, 0), "gate_half": Estimate(100, 0, 0)}  # alike for all models
 _START = 2.0  # seconds of a job that are no arithmetic
+USUAL_RATE = 30e9  # floating-point operations per second that any core gets done
 GPU_RATE = 50e12  # floating-point operations per second that any GPU gets done
 
 
@@ -265,6 +266,15 @@ def _seconds(
     if not job.takes.gpu and _dtype(job) == "bfloat16":
         rate *= machine.bfloat16_gain
     return (_START + job.takes.operations / rate) * corrected.get(job.stage, 1.0)
+
+
+def expected_seconds(stage: str, names: Wildcards, takes: Estimate, runtime: RuntimeConfig) -> float:
+    """The time of a job as computed, by what was measured of this machine before; nothing is measured for it."""
+    rates = of_machine.known()
+    machine = Machine(1, 0.0, 0.0, USUAL_RATE)
+    if rates:
+        machine = replace(machine, rate=0.5 * rates.float32, bfloat16_gain=rates.bfloat16_gain)
+    return _seconds(PlannedJob(stage, names, False, takes), runtime, machine)
 
 
 def _dtype(job: PlannedJob) -> str:

@@ -18,7 +18,8 @@ from lorcbench.study.cells import Study
 from lorcbench.study.stages import HARNESS, STAGES
 
 _SMALL = 400_000_000  # weights of the decoder blocks, up to which jobs on a cluster share submissions: minutes on one core
-_CORE_RATE = 30e9  # floating-point operations per second that any core gets done
+_COMPUTING = frozenset({"prepare", "calibrate", "factor", "quantize", "lorc", "evaluate", "harness", "export"})
+_GUESSED = {"track": 10.0, "report": 10.0, "unknown": 60.0}  # seconds
 
 
 class Resources:
@@ -47,10 +48,18 @@ class Resources:
 
         def ask(wildcards: Any, attempt: int = 1) -> int:
             takes = self._takes(stage, wildcards)
-            rate = plan.GPU_RATE if self.gpus(stage) else _CORE_RATE * self.threads
+            rate = plan.GPU_RATE if self.gpus(stage) else plan.USUAL_RATE * self.threads
             return int((10 + 3 * takes.operations / rate / 60 if takes else 240) * 2 ** (attempt - 1))
 
         return ask
+
+    def seconds(self, stage: str, wildcards: Any) -> float:
+        """Seconds that the plan gives a job of a rule on this machine; a guess for one that is in no plan."""
+        if stage not in _COMPUTING:
+            return _GUESSED.get(stage, 2.0)
+        module, names = STAGES[stage].module, Wildcards.of(wildcards)
+        takes = self._takes(module, names)
+        return plan.expected_seconds(module, names, takes, self._runtime) if takes else _GUESSED["unknown"]
 
     def _takes(self, stage: str, wildcards: Any) -> Estimate | None:
         """None for a model of unknown shape."""

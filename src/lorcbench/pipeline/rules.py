@@ -22,8 +22,9 @@ from lorcbench.common.versions import code_version
 from lorcbench.config import compose, folders, gguf
 from lorcbench.data import task_files, texts
 from lorcbench.pipeline import checks, exports, gpus, lifecycle, plan
+from lorcbench.pipeline.console import Expected
 from lorcbench.pipeline.resources import Resources
-from lorcbench.study import graph, naming
+from lorcbench.study import given, graph, naming
 from lorcbench.study.cells import Cell
 from lorcbench.study.expansion import load_study
 from lorcbench.study.exports import PUBLISHED
@@ -97,6 +98,14 @@ class Pipeline:
         """What people are told of the device: which GPUs the run uses, or why it uses none although one is here."""
         using = "" if self.choice.device == CPU or self.choice.refusal else f"computes on {self.choice.line()}"
         return [line for line in (self.choice.note, self.choice.refusal, using) if line]
+
+    def expected(self, job: Any) -> Expected:
+        """What the console may say of a job of Snakemake's, once it has finished."""
+        rule, names = job.rule.name, Wildcards.of(job.wildcards)
+        if rule not in STAGES:
+            return Expected(rule, rule, 0.0, None)
+        record = Path(job.log[0]).with_name("run.json")
+        return Expected(names.title(rule), rule, self.resources.seconds(rule, names), record)
 
     # Where a stage's files lie: patterns with Snakemake's wildcards
 
@@ -195,14 +204,7 @@ class Pipeline:
 
     def model_arguments(self, wildcards: Any) -> str:
         """A model by name, or the place that the command line gave; quoted for the shell."""
-        if wildcards.model not in self.study.folders:
-            return shlex.join([f"model={wildcards.model}"])
-        config = self.study.model(wildcards.model)
-        if config.source == "hub":
-            place = [f"model.repo={config.repo}", f"model.revision={config.revision}"]
-        else:
-            place = [f"model.path={compose.quoted(config.path)}"]
-        return shlex.join([f"model={config.source}", f"model.name={config.name}", *place])
+        return shlex.join(given.model_arguments(self.study, wildcards.model))
 
     def foreign_arguments(self, wildcards: Any) -> str:
         """The folder of a checkpoint that was quantized elsewhere, of a job whose method is that; quoted for the shell."""

@@ -13,11 +13,13 @@ from lorcbench.stages import description, names
 
 
 def main(name: str, overrides: list[str]) -> None:
-    """Run a stage in this process, or have a warm process run it.
+    """Run a stage in this process, or have a warm process run it; a flag is answered, and nothing runs.
 
     Raises:
-        SystemExit: the stage failed.
+        SystemExit: the stage failed, or a flag was given.
     """
+    if any(override.startswith("-") for override in overrides):
+        sys.exit(_answer(name, overrides))
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, without a traceback of imports
     if parent := os.environ.get(PARENT):
         die_with_parent(int(parent))  # so that no orphan of a killed workflow goes on writing
@@ -29,6 +31,19 @@ def main(name: str, overrides: list[str]) -> None:
     stage = importlib.import_module(f"lorcbench.stages.{name}")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on, what was begun is tidied up
     run(name, overrides, stage.main, explained)
+
+
+def _answer(name: str, overrides: list[str]) -> int:
+    """Answer a command line that has a flag; returns the exit code."""
+    from lorcbench.config.checks import ConfigError
+    from lorcbench.study import stage_help
+
+    try:
+        text, is_asked_for = stage_help.answer(name, overrides, description(name))
+    except ConfigError as error:
+        text, is_asked_for = f"{name}: {error}", False
+    print(text, file=sys.stdout if is_asked_for else sys.stderr)
+    return 0 if is_asked_for else 2
 
 
 def usage() -> str:

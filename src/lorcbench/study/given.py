@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from lorcbench.config import commands, places
+from lorcbench.config import commands, compose, places
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.protocols import TextConfig
 from lorcbench.config.schema import GridConfig, StudyConfig
 from lorcbench.config.variants import Variant
+
+if TYPE_CHECKING:
+    from lorcbench.study.cells import Study
 
 _NAMED = "model.name="  # what a model is called, instead of what its place says
 _COLUMN = "text.column="  # of a text's documents
@@ -65,3 +69,15 @@ def on_text(config: StudyConfig, text: str) -> StudyConfig:
         for key in ("grids", "exclude", "harness")
     }
     return replace(config, eval=spelled(config.eval), calibrations=calibrations(config), **grids)
+
+
+def model_arguments(study: Study, name: str) -> list[str]:
+    """What chooses a model of a study on the command line of a stage: its name, or the place that the command line gave."""
+    if name not in study.folders:
+        return [f"model={name}"]
+    config = study.model(name)
+    if config.source == "hub":
+        place = [f"model.repo={config.repo}", f"model.revision={config.revision}"]
+    else:
+        place = [f"model.path={compose.quoted(config.path)}"]
+    return [f"model={config.source}", f"model.name={config.name}", *place]
