@@ -114,8 +114,8 @@ def conf_page() -> str:
     lines = [
         "# The groups of conf/",
         "",
-        "One folder of `conf/` is a *group*. One file in it is an *entry*; its name is what paths and tables carry. A setting of",
-        "an entry is changed behind its name: `gptq+damp=0.05`. This page is made from the dataclasses that check the files",
+        "One folder of `conf/` is a *group*. One file in it is an *entry*; its name is what paths and tables carry. A setting",
+        "of an entry is changed behind its name: `gptq+damp=0.05`. This page is made from the dataclasses that check the files",
         "(`src/lorcbench/config`), so it cannot say anything else than they do.",
         "",
     ]
@@ -158,8 +158,8 @@ def commands_page() -> str:
     lines = [
         "# Commands",
         "",
-        "`lorcbench` and `snakemake` lie in `.venv/bin`. This page is made from the commands themselves; `--help` behind each of",
-        "them says the same.",
+        "`lorcbench` and `snakemake` lie in `.venv/bin`. This page is made from the commands themselves; `--help` behind each",
+        "of them says the same.",
         "",
         "| command | what it does |",
         "| --- | --- |",
