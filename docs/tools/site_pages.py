@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OUTSIDE = {
     "README.md": "index.md",
     "benchmarks/README.md": "benchmarks.md",
+    "config/README.md": "settings.md",
     "tests/README.md": "tests.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",

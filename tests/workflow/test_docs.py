@@ -145,28 +145,24 @@ def test_the_picture_of_the_rules_has_all_of_them():
     assert left_out and drawn | left_out == named
 
 
-@pytest.fixture
-def own_files(tmp_path, monkeypatch) -> Path:
-    """The files of the page about files of one's own, in a folder that `LORCBENCH_CONF` names."""
+def set_up_own_files(folder: Path, monkeypatch) -> None:
+    """Put the files of the page about files of one's own into a folder, and name it in the environment."""
     text = (ROOT / "docs/own-files.md").read_text(encoding="utf-8")
     for name, content in re.findall(r"^`mine/([\w/-]+\.yaml)`\n\n```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(content, encoding="utf-8")
-    monkeypatch.setenv(compose.EXTRA_CONF, str(tmp_path))
-    compose.load.cache_clear()
-    yield tmp_path
-    compose.load.cache_clear()
-    compose.canonical.cache_clear()
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content, encoding="utf-8")
+    monkeypatch.setenv(compose.EXTRA_CONF, str(folder))
 
 
-def test_the_files_of_your_own_are_complete(own_files):
-    files = sorted(own_files.glob("*/*.yaml"))
+def test_the_files_of_your_own_are_complete(tmp_path, monkeypatch):
+    set_up_own_files(tmp_path, monkeypatch)
+    files = sorted(tmp_path.glob("*/*.yaml"))
     assert len(files) > 6
     for file in files:
         if file.parent.name != "study":
             assert compose.load(file.parent.name, file.stem)
         assert compose.headline(file.parent.name, file.stem).endswith((".", "?"))
-    (study,) = own_files.glob("study/*.yaml")
+    (study,) = tmp_path.glob("study/*.yaml")
     expanded = load_study(study.stem)
     assert len(expanded.cells) == 13 and expanded.texts == ("book",)
 
