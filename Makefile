@@ -11,6 +11,7 @@
 #   make bench   benchmarks/README.md anew, as far as peers are installed (make bench-peers, 6 GB): about 20 minutes
 #   make ui      MLflow on 127.0.0.1:$(PORT); prints where each study's runs are compared
 #   make wheel   dist/lorcbench-….whl, which works in an empty folder once it is installed
+#   make docs    the documentation's site, strictly: site/index.html; mkdocs has an environment of its own, $(VENV)-docs
 #   make lock    requirements.lock again, after a change of dependencies
 # With conda: conda env create -f environment.yml && conda activate lorcbench && make demo VENV=$CONDA_PREFIX
 PYTHON ?= python3
@@ -41,7 +42,11 @@ REAL_INSTALLED := $(VENV)/.lorcbench-real-installed
 GPTQ := gptqmodel==7.6.0 optimum==2.3.0 transformers==5.23.0 peft==0.21.2 compressed-tensors==0.20.0
 GPTQ_INSTALLED := $(VENV)-gptq/.lorcbench-installed
 
-.PHONY: demo real install-real install-gptq lint check check-tensors check-rest test slow-runs slow-rest test-slurm test-faults test-all clean ui wheel lock install bench bench-peers
+# The documentation's tools, and all that they bring, are in no lock of ours but their own.
+DOCS := mkdocs==1.6.1 mkdocs-material==9.8.2 'mkdocstrings[python]==1.0.8' ruff==0.17.6
+DOCS_INSTALLED := $(VENV)-docs/.lorcbench-installed
+
+.PHONY: docs demo real install-real install-gptq lint check check-tensors check-rest test slow-runs slow-rest test-slurm test-faults test-all clean ui wheel lock install bench bench-peers
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -83,7 +88,7 @@ test-all: $(REAL_INSTALLED) lint
 	$(BIN)/python -m pytest -m ''
 
 clean:
-	rm -rf .pytest_cache .ruff_cache .hypothesis build
+	rm -rf .pytest_cache .ruff_cache .hypothesis build .docs site
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 ui: $(INSTALLED)
@@ -137,6 +142,19 @@ $(GPTQ_INSTALLED): requirements-gptq.txt
 	  --require-hashes --no-deps -r requirements-gptq.txt
 	@touch $@
 
+# What mkdocs reads is put together first: pages that lie elsewhere, and those that are made from the code.
+docs: $(INSTALLED) $(DOCS_INSTALLED)
+	$(BIN)/python docs/tools/code_pages.py
+	$(BIN)/python docs/tools/site_pages.py .docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+$(DOCS_INSTALLED): requirements-docs.txt
+	test -x $(VENV)-docs/bin/python || $(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
+	  --require-hashes --no-deps -r requirements-docs.txt
+	@touch $@
+
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --no-emit-package torch --no-emit-package sympy --no-emit-package mpmath --no-emit-package playwright \
@@ -146,3 +164,5 @@ lock:
 	printf '%s\n' $(GPTQ) | uv pip compile - --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --no-emit-package torch --no-emit-package sympy --no-emit-package mpmath \
 	  --custom-compile-command 'make lock' --quiet --output-file requirements-gptq.txt
+	printf '%s\n' $(DOCS) | uv pip compile - --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --custom-compile-command 'make lock' --quiet --output-file requirements-docs.txt

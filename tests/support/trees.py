@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 from runs import ROOT, snakemake
@@ -39,6 +42,17 @@ def change(tree: Path, changes: dict) -> None:
             assert text.count(old) == 1, f"{name}: {old!r} is there {text.count(old)} times"
             text = text.replace(old, new)
         path.write_text(text, encoding="utf-8")
+
+
+def apply(tree: Path, *pages: str) -> None:
+    """Apply the diff of each of these pages of docs/ to a tree, as a reader would."""
+    for page in pages:
+        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        (diff,) = re.findall(r"^```diff\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tree.parent)}
+        line = ["git", "apply", "-"]
+        done = subprocess.run(line, cwd=tree, input=diff, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{page}: {done.stderr}"
 
 
 def run(tree: Path, folder: Path, *arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""A method and a stage are three places, a family is none: each is added to a copy of the tree, which then runs with it."""
+"""What the pages about extending say: each diff is applied to a copy of the tree, which then runs with it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from runs import digests, stage
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast, Starcoder2Config, Starcoder2ForCausalLM
-from trees import change, run
+from trees import apply, run
 
 from lorcbench.config import folders
 from lorcbench.core.formats import WeightFormat
@@ -20,122 +20,6 @@ from lorcbench.core.quantizer import quantize, to_stored
 from lorcbench.models import discovery
 
 FMT = "w3-asym-row"
-
-# file → (a line that is there, what takes its place); a file that is not there yet is written.
-METHOD = {
-    "src/lorcbench/config/recipes.py": [
-        (
-            '    "rtn": RtnMethod,\n',
-            '    "rtn": RtnMethod,\n    "clipped": ClippedMethod,\n',
-        ),
-        (
-            "@dataclass\nclass GptqMethod(",
-            '''@dataclass
-class ClippedMethod(Method):
-    """Round to nearest, after the weights of each row were clipped to a share of its largest.
-
-    Attributes:
-        clip: the share.
-    """
-
-    kind: str = "clipped"
-    clip: float = 0.9
-
-    def __post_init__(self) -> None:
-        one_of("method", "kind", self.kind, ("clipped",))
-        if not 0 < self.clip <= 1:
-            raise ConfigError(f"method.clip={self.clip}: expected a share between 0 and 1")
-
-
-@dataclass
-class GptqMethod(''',
-        ),
-    ],
-    "src/lorcbench/stages/quantize.py": [
-        (
-            '    "rtn": _rtn,\n',
-            '    "rtn": _rtn,\n    "clipped": _clipped,\n',
-        ),
-        (
-            "def _gptq(",
-            '''def _clipped(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks: QuantizedBlocks) -> None:
-    """Round to nearest what is left after clipping."""
-    clip = job.method.clip
-    for index in range(checkpoint.depth):
-        if blocks.kept(index) is None:
-            matrices = {}
-            for name, weight in checkpoint.linears(index).items():
-                bound = clip * weight.float().abs().amax(dim=1, keepdim=True)
-                matrices[name] = quantize(weight.float().clamp(-bound, bound), fmt)
-            blocks.write(index, QuantizedBlock(matrices))
-
-
-def _gptq(''',
-        ),
-    ],
-    "conf/method/clipped.yaml": """# Round to nearest with clipped weights.
-defaults: [/schema/method@_here_: clipped, _self_]
-""",
-}
-
-STAGE = {
-    "src/lorcbench/stages/count.py": '''"""How many weights the linears of a checkpoint's blocks have."""
-
-from lorcbench.jobs import sources
-from lorcbench.jobs.job import Job
-from lorcbench.models.checkpoint import Checkpoint
-from lorcbench.study.stages import COUNT, PREPARE
-
-
-def main(job: Job) -> None:
-    """Count them."""
-    job.at(COUNT)
-    job.use(PREPARE)
-    checkpoint = sources.checkpoint(job.names)
-    linears = [linear for index in range(checkpoint.depth) for linear in checkpoint.linears(index).values()]
-    job.finish(job.identity({}), {"weights": sum(linear.numel() for linear in linears)})
-''',
-    "src/lorcbench/study/stages.py": [
-        (
-            "TRACK = Stage(",
-            """COUNT = Stage(
-    name="count",
-    module="count",
-    artifact="count",
-    kind="count",
-    pattern=CACHE + "/count/{model}",
-    settings=("model",),
-)
-TRACK = Stage(""",
-        ),
-        ("MODELS, TRACK, REPORT),", "MODELS, COUNT, TRACK, REPORT),"),
-    ],
-    "src/lorcbench/study/graph.py": [
-        ("    CALIBRATION_TOKENS,\n    EVALUATE,", "    CALIBRATION_TOKENS,\n    COUNT,\n    EVALUATE,"),
-        ("    FACTOR: _factor,", "    FACTOR: _factor,\n    COUNT: lambda study, names: [StageJob(PREPARE, names)],"),
-    ],
-    "workflow/rules/lorc.smk": [
-        (
-            "rule lorc:",
-            """rule count:
-    input:
-        pipeline.inputs("count"),
-    output:
-        result=pipeline.result("count"),
-        run=pipeline.record("count"),
-    log:
-        pipeline.log("count"),
-    params:
-        arguments=pipeline.model_arguments,
-        semantics=pipeline.params("count"),
-    shell:
-        "exec python -m lorcbench.stages count {params.arguments}"
-
-
-rule lorc:""",
-        ),
-    ],
-}
 
 STUDY = """defaults: [/schema/study@_here_: study, _self_]
 title: A method of our own
@@ -147,7 +31,7 @@ weights: [w3-asym-row]
 
 
 def test_a_method_is_a_dataclass_a_function_and_a_conf_file(tree, copy):
-    change(tree, METHOD)
+    apply(tree, "add-method.md")
     (tree / "conf/study/ours.yaml").write_text(f"# A study.\n{STUDY}", encoding="utf-8")
     before = digests(copy)
     run(tree, copy, "--config", "study=ours")
@@ -206,8 +90,24 @@ def test_a_family_needs_no_code(tree, copy):
     )
 
 
+def test_a_standin_of_a_family_a_correction_a_text_and_a_study_are_files_and_lines(tree, copy):
+    apply(tree, "add-family.md", "add-correction.md", "add-text.md", "add-study.md")
+    line = "Line {} of a guide to nothing, which says a little more than the one before it.\n"
+    (copy / "guide.txt").write_text("".join(map(line.format, range(200))), encoding="utf-8")
+    folder = "results/cache/evaluate/gpt_neox-standin-xs"
+    paths = ("none/none/w16/a16/a16", "rtn/none/w2-asym-row/a16/a16", "rtn/guide/w2-asym-row/a16/a16")
+    files = [f"{folder}/{path}/guide/result.json" for path in paths]
+    run(tree, copy, *files, "--config", "study=roots")
+    full, plain, weighted = (json.loads((copy / file).read_text())["variants"] for file in files)
+    assert full.keys() == {"r0"} and plain.keys() == {"r0", "plain-int8/r4"} and weighted.keys() == {"diag-root-int8/r4"}
+    losses = [variants[name]["nll"]["guide"] for variants in (full, plain, weighted) for name in variants]
+    assert len({tuple(values) for values in losses}) == 4, "rounding, and each correction of it, gives other losses"
+    architecture = json.loads((copy / "results/cache/checkpoint/gpt_neox-standin-xs/result.json").read_text())["architecture"]
+    assert architecture["model_type"] == "gpt_neox" and architecture["fused"], "its fused matrix is known"
+
+
 def test_a_stage_is_a_file_a_record_and_a_rule(tree, copy):
-    change(tree, STAGE)
+    apply(tree, "add-stage.md")
     assert "Nothing to be done" in run(tree, copy, "--dry-run", "--config", "study=smoke"), "it makes no other result stale"
     target = "results/cache/count/opt-standin-xs/result.json"
     run(tree, copy, target, "--config", "study=smoke")

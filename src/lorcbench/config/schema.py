@@ -81,7 +81,11 @@ class ModelConfig:
         family: a ``model_type`` of `lorcbench.config.families`; None if only the checkpoint knows.
         source: ``standin`` (trained by the pipeline), ``hub`` (`repo`, `revision`), ``folder`` (`path`), or ``gguf``: one GGUF
             file, dequantized, at `path` or as `file` of the installed `package`.
+        repo, revision: of a model on the hub: ``OWNER/NAME``, and a branch, tag or commit.
+        path: of a checkpoint folder, or of a GGUF file.
+        package, file: of a GGUF file that an installed Python package carries.
         layers, hidden, heads, ffn: the shape; None if only the checkpoint knows.
+        standin: how the pipeline trains it, if it does.
     """
 
     name: str = MISSING

@@ -1,7 +1,7 @@
 """Weight and activation formats as frozen values with one canonical spelling each.
 
 The spelling is what paths, config keys, tracking tags and tables carry, so it round-trips. On the right: the shape of the
-scales of a weight W (768, 3072), rows are outputs, or of the activations of 2,048 tokens with 768 features::
+scales of a weight W (768, 3072), rows are outputs, or of the activations of 2,048 tokens with 768 features:
 
     w16                      full precision
     w4-asym-row              4 bits, asymmetric, one scale and zero point per row of W                     (768, 1)

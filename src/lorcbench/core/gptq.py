@@ -8,7 +8,7 @@ By hand, one row, two columns: U = [[2, 1], [0, 1]], grid of integers, w = (0.4,
 w_1 ← 0.8 - 0.2 · 1 = 0.6, ŵ_1 = 1.
 
 Columns are swept in column blocks, and U = R⁻¹ with H + λI = R Rᵀ is never formed. The errors satisfy Δ = W - Ŵ = E U, so Δ
-and R are enough to compute what all columns before a column block b push onto it::
+and R are enough to compute what all columns before a column block b push onto it:
 
     Δ   [ done . . . . | b b b b | . . . . . ]      W_b ← W_b + (Δ_done · R[done, b]) · U[b, b],   U[b, b] = R[b, b]⁻¹
                                                      then the recursion above inside b, with U[b, b]

@@ -4,13 +4,10 @@ Every convention stores unsigned codes q in [0, 2^b - 1], one scale s and one in
 
     w ≈ s · (q - z)
 
-============  ==========================  =======================  ======================================
-convention    s, asymmetric               s, symmetric             z
-============  ==========================  =======================  ======================================
-minmax        (max - min) / (2^b - 1)     2 max|w| / (2^b - 1)     round(-min / s), in [0, 2^b - 1]
-pow2          (max - min) / 2^b           2 max|w| / 2^b           -round(min / s), any integer
-restricted                                max|w| / (2^(b-1) - 1)   (symmetric only)
-============  ==========================  =======================  ======================================
+    convention    s, asymmetric               s, symmetric             z
+    minmax        (max - min) / (2^b - 1)     2 max|w| / (2^b - 1)     round(-min / s), in [0, 2^b - 1]
+    pow2          (max - min) / 2^b           2 max|w| / 2^b           -round(min / s), any integer
+    restricted                                max|w| / (2^(b-1) - 1)   (symmetric only)
 
 Symmetric z is 2^(b-1), a constant. `minmax` stretches the range to hold 0, as GPTQ's code does; `pow2` does not, as
 DeepSpeed's code does not, so there z can be any integer. Rounding is to nearest, ties to even. Sources: ZeroQuant-V2 section 4

@@ -203,7 +203,8 @@ def metric_difference(metric: str, documents: list, baseline: list) -> Interval:
         metric: lm-eval's name, which says how documents become one number: ``perplexity`` is exp(-mean of log-likelihoods);
             ``word_perplexity``, ``byte_perplexity`` and ``bits_per_byte`` are of [log-likelihood, words or bytes] pairs; all
             others are means.
-        documents, baseline: what each document gives, in the same order.
+        documents: what each document gives.
+        baseline: the same of the baseline, in the same order.
     """
     value, pull = _metric(metric, documents)
     value_baseline, pull_baseline = _metric(metric, baseline)
