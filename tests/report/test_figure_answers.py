@@ -1,0 +1,60 @@
+"""What figures say in a sentence, and which models they draw."""
+
+import dataclasses
+
+import pytest
+from synthetic import result, results
+
+from lorcbench.report.comparison import changes
+from lorcbench.report.figures.answers import answers
+from lorcbench.report.figures.selection import MOST, parts
+
+
+def sized(models: dict[str, int]) -> list:
+    """Full precision of models with these numbers of parameters."""
+    return [result(f"{name} none w16 r0", parameters=count) for name, count in models.items()]
+
+
+def test_six_models_or_fewer_are_one_part():
+    names = [f"opt-{n}m" for n in range(MOST)]
+    assert parts(sized(dict.fromkeys(names, 1))) == [names]
+    assert parts([]) == [[]]
+
+
+def test_of_many_models_the_first_part_has_the_ends_and_the_middle_of_each_family():
+    sizes = {f"opt-{n}b": n for n in range(8)} | {f"bloom-{n}b": 10 * n for n in (3, 1, 2)}
+    first, *rest = parts(sized(sizes))
+    assert first == ["opt-0b", "opt-4b", "opt-7b", "bloom-3b", "bloom-1b", "bloom-2b"]
+    assert rest == [["opt-1b", "opt-2b", "opt-3b", "opt-5b", "opt-6b"]]
+    assert parts(sized({f"m{n}-x": 1 for n in range(14)}))[1:] == [[f"m{n}-x" for n in range(6, 12)], ["m12-x", "m13-x"]]
+
+
+def test_each_answer_is_of_the_numbers():
+    found = [one for one in results() if one.status == "ok"]
+    said = answers(found, changes(found))
+    assert said["pareto"].startswith("14 of 52 quantized cells are on the front of their model: ")
+    # exp(0.4 · 0.7) and exp(0.4 · 0.7 · 0.6): groups keep 0.7 of the loss, GPTQ 0.6
+    assert said["bits"].endswith("at 2 bits gptq +18.3 % and rtn +32.3 %.")
+    assert said["sensitivity"].startswith("Of what is lost in whole rows groups of 32 take back 3")
+    assert said["lorc"].startswith("At 2 bits, rank 8 gives back on average 2")
+    assert said["activation"] == said["size"] == ""
+
+
+def test_rounded_activations_and_larger_models_are_compared_with_their_own():
+    full = result("opt-125m none w16 r0", weights=None)
+    rounded = dataclasses.replace(
+        result("opt-125m none w16 r0", 0.01), cell=dataclasses.replace(full.cell, activation="a8-asym-token")
+    )
+    said = answers([full, rounded], changes([full, rounded]))
+    assert said["activation"].endswith("by what shares a scale: token +1.0 %.")
+    small = [full, result("opt-125m rtn w8-asym-row r0", 0.01, weights=100)]
+    large = [result("opt-350m none w16 r0", -0.3), result("opt-350m rtn w4-asym-row r0", -0.1, weights=150)]
+    said = answers([*small, *large], changes([*small, *large]))
+    assert said["size"].startswith("Of 1 quantized cells") and "1 have a lower perplexity" in said["size"]
+
+
+@pytest.mark.parametrize("names", [[], ["opt-125m none w16 r0"], ["opt-125m rtn w4-asym-row r0"]])
+def test_where_cells_do_not_tell_nothing_is_said(names):
+    found = [result(name) for name in names]
+    said = answers(found, changes(found))
+    assert {stem for stem, text in said.items() if text} <= {"pareto"}
