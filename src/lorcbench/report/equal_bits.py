@@ -22,6 +22,7 @@ NONE = "none"
 PLAIN = "plain"
 # Kinds of LoRC in the order in which they are shown: what they know of the inputs grows.
 KINDS = (NONE, PLAIN, "distilled", "diag-abs", "diag-rms", "exact")
+_PRECISIONS = (8, 16, 4)  # bits of factors, the usual ones first
 
 
 @cache
@@ -54,12 +55,13 @@ def twin(cell: Cell, kind: str) -> Cell | None:
 
 
 def _plainness(cell: Cell) -> tuple[int, int]:
-    """How far a cell's setting is from the plainest one of its kind."""
-    return len(Variant.parse(cell.lorc).settings), compose.load("lorc", cell.lorc).bits
+    """How far a cell's setting is from the plainest one of its kind: first the changes in its name, then its precision."""
+    return len(Variant.parse(cell.lorc).settings), _PRECISIONS.index(compose.load("lorc", cell.lorc).bits)
 
 
 def leading(cells: Iterable[Cell]) -> set[Cell]:
-    """Of cells that differ in how factors of one kind are stored or made, the first: INT8 before FP16, no settings before some.
+    """Of cells that differ in how factors of one kind are stored or made, the first: INT8 before FP16 before INT4, no settings
+    before some.
 
     What is counted per kind counts these alone, so that a variant is no second vote.
     """
