@@ -16,8 +16,8 @@ QERA-approx's are their root mean squares. With R = I it is LoRC.
 
 One decomposition serves every rank: rank r is the first r columns of B and the first r rows of A. INT8 factors have one
 symmetric scale per component, INT4 factors one per 32 values of a component, so the first r components are exactly what rank r
-would have stored. With one scale per component, INT4 loses up to three quarters of what plain factors remove of the error; with
-groups of 32 at most a fifth (benchmarks/README.md, "Factors in INT4"). (The paper prints x W, with U and V exchanged; W here is
+would have stored. With one scale per component, INT4 loses up to four fifths of what plain factors remove of the error, with
+groups of 32 one fifth (benchmarks/README.md, "Factors in INT4"). (The paper prints x W, with U and V exchanged; W here is
 (out, in), as checkpoints store it.)
 """
 
