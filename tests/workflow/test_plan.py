@@ -21,7 +21,7 @@ from lorcbench.pipeline.estimate import estimate, shape_of
 from lorcbench.pipeline.rules import Pipeline
 from lorcbench.study.expansion import load_study
 
-STAGES = ("prepare", "calibrate", "factor", "quantize", "lorc", "evaluate", "harness")
+STAGES = ("prepare", "calibrate", "factor", "quantize", "sensitivity", "lorc", "evaluate", "harness")
 NAMES = paths.Wildcards(method="gptq", calibration="c4-128x2048", weight="w4-asym-g128", cap="32", protocol="gptq-old")
 PUBLISHED = [f"opt-{size}" for size in ("125m", "1.3b", "6.7b", "30b", "66b")]
 MACHINE = plan.Machine(2, 8_000, 100_000, 50e9)

@@ -16,7 +16,19 @@ from matplotlib import rc_context
 
 from lorcbench.report.comparison import Change
 from lorcbench.report.derived import best_of_rates
-from lorcbench.report.figures import activation, bits, equal_bits, errors, fronts, pareto, ranks, rates, sensitivity, size
+from lorcbench.report.figures import (
+    activation,
+    bits,
+    equal_bits,
+    errors,
+    fronts,
+    mixed,
+    pareto,
+    ranks,
+    rates,
+    sensitivity,
+    size,
+)
 from lorcbench.report.figures.style import STYLE, Figure
 from lorcbench.report.results import CellResult
 from lorcbench.report.scorecard import Row
@@ -44,19 +56,22 @@ def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path, r
     tuned = [replace(result, cell=cell) for cell, result in best.items()]
     tuned_changes = {cell: changes[result.cell] for cell, result in best.items() if result.cell in changes}
     derived = [result for result in finished if result.derived]
+    # What orders formats by bits or groups has no place for mixed ones.
+    uniform = [result for result in tuned if not mixed.is_mixed(result.cell)]
     with rc_context(STYLE):
         drawn = [
             pareto.draw(tuned, folder),
-            equal_bits.draw(tuned, folder),
+            equal_bits.draw(uniform, folder),
             fronts.draw(tuned, tuned_changes, folder),
-            bits.draw(tuned, tuned_changes, folder),
-            sensitivity.draw(tuned, tuned_changes, folder),
-            ranks.draw(tuned, tuned_changes, folder),
-            size.draw([*tuned, *derived], folder, rows),
-            activation.draw(tuned, tuned_changes, folder),
+            mixed.draw(tuned, folder),
+            bits.draw(uniform, tuned_changes, folder),
+            sensitivity.draw(uniform, tuned_changes, folder),
+            ranks.draw(uniform, tuned_changes, folder),
+            size.draw([*uniform, *derived], folder, rows),
+            activation.draw(uniform, tuned_changes, folder),
             rates.draw(measured, changes, folder),
-            errors.draw_depth(tuned, folder),
-            errors.draw_spectra(tuned, folder),
+            errors.draw_depth(uniform, folder),
+            errors.draw_spectra(uniform, folder),
         ]
     if len(tuned) < len(measured):
         drawn = [f if f is None or f.stem == "rates" else replace(f, caption=f.caption + RATES) for f in drawn]
