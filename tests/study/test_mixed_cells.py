@@ -9,6 +9,7 @@ from lorcbench.config.checks import ConfigError
 from lorcbench.study.cells import Cell, needs_calibration
 from lorcbench.study.expansion import load_study
 from lorcbench.study.exports import refusal
+from lorcbench.study.graph import inputs
 from lorcbench.study.stages import CALIBRATION_TOKENS, FACTOR, PREPARE, QUANTIZE, SENSITIVITY, StageJob
 
 ONE = ["study.exactly=true", "study.models=[opt-standin-xs]", "study.activations=[a16]", "study.ranks=[0]"]
@@ -77,14 +78,14 @@ def test_mixed_weights_go_with_the_mixed_method_alone_and_its_candidates_stand_b
 def test_a_mixed_cell_rests_on_the_sensitivity_to_each_candidate_and_these_on_its_quantization():
     found = study(NAME)
     names = found.wildcards(the_mixed(found))
-    needed = [job.folder for job in QUANTIZE.inputs(found, names)]
-    measured = [job for job in QUANTIZE.inputs(found, names) if job.stage is SENSITIVITY]
+    needed = [job.folder for job in inputs(found, StageJob(QUANTIZE, names))]
+    measured = [job for job in inputs(found, StageJob(QUANTIZE, names)) if job.stage is SENSITIVITY]
     weights = [f"w{bits}-asym-g32" for bits in (2, 3, 4)]
     assert [str(job.folder) for job in measured] == [
         f"results/cache/sensitivity/opt-standin-xs/gptq/stdlib/{weight}/a16" for weight in weights
     ]
     assert {StageJob(PREPARE, names).folder, StageJob(CALIBRATION_TOKENS, names).folder} < set(needed)
-    (quantized,) = (job for job in SENSITIVITY.inputs(found, measured[0].names) if job.stage is QUANTIZE)
+    (quantized,) = (job for job in inputs(found, measured[0]) if job.stage is QUANTIZE)
     assert str(quantized.folder) == "results/cache/quantize/opt-standin-xs/gptq/stdlib/w2-asym-g32/a16"
 
 
@@ -103,7 +104,7 @@ def test_what_is_read_follows_from_the_base_and_from_how_formats_are_chosen(sett
     found = study(name)
     cell = the_mixed(found)
     assert cell.calibration == ("stdlib" if calibrated else "none")
-    assert {job.stage for job in QUANTIZE.inputs(found, found.wildcards(cell))} == stages
+    assert {job.stage for job in inputs(found, StageJob(QUANTIZE, found.wildcards(cell)))} == stages
 
 
 def test_formats_of_their_own_are_no_gptq_files():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from lorcbench.config.checks import MOST, ConfigError, one_of
 from lorcbench.config.protocols import CalibrationConfig
@@ -36,6 +38,8 @@ class MixedMethod(Method):
     formats: str = ""
     by: str = "divergence"
     base: str = "gptq"
+
+    load: ClassVar[Callable[[str, str], Any]]  # `lorcbench.config.compose.load`, which puts itself here: it needs this module
 
     def __post_init__(self) -> None:
         one_of("method", "kind", self.kind, (METHOD,))
@@ -76,9 +80,7 @@ class MixedMethod(Method):
         Raises:
             ConfigError: it is unknown, or of another kind.
         """
-        from lorcbench.config import compose  # which imports this module
-
-        method = compose.load("method", self.base)
+        method = MixedMethod.load("method", self.base)
         if method.kind not in ("rtn", "gptq") or method.sees_activations:
             raise ConfigError(f"method.base={self.base}: expected rtn, or a GPTQ that looks at no rounded activations")
         return method
