@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import torch
 
 from lorcbench.config.recipes import CAPS, cap
-from lorcbench.core.formats import CONVENTIONS, SCALE_DTYPES, ActivationFormat, WeightFormat
+from lorcbench.core import quantizer
+from lorcbench.core.formats import CONVENTIONS, SCALE_DTYPES, ActivationFormat, WeightFormat, parse_formats, spelled_formats
 
 GROUPS = (None, 1, 32, 128, 1024)
 
@@ -120,3 +122,44 @@ def test_cap_holds_its_rank_never_falls_and_depends_on_nothing_else():
     assert caps == sorted(caps)
     assert [cap(limit) for limit in CAPS] == list(CAPS)
     assert [cap(limit + 1) for limit in CAPS] == [*CAPS[1:], 0]
+
+
+def test_mixed_is_a_format_that_no_matrix_has():
+    assert str(WeightFormat.parse("mixed")) == "mixed"
+    assert WeightFormat.parse("mixed").is_mixed and not WeightFormat(4).is_mixed
+    with pytest.raises(ValueError, match="bits must be 2 to 8"):
+        WeightFormat(0, group=64)
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "printed"),
+    [
+        ("w4-w2-w3-asym-g64", "w4-asym-g64 w2-asym-g64 w3-asym-g64", "w2-w3-w4-asym-g64"),
+        ("w4-sym-row.w2-w3-asym-g64-fp32scale", "w4-sym-row w2-asym-g64-fp32scale w3-asym-g64-fp32scale", None),
+    ],
+)
+def test_several_formats_in_one_word(text, names, printed):
+    formats = parse_formats(text)
+    assert " ".join(map(str, formats)) == names
+    spelled = spelled_formats(formats)
+    assert spelled == printed or printed is None
+    assert set(parse_formats(spelled)) == set(formats)
+    assert spelled_formats(reversed(formats)) == spelled
+
+
+@pytest.mark.parametrize(
+    "text", ["", "w2", "w2-w3", "w2-w2-asym-g64", "w2-asym-g64.", "w2-asym-g64,w3-asym-g64", "w9-asym-row"]
+)
+def test_several_formats_that_no_word_spells_are_refused(text):
+    with pytest.raises(ValueError, match="weight format"):
+        parse_formats(text)
+
+
+@pytest.mark.parametrize("fmt", [fmt for fmt in weight_formats() if fmt.bits < 16 and (fmt.group or 32) == 32], ids=str)
+def test_the_size_of_a_matrix_is_known_before_it_is_made(fmt):
+    if fmt.convention == "pow2" and not fmt.symmetric:
+        with pytest.raises(ValueError, match="any integers"):
+            fmt.stored_bits(7, 96)
+        return
+    stored = quantizer.to_stored(quantizer.quantize(torch.randn(7, 96), fmt))
+    assert fmt.stored_bits(7, 96) == 8 * sum(tensor.nbytes for tensor in stored.values())

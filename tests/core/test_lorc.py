@@ -11,7 +11,7 @@ import torch
 
 from lorcbench.core import quantizer
 from lorcbench.core.formats import WeightFormat
-from lorcbench.core.lorc import correction, decompose, store, stored_bits
+from lorcbench.core.lorc import correction, decoded, decompose, store, stored_bits
 
 SHAPES = [(48, 32), (32, 48), (40, 40)]
 
@@ -50,7 +50,7 @@ def test_the_product_is_the_textbook_low_rank_matrix_and_both_factors_carry_the_
     torch.testing.assert_close(gram, torch.diag(gram.diagonal()), rtol=0, atol=1e-5 * float(gram.max()))
 
 
-@pytest.mark.parametrize("bits", [8, 16, None])
+@pytest.mark.parametrize("bits", [4, 8, 16, None])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_error_never_rises_with_the_rank(shape, bits):
     error = error_matrix(shape, seed=1)
@@ -60,10 +60,10 @@ def test_the_error_never_rises_with_the_rank(shape, bits):
     assert errors[0] == pytest.approx(float(error.double().norm()))
     # Past the point where a component is smaller than the rounding of those before it, only rounding is left.
     assert all(after <= before + 1e-6 * errors[0] for before, after in itertools.pairwise(errors))
-    assert errors[-1] <= {None: 1e-5, 16: 1e-3, 8: 2e-2}[bits] * errors[0]
+    assert errors[-1] <= {None: 1e-5, 16: 1e-3, 8: 2e-2, 4: 0.2}[bits] * errors[0]
 
 
-@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("bits", [4, 8, 16])
 def test_a_slice_of_the_stored_factors_is_the_file_of_the_smaller_rank(bits):
     error = error_matrix((48, 32), seed=2)
     big = store(*decompose(error, 24), bits)
@@ -87,27 +87,47 @@ def test_int8_codes_are_the_nearest_and_use_their_whole_range():
         assert (codes.int().abs().amax(1) == 127).all()
 
 
+def test_int4_codes_are_the_nearest_on_a_scale_per_32_values_and_use_their_whole_range():
+    error = error_matrix((40, 64), seed=3)
+    b, a = decompose(error, 8)
+    stored = store(b, a, 4)
+    decoded_b, decoded_a = decoded(stored, 8)
+    for meant, scale, factor in ((decoded_b.T, stored["B_scale"], b.T), (decoded_a, stored["A_scale"], a)):
+        assert scale.shape == (8, -(-factor.shape[1] // 32))
+        for group in range(scale.shape[1]):
+            step = scale[:, group : group + 1].float()
+            columns = slice(32 * group, 32 * (group + 1))
+            assert ((meant[:, columns] - factor[:, columns]).abs() <= 0.5 * step + 1e-6 + 7 * 2.0**-11 * step).all()
+            assert (torch.round(meant[:, columns] / step).abs().amax(1) == 7).all()
+
+
+def test_int4_factors_with_half_a_byte_left_over_are_refused():
+    with pytest.raises(ValueError, match="even number of values per component, not 13; expected 8 bits"):
+        store(*decompose(error_matrix((13, 20)), 4), 4)
+
+
 @pytest.mark.parametrize("rank", [0, 1, 8])
 def test_stored_bits_are_those_of_the_slice_with_its_scales(rank):
     b, a = decompose(error_matrix((48, 32)), 8)
     assert stored_bits(store(b, a, 16), rank) == 16 * rank * (48 + 32)
     assert stored_bits(store(b, a, 8), rank) == 8 * rank * (48 + 32) + 2 * 16 * rank
+    assert stored_bits(store(b, a, 4), rank) == 4 * rank * (48 + 32) + (2 + 1) * 16 * rank
 
 
 def test_stored_bits_equal_the_bytes_of_the_tensors_that_a_file_of_that_rank_holds():
     error = error_matrix((40, 40))
-    for bits in (8, 16):
+    for bits in (4, 8, 16):
         held = sum(tensor.numel() * tensor.element_size() for tensor in store(*decompose(error, 8), bits).values())
         assert stored_bits(store(*decompose(error, 24), bits), 8) == 8 * held
 
 
-@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("bits", [4, 8, 16])
 def test_an_error_of_zero_is_corrected_by_exact_zeros(bits):
     stored = store(*decompose(torch.zeros(12, 20), 4), bits)
     assert torch.equal(correction(stored, 4), torch.zeros(12, 20))
 
 
-@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("bits", [4, 8, 16])
 def test_factors_that_float16_cannot_hold_are_refused(bits):
     b, a = decompose(error_matrix((12, 20)) * 1e16, 4)
     with pytest.raises(ValueError, match="LoRC factor overflows float16"):
@@ -115,8 +135,8 @@ def test_factors_that_float16_cannot_hold_are_refused(bits):
 
 
 def test_other_widths_of_factors_are_refused():
-    with pytest.raises(ValueError, match="8 or 16 bits, not 4"):
-        store(*decompose(error_matrix((12, 20)), 4), 4)
+    with pytest.raises(ValueError, match="4, 8 or 16 bits, not 5"):
+        store(*decompose(error_matrix((12, 20)), 4), 5)
 
 
 def test_factors_are_the_same_on_every_call_and_the_error_is_not_changed():

@@ -110,14 +110,18 @@ def test_widths_may_differ_from_block_to_block(tmp_path):
         {"fc1": torch.randn(6, 16, generator=generator), "fc2": torch.randn(5, width, generator=generator)} for width in (8, 24)
     ]
     widths = [{name: weight.shape[1] for name, weight in block.items()} for block in weights]
-    blocks = QuantizedBlocks(ShardWriter(FakeJob(tmp_path), IDENTITY, 2), fmt, widths)
+    blocks = QuantizedBlocks(
+        ShardWriter(FakeJob(tmp_path), IDENTITY, 2), [dict.fromkeys(block, fmt) for block in widths], widths
+    )
     written = [QuantizedBlock({name: quantize(weight, fmt) for name, weight in block.items()}) for block in weights]
     for index, block in enumerate(written):
         blocks.write(index, block)
     payload = blocks.payload()
     assert payload["widths"] == {"fc1": 16, "fc2": [8, 24]}
     assert payload["weights"] == sum(weight.numel() for block in weights for weight in block.values())
-    again = QuantizedBlocks(ShardWriter(FakeJob(tmp_path), IDENTITY, 2), fmt, widths)
+    again = QuantizedBlocks(
+        ShardWriter(FakeJob(tmp_path), IDENTITY, 2), [dict.fromkeys(block, fmt) for block in widths], widths
+    )
     write_json(tmp_path / "result.json", QUANTIZE.kind, payload)
     model = object.__new__(QuantizedModel)
     model.device, model.format, model.shards = "cpu", fmt, Shards(tmp_path / "result.json", QUANTIZE.kind)
@@ -139,7 +143,7 @@ def test_a_kept_quantized_block_is_the_written_one_and_counts_alike(tmp_path, na
     )
     payloads = []
     for _ in range(2):
-        blocks = QuantizedBlocks(ShardWriter(FakeJob(tmp_path), IDENTITY, 1), fmt, [widths])
+        blocks = QuantizedBlocks(ShardWriter(FakeJob(tmp_path), IDENTITY, 1), [dict.fromkeys(widths, fmt)], [widths])
         kept = blocks.kept(0)
         if kept is None:
             blocks.write(0, written)

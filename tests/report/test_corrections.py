@@ -84,6 +84,19 @@ def test_int8_factors_that_know_the_inputs_have_a_bound_of_their_own(rise, verdi
     assert verdicts(found) == {"INT8 factors of exact LoRC stay within 0.1 % of FP16 factors": verdict}
 
 
+@pytest.mark.parametrize(("loss", "verdict"), [(0.15, "supported"), (0.25, "contradicted")])
+def test_int4_factors_of_more_components_are_held_against_int8_ones_of_no_fewer_bits(loss, verdict):
+    name = "opt-standin-s gptq w2-asym-row r8"
+    eight = corrected(name, "exact-int8", 0.2)
+    bits = eight.bits_per_weight
+    more = corrected(name.replace("r8", "r14"), "exact-int4", loss, bits_per_weight=bits)
+    same_rank = corrected(name, "exact-int4", 0.1, bits_per_weight=bits - 0.3)
+    claim = "At equal bits, more components in INT4 have a lower perplexity than exact LoRC in INT8"
+    assert verdicts([eight, more, same_rank], "components") == {claim: verdict}
+    more.bits_per_weight += 0.01
+    assert not verdicts([eight, more, same_rank], "components"), "it has more bits"
+
+
 def test_the_inputs_of_the_quantized_model_are_held_against_the_others():
     name = "opt-standin-s gptq w2-asym-row r8"
     found = [corrected(name, "exact-int8", 0.2), corrected(name, "exact-int8+inputs=quantized", 0.15)]

@@ -154,7 +154,8 @@ def cell(walk: BlockWalk, tokens: torch.Tensor) -> list[dict[str, torch.Tensor]]
             with observed(block, record) as moments, last_linear_skipped(block, record):
                 for _, states in walk.fetched(hidden):
                     walk.forward(block, states)
-            solved = solve_block(checkpoint, index, from_moments(moments, settings, tokens.shape[1]), FORMAT, settings)
+            formats = dict.fromkeys(record.linear_names, FORMAT)
+            solved = solve_block(checkpoint, index, from_moments(moments, settings, tokens.shape[1]), formats, settings)
             weights, products = solved.weights(), {}
             for name, weight in checkpoint.linears(index).items():
                 error = weight.float() - weights[name]

@@ -58,7 +58,7 @@ def wildcards(made: Pipeline) -> Wildcards:
 
 
 def test_stages_that_do_arithmetic_ask_for_a_gpu_and_no_other_does(two_gpus):
-    assert {"calibrate", "factor", "quantize", "lorc", "evaluate", "harness"} == ON_DEVICE
+    assert {"calibrate", "factor", "quantize", "sensitivity", "lorc", "evaluate", "harness"} == ON_DEVICE
     resources = pipeline().resources
     assert {stage: resources.gpus(stage) for stage in STAGES} == {stage: int(stage in ON_DEVICE) for stage in STAGES}
     text = "".join(file.read_text() for file in (ROOT / "workflow/rules").glob("*.smk"))

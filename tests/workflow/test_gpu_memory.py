@@ -23,7 +23,7 @@ from lorcbench.study.expansion import load_study
 from lorcbench.study.stages import QUANTIZE
 
 GIB = 1024  # MiB
-COMPUTING = ("calibrate", "factor", "quantize", "lorc", "evaluate", "harness")
+COMPUTING = ("calibrate", "factor", "quantize", "sensitivity", "lorc", "evaluate", "harness")
 HALF = "dtype=float16"
 NAMES = paths.Wildcards(
     **{"method": "gptq", "calibration": f"c4-128x2048+{HALF}", "weight": "w4-asym-g128", "lorc": "plain-int8", "cap": "32"},

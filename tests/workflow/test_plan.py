@@ -38,7 +38,7 @@ def shape(name: str) -> Shape:
     return shape_of(compose.load("model", name))
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, "sensitivity"])
 def test_a_larger_model_takes_more_of_everything(stage):
     takes = [estimate(stage, shape(name), NAMES, RuntimeConfig()) for name in PUBLISHED]
     for smaller, larger in pairwise(takes):

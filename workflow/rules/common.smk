@@ -48,7 +48,7 @@ wildcard_constraints:
     model=r"[^/]+",
     method=r"[^/]+",
     calibration=r"[^/]+",
-    weight=r"w[^/]+",
+    weight=r"w[^/]+|mixed",
     trained=r"a[^/]+",
     activation=r"a[^/]+",
     lorc=r"[^/]+",

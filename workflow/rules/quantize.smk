@@ -1,6 +1,6 @@
-# Quantized weights: one rule for all methods.
+# Quantized weights: one rule for all methods; and what mixed formats are chosen by.
 #   inputs   checkpoint; calibration tokens (GPTQ propagated, ZQ-Local, ZQ-Global) or statistics (GPTQ cached)
-#   outputs  results/cache/quantize/MODEL/METHOD/CALIBRATION/WEIGHT/TRAINED
+#   outputs  results/cache/{quantize,sensitivity}/MODEL/METHOD/CALIBRATION/WEIGHT/TRAINED
 
 
 rule quantize:
@@ -29,3 +29,29 @@ rule quantize:
         " python -m lorcbench.stages quantize {params.arguments} method={wildcards.method:q}"
         " calibration={wildcards.calibration:q} weight={wildcards.weight:q} trained={wildcards.trained:q}"
         " {params.foreign}"
+
+
+# What mixed formats are chosen by: how far predictions move if one group of linears alone is quantized.
+rule sensitivity:
+    input:
+        pipeline.inputs("sensitivity"),
+    output:
+        result=pipeline.result("sensitivity"),
+        run=pipeline.record("sensitivity"),
+    log:
+        pipeline.log("sensitivity"),
+    group:
+        pipeline.resources.group
+    threads: pipeline.resources.threads
+    resources:
+        mem_mb=pipeline.resources.memory("sensitivity"),
+        runtime=pipeline.resources.minutes("sensitivity"),
+        gpu=pipeline.resources.gpus("sensitivity"),
+        gpu_mb=pipeline.resources.gpu_memory("sensitivity"),
+    params:
+        arguments=pipeline.model_arguments,
+        semantics=pipeline.params("sensitivity"),
+    shell:
+        "exec env LORCBENCH_GPU_MB={resources.gpu_mb}"
+        " python -m lorcbench.stages sensitivity {params.arguments} method={wildcards.method:q}"
+        " calibration={wildcards.calibration:q} weight={wildcards.weight:q} trained={wildcards.trained:q}"

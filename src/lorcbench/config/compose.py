@@ -28,6 +28,7 @@ from yaml import YAMLError
 
 from lorcbench.common import shipped
 from lorcbench.config.checks import ConfigError
+from lorcbench.config.mixed import MixedMethod
 from lorcbench.config.own_files import with_schemas
 from lorcbench.config.protocols import by_precision
 from lorcbench.config.recipes import cap
@@ -246,6 +247,9 @@ def load(group: str, name: str) -> Any:
         return OmegaConf.to_object(node)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{group} {name}: {_one_line(error)}") from None
+
+
+MixedMethod.load = staticmethod(load)  # the settings of its base, which is another entry
 
 
 @cache

@@ -292,7 +292,7 @@ class LorcConfig:
             method made with its codes: `lorcbench.config.paired`), or one that weighs the error with the inputs
             (`lorcbench.core.lorc`): ``diag-abs`` with their mean magnitudes (LQER), ``diag-rms`` with their root mean squares
             (QERA-approx), ``exact`` with all of E[xᵀx] (QERA-exact, EoRA, OLrC).
-        bits: of the stored factors, 16 or 8.
+        bits: of the stored factors, 16, 8 or 4.
         decomposition: ``krylov``: large matrices by a block Krylov space, at least 99 % of the energy of the best factors
             (measured; benchmarks/README.md); ``exact``: every matrix by its full SVD, 6 to 30 times slower.
         fused_qkv: ``split``: a fused query_key_value, as BLOOM has it, is three matrices to LoRC; ``fused``: one.
@@ -315,7 +315,7 @@ class LorcConfig:
 
     def __post_init__(self) -> None:
         one_of("lorc", "kind", self.kind, ("none", "plain", *WEIGHTED, "distilled", "paired"))
-        one_of("lorc", "bits", self.bits, (8, 16))
+        one_of("lorc", "bits", self.bits, (4, 8, 16))
         one_of("lorc", "decomposition", self.decomposition, ("krylov", "exact"))
         one_of("lorc", "fused_qkv", self.fused_qkv, ("split", "fused"))
         one_of("lorc", "dead", self.dead, ("published", "excluded"))

@@ -20,6 +20,7 @@ from lorcbench.config.checks import positive as _positive
 from lorcbench.config.checks import seed as _seed
 from lorcbench.config.families import FAMILIES, WHOLE_SCORES, Family
 from lorcbench.config.machine import RuntimeConfig, TrackingConfig
+from lorcbench.config.mixed import METHOD, MixedMethod
 from lorcbench.config.paired import PAIRED
 from lorcbench.config.protocols import CalibrationConfig, EvalConfig, TaskConfig, TextConfig
 from lorcbench.config.recipes import METHODS, DistilledLorc, LorcConfig
@@ -298,7 +299,7 @@ def _refuse_unless(right: object, key: str, value: object, expected: str) -> Non
 
 SCHEMAS = {
     "model": {"model": ModelConfig},
-    "method": METHODS | PAIRED,
+    "method": METHODS | PAIRED | {METHOD: MixedMethod},
     "calibration": {"calibration": CalibrationConfig},
     "lorc": {"lorc": LorcConfig, "distilled": DistilledLorc},
     "text": {"text": TextConfig},

@@ -9,6 +9,7 @@ scales of a weight W (768, 3072), rows are outputs, or of the activations of 2,0
     w4-asym-g64-pow2         the divisor 2^b of DeepSpeed's code instead of 2^b - 1                        (768, 48)
     w4-sym-row-restricted    the symmetric divisor 2^(b-1) - 1; the lowest code is not used                (768, 1)
     w4-asym-row-fp32scale    scales in float32, as in published fake-quantization code, not in float16     (768, 1)
+    mixed                    each linear has a format of its own, which the method has chosen
     a16                      activations as they are
     a8-asym-token            8 bits, one scale and zero point per token, computed at run time              (2048, 1)
     a8-sym-g128              8 bits, one scale per 128 consecutive features of a token                     (2048, 6)
@@ -16,7 +17,9 @@ scales of a weight W (768, 3072), rows are outputs, or of the activations of 2,0
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -49,7 +52,7 @@ class WeightFormat:
     """How a weight matrix W (out, in) is stored.
 
     Attributes:
-        bits: 2 to 8, or 16 for full precision.
+        bits: 2 to 8, or 16 for full precision; 0 where formats differ from linear to linear, which no matrix has.
         symmetric: whether the zero point is fixed in the middle of the codes.
         group: consecutive inputs that share a scale; None is a whole row.
         convention: ``minmax`` divides the range by 2^b - 1 (GPTQ's code), ``pow2`` by 2^b (DeepSpeed's code),
@@ -64,27 +67,59 @@ class WeightFormat:
     scale_dtype: str = "float16"
 
     def __post_init__(self) -> None:
+        if self.is_mixed and not any(getattr(self, field.name) != field.default for field in fields(self)[1:]):
+            return
         _check(self, _WEIGHT)
         if self.scale_dtype not in SCALE_DTYPES.values():
             raise ValueError(f"weight format {self}: scales are float16 or float32, not {self.scale_dtype}")
 
     def __str__(self) -> str:
+        if self.is_mixed:
+            return "mixed"
         scales = [name for name, dtype in SCALE_DTYPES.items() if dtype == self.scale_dtype and dtype != "float16"]
         return "-".join([_spelled(self, _WEIGHT), *scales])
 
     @classmethod
     def parse(cls, text: str) -> WeightFormat:
         """The format spelled `text`; a ValueError says what a right spelling would be."""
-        return _parse(cls, _WEIGHT, text)
+        return cls(0) if text == "mixed" else _parse(cls, _WEIGHT, text)
 
     @property
     def is_full_precision(self) -> bool:
         """Whether the weights stay as they are (`w16`)."""
         return self.bits == 16
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether formats differ from linear to linear (`mixed`)."""
+        return self.bits == 0
+
+    def stored_bits(self, rows: int, width: int) -> int:
+        """Bits that a matrix (rows, width) takes: packed codes, scales and zero points, as `quantizer.to_stored` has them.
+
+        Raises:
+            ValueError: zero points may be any integers, so that nobody knows before they are there (`pow2`, asymmetric).
+        """
+        if self.convention == "pow2" and not self.symmetric:
+            raise ValueError(f"{self}: the size of zero points that are any integers is not known beforehand")
+        groups = rows * (width // (self.group or width))
+        scales = groups * (32 if self.scale_dtype == "float32" else 16)
+        zeros = 0 if self.symmetric else _packed_bits(groups, self.bits)
+        return rows * _packed_bits(width, self.bits) + scales + zeros
+
     def paper_bits(self) -> float:
-        """Bits per weight on the size axis of ZeroQuant-V2's figure 1: b + 32 / k, where a row counts as k = 768."""
+        """Bits per weight on the size axis of ZeroQuant-V2's figure 1: b + 32 / k, where a row counts as k = 768.
+
+        NaN for mixed formats, of which the paper has none.
+        """
+        if self.is_mixed:
+            return math.nan
         return 16.0 if self.is_full_precision else self.bits + 32 / (self.group or _PAPER_ROW)
+
+
+def _packed_bits(count: int, bits: int) -> int:
+    """Bits of `count` codes that are packed eight at a time."""
+    return -(-count // 8) * 8 * bits
 
 
 @dataclass(frozen=True)
@@ -162,3 +197,32 @@ def _parse(cls: type, kind: _Kind, text: str) -> WeightFormat | ActivationFormat
     scale_dtype = [SCALE_DTYPES[scales]] if scales else []
     size = None if group == whole else int(group[1:])
     return cls(int(bits), symmetry == "sym", size, convention or "minmax", *scale_dtype)
+
+
+def parse_formats(text: str) -> tuple[WeightFormat, ...]:
+    """Several weight formats in one word, as a method's name carries them.
+
+    Formats that differ in their bits alone are written together, with the bits before what they share; a point stands between
+    others: ``w2-w3-asym-g64.w4-asym-row`` is w2-asym-g64, w3-asym-g64 and w4-asym-row. `spelled_formats` prints them.
+
+    Raises:
+        ValueError: no format is spelled so, or one comes twice.
+    """
+    formats = []
+    for part in text.split("."):
+        match = re.fullmatch(r"((?:w\d+-)+)(a?sym-.+)", part, re.ASCII)
+        if match is None:
+            raise ValueError(f"weight formats {text!r}: expected such as w2-w3-w4-asym-g64, or w2-w3-asym-g64.w4-asym-row")
+        bits, rest = match.groups()
+        formats += [WeightFormat.parse(f"{width}-{rest}") for width in bits.strip("-").split("-")]
+    if len(set(formats)) < len(formats):
+        raise ValueError(f"weight formats {text!r}: expected each once")
+    return tuple(formats)
+
+
+def spelled_formats(formats: Iterable[WeightFormat]) -> str:
+    """The one spelling of several formats that `parse_formats` reads, whatever their order."""
+    together: dict[str, list[int]] = {}
+    for fmt in formats:
+        together.setdefault(str(fmt).partition("-")[2], []).append(fmt.bits)
+    return ".".join("-".join([*(f"w{bits}" for bits in sorted(together[rest])), rest]) for rest in sorted(together))

@@ -15,8 +15,10 @@ E that lies along U. With a diagonal R the same holds: LQER's weights are the me
 QERA-approx's are their root mean squares. With R = I it is LoRC.
 
 One decomposition serves every rank: rank r is the first r columns of B and the first r rows of A. INT8 factors have one
-symmetric scale per component, so the first r components are exactly what rank r would have stored. (The paper prints x W, with
-U and V exchanged; W here is (out, in), as checkpoints store it.)
+symmetric scale per component, INT4 factors one per 32 values of a component, so the first r components are exactly what rank r
+would have stored. With one scale per component, INT4 loses up to four fifths of what plain factors remove of the error, with
+groups of 32 one fifth (benchmarks/README.md, "Factors in INT4"). (The paper prints x W, with U and V exchanged; W here is
+(out, in), as checkpoints store it.)
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ import math
 import torch
 
 from lorcbench.core.linalg import product, truncated_svd, weighted_left_vectors
+
+_INT4_GROUP = 32  # values of a component that share a scale
 
 
 def decompose(
@@ -72,22 +76,25 @@ def share(error: torch.Tensor, inputs: torch.Tensor) -> float:
 
 
 def store(b: torch.Tensor, a: torch.Tensor, bits: int) -> dict[str, torch.Tensor]:
-    """The tensors that an artifact keeps of B (out, m) and A (m, in): 16 bits in float16, 8 bits as codes and scales.
+    """The tensors that an artifact keeps of B (out, m) and A (m, in): 16 bits in float16, 8 and 4 bits as codes and scales.
 
-    With 8 bits each component has one scale in B and one in A: ``B_scale`` (m,) and ``A_scale`` (m,).
+    With 8 bits each component has one scale in B and one in A: ``B_scale`` (m,) and ``A_scale`` (m,). With 4 bits every 32
+    values of a component have one: ``B_scale`` (m, out / 32) and ``A_scale`` (m, in / 32), rounded up; two codes lie in one
+    byte, so that the codes are (out / 2, m) and (m, in / 2) uint8.
 
     Raises:
-        ValueError: `bits` is neither 8 nor 16, or a factor does not fit its type.
+        ValueError: `bits` is not 4, 8 or 16, a factor does not fit its type, or 4 bits do not fill whole bytes.
     """
     if bits == 16:
         stored = {"B": b.to(torch.float16), "A": a.to(torch.float16)}
         if not all(torch.isfinite(factor).all() for factor in stored.values()):
             raise ValueError("a LoRC factor overflows float16")
         return stored
-    if bits != 8:
-        raise ValueError(f"LoRC factors have 8 or 16 bits, not {bits}")
-    b_codes, b_scale = _int8(b.T)  # components are B's columns and A's rows
-    a_codes, a_scale = _int8(a)
+    if bits not in (4, 8):
+        raise ValueError(f"LoRC factors have 4, 8 or 16 bits, not {bits}")
+    rounded = _int4 if bits == 4 else _int8
+    b_codes, b_scale = rounded(b.T)  # components are B's columns and A's rows
+    a_codes, a_scale = rounded(a)
     return {"B": b_codes.T.contiguous(), "B_scale": b_scale, "A": a_codes, "A_scale": a_scale}
 
 
@@ -113,19 +120,43 @@ def stored_bits(stored: dict[str, torch.Tensor], rank: int) -> int:
 
 def decoded(stored: dict[str, torch.Tensor], rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     """B (out, rank) and A (rank, in) in float32, of the first `rank` components of stored factors."""
-    b = stored["B"][:, :rank].float()
-    a = stored["A"][:rank].float()
-    if "B_scale" in stored:
-        b = b * stored["B_scale"][:rank].float()
-        a = a * stored["A_scale"][:rank].float().unsqueeze(1)
-    return b, a
+    b, a = stored["B"][:, :rank], stored["A"][:rank]
+    if "B_scale" not in stored:
+        return b.float(), a.float()
+    return _meaning(b.T, stored["B_scale"][:rank]).T, _meaning(a, stored["A_scale"][:rank])
+
+
+def _meaning(codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Components (m, n) in float32 out of the codes and scales of `_int8` or `_int4`."""
+    if codes.dtype == torch.int8:
+        return codes.float() * scale.float().unsqueeze(1)
+    pairs = torch.stack([codes & 15, codes >> 4], dim=-1).flatten(1)
+    steps = scale.float().repeat_interleave(_INT4_GROUP, dim=1)[:, : pairs.shape[1]]
+    return (pairs.float() - 8) * steps
 
 
 def _int8(components: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes (m, n) int8 and scales (m,) float16 of m components (m, n)."""
-    scale = (components.abs().amax(1) / 127).to(torch.float16)
-    if not torch.isfinite(scale).all():
-        raise ValueError("the scale of a LoRC factor overflows float16")
-    scale = torch.where(scale == 0, torch.full_like(scale, 2.0**-24), scale)  # float16's smallest positive number
+    scale = _steps(components.abs().amax(1), 127)
     codes = torch.round(components / scale.float().unsqueeze(1)).clamp(-127, 127)
     return codes.to(torch.int8), scale
+
+
+def _int4(components: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes (m, n / 2) uint8, two to a byte, the first in its low half, and scales (m, n / 32) float16 of components (m, n)."""
+    length = components.shape[1]
+    if length % 2:
+        raise ValueError(f"LoRC factors of 4 bits need an even number of values per component, not {length}; expected 8 bits")
+    padded = torch.nn.functional.pad(components, (0, -length % _INT4_GROUP)).unflatten(1, (-1, _INT4_GROUP))
+    scale = _steps(padded.abs().amax(2), 7)
+    codes = torch.round(padded / scale.float().unsqueeze(2)).clamp(-7, 7).flatten(1)[:, :length]
+    shifted = (codes + 8).to(torch.uint8)
+    return shifted[:, 0::2] | shifted[:, 1::2] << 4, scale
+
+
+def _steps(largest: torch.Tensor, top: int) -> torch.Tensor:
+    """Symmetric scales in float16 of values up to `largest`, whose codes reach to `top` on both sides."""
+    scale = (largest / top).to(torch.float16)
+    if not torch.isfinite(scale).all():
+        raise ValueError("the scale of a LoRC factor overflows float16")
+    return torch.where(scale == 0, torch.full_like(scale, 2.0**-24), scale)  # float16's smallest positive number

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 CLIPS = ("none", "mse")  # how scales are found: over the whole range of a group, or by a search (`lorcbench.core.clip`)
 CLIP_CANDIDATES = 80  # ranges that the search tries: p = 1 - i / 100 of the whole one, i = 0 … 79
+SENSITIVITY_TOKENS = 4096  # of the calibration, as whole sequences, on which the stage ``sensitivity`` measures
 CLIP_VALUES = 2**23  # rounded values of all candidates that the search by tensors holds at a time: 32 MiB per copy
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import faulthandler
 import json
 import sys
@@ -160,6 +161,12 @@ class Job:
         """Wait for room on a GPU, and see no other; call this before anything asks CUDA for its devices."""
         if self.stage in ON_DEVICE:
             self._slots = devices.take(self.runtime, whole=self.stage == HARNESS.module)
+
+    def with_method(self, method: Any) -> Job:
+        """This job, but as one of another method, for what does a part of its work."""
+        other = copy.copy(self)
+        other.method = method
+        return other
 
     # Where it works, and what it reads
 

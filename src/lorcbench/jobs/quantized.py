@@ -16,6 +16,7 @@ from lorcbench.common.paths import Wildcards
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.quantizer import Quantized, dequantize, from_stored, to_stored
 from lorcbench.jobs.shards import Shards, ShardWriter
+from lorcbench.study.cells import weight_format
 from lorcbench.study.stages import QUANTIZE
 
 TRAINED = "trained."  # prefix of a trained parameter's name in a shard
@@ -92,13 +93,13 @@ class QuantizedBlocks:
 
     Args:
         shards: where they go.
-        fmt: the format of all their linears.
+        formats: of each linear, one entry per block.
         widths: number of inputs of each linear, one entry per block.
     """
 
-    def __init__(self, shards: ShardWriter, fmt: WeightFormat, widths: list[dict[str, int]]) -> None:
+    def __init__(self, shards: ShardWriter, formats: list[dict[str, WeightFormat]], widths: list[dict[str, int]]) -> None:
         self._shards = shards
-        self._format = fmt
+        self.formats = formats
         self._widths = widths
         self._stored_bits = 0
         self._weight_count = 0
@@ -109,7 +110,8 @@ class QuantizedBlocks:
         if shard is None:
             return None
         tensors = shard.tensors()
-        matrices = {name: stored_matrix(tensors, name, self._format, width) for name, width in self._widths[index].items()}
+        formats = self.formats[index]
+        matrices = {name: stored_matrix(tensors, name, formats[name], width) for name, width in self._widths[index].items()}
         block = QuantizedBlock(matrices, stored_trained(tensors), stored_dead(tensors), shard.notes, stored_factors(tensors))
         self._count(block, tensors)
         return block
@@ -154,13 +156,25 @@ class QuantizedModel:
         self.format = fmt
         self.digest = self.shards.result["digest"]
 
+    def formats(self, index: int) -> dict[str, WeightFormat]:
+        """The format of each linear of block `index`."""
+        if self.format.is_mixed:
+            return {name: weight_format(spelled) for name, spelled in self.shards.result["formats"][index].items()}
+        return dict.fromkeys(self.shards.result["widths"], self.format)
+
+    def widths(self, index: int) -> dict[str, int]:
+        """The number of inputs of each linear of block `index`."""
+        widths = self.shards.result["widths"].items()
+        return {name: width if isinstance(width, int) else width[index] for name, width in widths}
+
     def block(self, index: int) -> dict[str, torch.Tensor]:
         """Ŵ (out, in) float32 of block `index` by linear, and the parameters trained with them by full name."""
         tensors = {name: tensor.to(self.device) for name, tensor in self.shards.block(index).items()}
         # One matrix after another: the unpacked codes of a whole block would be a quarter of its weights.
+        formats = self.formats(index)
         weights = {
-            linear: dequantize(stored_matrix(tensors, linear, self.format, width if isinstance(width, int) else width[index]))
-            for linear, width in self.shards.result["widths"].items()
+            linear: dequantize(stored_matrix(tensors, linear, formats[linear], width))
+            for linear, width in self.widths(index).items()
         }
         return weights | stored_trained(tensors)
 

@@ -10,12 +10,13 @@ from lorcbench.models.checkpoint import Checkpoint
 
 
 def solve_block(
-    checkpoint: Checkpoint, index: int, hessian_of: HessianOf, fmt: WeightFormat, settings: GptqSettings
+    checkpoint: Checkpoint, index: int, hessian_of: HessianOf, formats: dict[str, WeightFormat], settings: GptqSettings
 ) -> QuantizedBlock:
     """Quantize all linears of block `index`; those that share an input share its Hessian, and are swept as one stack of rows.
 
     Args:
         hessian_of: called once per input, with the first linear that has it, in forward order.
+        formats: of each linear; those that share an input have one.
 
     Raises:
         ValueError, ArithmeticError: as `lorcbench.core.gptq.prepare` and `quantize`.
@@ -25,7 +26,7 @@ def solve_block(
     for group in checkpoint.architecture.linears:
         hessian = hessian_of(group[0])
         device = hessian.factor.upper.device
-        stacked = quantize_stacked([weights[name].to(device) for name in group], hessian, fmt, settings)
+        stacked = quantize_stacked([weights[name].to(device) for name in group], hessian, formats[group[0]], settings)
         matrices |= dict(zip(group, stacked, strict=True))
         inputs = hessian.dead_inputs
         notes |= {name: {"damp": hessian.factor.damp, "dead": int(inputs.sum())} for name in group}

@@ -26,25 +26,29 @@ def gptq(fmt: WeightFormat) -> dict:
     }
 
 
-def compressed_tensors(fmt: WeightFormat, activation: ActivationFormat, layout: str, ignore: list[str]) -> dict:
+def compressed_tensors(
+    targets: dict[WeightFormat, list[str]], activation: ActivationFormat, layout: str, ignore: list[str]
+) -> dict:
     """``quantization_config`` of compressed-tensors, by its own schema, which refuses what it does not know.
 
     Args:
+        targets: the linears of each format: their class, or their names in the model. Each format is a group of its own.
         layout: ``pack-quantized`` or ``int-quantized``.
         ignore: linears that are not packed.
     """
-    per_group = {"strategy": "group", "group_size": fmt.group} if fmt.group else {"strategy": "channel"}
-    group = {
-        "targets": ["Linear"],
-        "format": layout,
-        "weights": {"num_bits": fmt.bits, "type": "int", "symmetric": fmt.symmetric, "dynamic": False, **per_group},
-    }
-    if not activation.is_full_precision:
-        about = {"num_bits": activation.bits, "type": "int", "symmetric": activation.symmetric}
-        group["input_activations"] = {**about, "strategy": "token", "dynamic": True}
-    quantization = QuantizationConfig(
-        config_groups={"group_0": group}, format=layout, quantization_status="compressed", ignore=ignore
-    )
+    groups = {}
+    for number, (fmt, linears) in enumerate(targets.items()):
+        per_group = {"strategy": "group", "group_size": fmt.group} if fmt.group else {"strategy": "channel"}
+        group = {
+            "targets": linears,
+            "format": layout,
+            "weights": {"num_bits": fmt.bits, "type": "int", "symmetric": fmt.symmetric, "dynamic": False, **per_group},
+        }
+        if not activation.is_full_precision:
+            about = {"num_bits": activation.bits, "type": "int", "symmetric": activation.symmetric}
+            group["input_activations"] = {**about, "strategy": "token", "dynamic": True}
+        groups[f"group_{number}"] = group
+    quantization = QuantizationConfig(config_groups=groups, format=layout, quantization_status="compressed", ignore=ignore)
     return json.loads(quantization.model_dump_json(exclude_none=True))
 
 

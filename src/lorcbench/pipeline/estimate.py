@@ -18,6 +18,7 @@ from lorcbench.config.protocols import CalibrationConfig, EvalConfig
 from lorcbench.config.recipes import LorcConfig, Method
 from lorcbench.config.schema import ModelConfig, RuntimeConfig
 from lorcbench.config.shape import Shape
+from lorcbench.core.settings import SENSITIVITY_TOKENS
 from lorcbench.pipeline.walking import ITEMSIZE, SCORED_AT_ONCE, Walk
 from lorcbench.study.cells import weight_format
 from lorcbench.study.graph import full_precision
@@ -85,8 +86,7 @@ def estimate(stage: str, shape: Shape, names: Wildcards, runtime: RuntimeConfig,
         return Estimate(_TRAINING + 3 * shape.block * 4 / MIB, _training(shape, names), written / MIB)
     if stage == "export":
         return _export(shape, names, runtime)
-    stages = {"calibrate": _calibrate, "factor": _factor, "quantize": _quantize, "lorc": _lorc, "harness": _harness}
-    imports, peak, operations, disk = stages.get(stage, _evaluate)(shape, names, runtime)
+    imports, peak, operations, disk = _STAGES.get(stage, _evaluate)(shape, names, runtime)
     if stage in ("evaluate", "harness"):
         operations *= variants
     if runtime.device != "cuda":
@@ -143,9 +143,7 @@ def _triangles(shape: Shape) -> float:
 def _quantize(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> _Takes:
     """The method's own estimate, beside what its process imports, the block walk if it reads tokens, and what is stored."""
     method: Method = compose.load("method", names.method)
-    fmt = weight_format(names.weight)
-    stored_bits = fmt.bits + (16 + fmt.bits) / (fmt.group or shape.hidden)
-    disk = shape.layers * shape.block * stored_bits / 8 / MIB
+    disk = shape.layers * shape.block * _bits(shape, names) / 8 / MIB
     if method.data != "tokens":
         memory, operations = method.estimate(shape, None)
         # The stored factors of one block, and the largest of them unfolded.
@@ -168,6 +166,31 @@ def _quantize(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> _Takes:
     return _MODEL, peak, operations, disk
 
 
+def _bits(shape: Shape, names: Wildcards) -> float:
+    """Bits per weight that quantized weights take, with scales and zero points; of mixed formats, the budget."""
+    fmt = weight_format(names.weight)
+    if fmt.is_mixed:
+        return compose.load("method", names.method).bits
+    return fmt.bits + (16 + fmt.bits) / (fmt.group or shape.hidden)
+
+
+def _sensitivity(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> _Takes:
+    """As many sets of hidden states as there are groups of linears, each through the blocks from its own on, and the head."""
+    settings: CalibrationConfig = compose.load("calibration", names.calibration)
+    tokens = max(1, min(settings.n_samples, SENSITIVITY_TOKENS // settings.length)) * settings.length
+    sets = shape.layers * len(shape.inputs) + 1
+    states = (float(tokens * shape.hidden * ITEMSIZE[settings.dtype]),) * sets
+    walk = Walk(shape, runtime, settings.dtype, settings.length, states)
+    peak = _Bytes(
+        cpu=walk.cpu + 8 * shape.block + SCORED_AT_ONCE * shape.vocabulary * 12,
+        host=walk.host + walk.pinned(sets) + shape.block,
+        gpu=walk.near,
+        gpu_peaks=(walk.ends + walk.final, walk.block + walk.passing, 2 * walk.block + shape.block * (1 + 4)),
+    )
+    head = 4 * tokens * shape.hidden * shape.vocabulary
+    return _MODEL, peak, sets * (shape.forward(tokens) / 2 + head), 1
+
+
 class _Decomposition(NamedTuple):
     """What decomposing the errors of all blocks takes: bytes as in `_Bytes`, operations, and MiB on disk."""
 
@@ -186,7 +209,7 @@ def _decomposition(shape: Shape, names: Wildcards, settings: LorcConfig) -> _Dec
     products = 2 * _KRYLOV_PRODUCTS * min(components, 128)
     cpu = shape.block * (2 + 4) + 4 * shape.widest * 4
     # Packed codes, all matrices in float32, and of the largest the weights, as stored and in float32, the error, and its copy.
-    packed = shape.block * weight_format(names.weight).bits / 8
+    packed = shape.block * _bits(shape, names) / 8
     gpu = packed + shape.block * 4 + shape.widest * (2 + 3 * 4) + factors
     operations = shape.layers * shape.block * products
     metric = 0
@@ -298,10 +321,20 @@ def _export(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> Estimate:
     ours = max(writing, walk.cpu + shape.block * (1 + 3 * 4) + SCORED_AT_ONCE * shape.vocabulary * 12)
     whole = 1.1 * parameters * size + (shape.block if packed else 0) + _EXPORTED_TOKENS * shape.vocabulary * 10
     loading = whole if names.verify == "whole" else shape.outside * 8 + shape.widest * 20
-    bits = weight_format(names.weight).bits + 1 if packed else 16
+    bits = _bits(shape, names) + 1 if packed else 16
     disk = shape.layers * shape.block * bits / 8 + shape.outside * size
     operations = 2 * shape.forward(_EXPORTED_TOKENS * _EXPORTED_WINDOWS) if names.verify == "whole" else 0
     return Estimate(_MODEL + _LOADER + (ours + loading) / MIB, operations, disk / MIB)
+
+
+_STAGES = {
+    "calibrate": _calibrate,
+    "factor": _factor,
+    "quantize": _quantize,
+    "sensitivity": _sensitivity,
+    "lorc": _lorc,
+    "harness": _harness,
+}
 
 
 def _calibration_walk(

@@ -31,7 +31,9 @@ from pathlib import Path
 from lorcbench.common.process import PARENT, die_with_parent, let_threads_sleep
 
 VARIABLE = "LORCBENCH_WARM"  # environment variable: the socket of a warm process
-STAGES = frozenset({"prepare", "tokens", "calibrate", "factor", "quantize", "lorc", "evaluate", "harness"})  # that import torch
+STAGES = frozenset(
+    {"prepare", "tokens", "calibrate", "factor", "quantize", "sensitivity", "lorc", "evaluate", "harness"}
+)  # that import torch
 _STAGES = "lorcbench.stages"  # the module that every stage's command runs
 _TAKEN = b"+"  # what a supervisor says before it runs a stage
 _REQUEST_BYTES = 1 << 20

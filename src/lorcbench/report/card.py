@@ -106,7 +106,8 @@ def _front(card: Card) -> str:
         lines += [f"base_model: {card.base['repo']}", "base_model_relation: quantized"]
     if card.base.get("licence"):
         lines.append(f"license: {card.base['licence']}")
-    tags = ["lorcbench", "quantized", card.export, f"{card.cell.weight_format.bits}-bit"]
+    fmt = card.cell.weight_format
+    tags = ["lorcbench", "quantized", card.export, "mixed-precision" if fmt.is_mixed else f"{fmt.bits}-bit"]
     if card.has_adapter:
         tags.append("lora")
     return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---"])

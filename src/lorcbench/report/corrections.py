@@ -83,7 +83,7 @@ def find(results: list[CellResult], changes: dict[Cell, Change], shares: dict[Ce
     """
     finished = {result.cell: result for result in results if result.cell in changes and np.isfinite(result.mean_ppl)}
     counted = leading(cell for cell in finished if cell.rank)
-    cells = [cell for cell in finished if cell in counted]
+    cells = [cell for cell in finished if cell in counted and not cell.weight_format.is_mixed]
     present = kinds(cells)
     if len(present) < 2:
         return NOTHING

@@ -25,6 +25,7 @@ PLAIN = "plain"
 # Kinds of LoRC in the order in which they are shown: what they know of the inputs grows. The last are methods that make codes
 # and factors together; there the method is the kind, whoever made the factors.
 KINDS = (NONE, PLAIN, "distilled", "diag-abs", "diag-rms", "exact", *PAIRED)
+_PRECISIONS = (8, 16, 4)  # bits of factors, the usual ones first
 
 
 @cache
@@ -58,13 +59,14 @@ def twin(cell: Cell, kind: str) -> Cell | None:
 
 
 def _plainness(cell: Cell) -> tuple[int, int, bool]:
-    """How far a cell's setting is from the plainest one of its kind."""
+    """How far a cell's setting is from the plainest one of its kind: first the changes in its name, then its precision."""
     lorc = compose.load("lorc", cell.lorc)
-    return len(Variant.parse(cell.lorc).settings), lorc.bits, lorc.kind != "paired"
+    return len(Variant.parse(cell.lorc).settings), _PRECISIONS.index(lorc.bits), lorc.kind != "paired"
 
 
 def leading(cells: Iterable[Cell]) -> set[Cell]:
-    """Of cells that differ in how factors of one kind are stored or made, the first: INT8 before FP16, no settings before some.
+    """Of cells that differ in how factors of one kind are stored or made, the first: INT8 before FP16 before INT4, no settings
+    before some.
 
     What is counted per kind counts these alone, so that a variant is no second vote.
     """

@@ -11,6 +11,7 @@ from lorcbench.report import (
     corrections,
     equal_bits,
     headline,
+    mixed,
     recommend,
     scorecard,
     seeds,
@@ -24,6 +25,7 @@ from lorcbench.report.claims import Verdict
 from lorcbench.report.comparison import Change
 from lorcbench.report.conventions import Candidate
 from lorcbench.report.corrections import Corrections
+from lorcbench.report.mixed import Mixed
 from lorcbench.report.recommend import Advice, RankCost
 from lorcbench.report.results import CellResult
 from lorcbench.report.scorecard import Row
@@ -48,6 +50,7 @@ class Findings:
         rank_costs: what LoRC adds to the size of each model.
         choices: the cells that a user may want to take away.
         equal_bits: whether LoRC pays for its bits, in one sentence; "" without cells that tell.
+        mixed: cells of mixed formats beside their rivals.
         corrections: what was found about kinds of correction, where a study has several.
     """
 
@@ -62,13 +65,14 @@ class Findings:
     beside: list[Beside] = field(default_factory=list)
     corrections: Corrections = corrections.NOTHING
     choices: list[Choice] = field(default_factory=list)
+    mixed: list[Mixed] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """All of it in short, for the terminal."""
         published = [*agreement.summary(self.scorecard, self.orderings), *sources.summary(self.beside)]
         use = headline.lines(self.advice, self.rank_costs, "" if self.corrections.sentences else self.equal_bits)
         candidates = conventions.summary(self.candidates)
-        kinds = [f"  {sentence}" for sentence in self.corrections.sentences]
+        kinds = [f"  {sentence}" for sentence in [*self.corrections.sentences, *mixed.sentences(self.mixed)]]
         return [*use, *kinds, *tally.lines(self.verdicts), *published, *candidates, *seeds.summary(self.spreads)]
 
 
@@ -93,4 +97,17 @@ def find(study: Study, results: list[CellResult], changes: dict[Cell, Change], a
     kinds = corrections.find(measured, changes, {result.cell: rank_share(study, result.cell) for result in measured})
     command = command_of(arguments or [f"study={study.name}"])
     taken = choices(study.name, results, changes, command)
-    return Findings(verdicts, rows, agreement.orderings(rows), candidates, spreads, advice, costs, pays, beside, kinds, taken)
+    return Findings(
+        verdicts,
+        rows,
+        agreement.orderings(rows),
+        candidates,
+        spreads,
+        advice,
+        costs,
+        pays,
+        beside,
+        kinds,
+        taken,
+        mixed.find(measured),
+    )

@@ -16,7 +16,7 @@ from lorcbench.report.intervals import perplexity
 from lorcbench.study import meaning
 from lorcbench.study.cells import Cell, Study
 from lorcbench.study.graph import jobs_of, upstream
-from lorcbench.study.stages import StageJob
+from lorcbench.study.stages import SENSITIVITY, StageJob, sensitivities
 
 NOT_RUN = "not run"  # of a job that did not even begin
 
@@ -125,6 +125,9 @@ def _collect(study: Study, cell: Cell, foreign: dict[Path, str | None]) -> CellR
         if job.folder not in foreign:
             foreign[job.folder] = _foreign(study, job)
     result.folders = {artifact: job.folder for artifact, job in jobs.items()}
+    for job in sensitivities(study.wildcards(cell)):  # there is one per candidate, of which the cell rests on all
+        result.folders[f"{job.stage.artifact} {job.names.weight}"] = job.folder
+    result.folders.pop(SENSITIVITY.artifact, None)
     folders = {artifact: folder for artifact, folder in result.folders.items() if artifact != "harness"}
     checkpoint = _read(folders["checkpoint"], "checkpoint")
     result.family = checkpoint["family"] if checkpoint else study.model(cell.model).family or ""
@@ -177,7 +180,8 @@ def _fill(result: CellResult, evaluation: dict, folders: dict[str, Path]) -> Non
     result.channels = measured.get("channels", {})
     result.bits_per_weight = measured.get("bits_per_weight", 16.0)
     result.max_damp = measured.get("max_damp")
-    runs = [run for stage in ("quantized", "factors", "evaluation") if (run := _run(folders.get(stage)))]
+    own = ["quantized", "factors", "evaluation", *(name for name in folders if name.startswith(SENSITIVITY.artifact))]
+    runs = [run for stage in own if (run := _run(folders.get(stage)))]
     result.seconds = round(sum(run["seconds"] for run in runs), 3)
     result.peak_rss_mib = max((run["peak_rss_mib"] for run in runs), default=None)
     before = [_run(folders.get(artifact)) for artifact in ("statistics", "hessians", "quantized", "factors")]

@@ -22,7 +22,7 @@ _CLIP = "clip"  # the setting of RTN and GPTQ that searches for a narrower range
 
 def statements(grid: Grid) -> Iterator[Statement]:
     """All that the finished cells allow, claim by claim."""
-    for claims in (_equal_rank, _equal_bits, _factors, _inputs, _clip):
+    for claims in (_equal_rank, _equal_bits, _factors, _precision, _inputs, _clip):
         yield from claims(grid)
 
 
@@ -64,6 +64,21 @@ def _factors(grid: Grid) -> Iterator[Statement]:
             claim = f"INT8 factors of {kind_of(cell)} LoRC stay within {100 * FACTOR_BOUND:g} % of FP16 factors"
             fp16 = str(replace(setting, stem=f"{setting.stem.removesuffix('-int8')}-fp16"))
             yield from alike(claim, OURS, FACTOR_BOUND, grid.near(cell, lorc=fp16), result)
+
+
+def _precision(grid: Grid) -> Iterator[Statement]:
+    """More components in INT4 against fewer in INT8, on the same weights and of one kind, with no more bits."""
+    for cell, result in grid.chosen():
+        setting = Variant.parse(cell.lorc)
+        if not (base(cell) and cell.rank and setting.stem.endswith("-int8")):
+            continue
+        int4 = str(replace(setting, stem=f"{setting.stem.removesuffix('-int8')}-int4"))
+        more = [one for one in grid.cells.values() if one.cell == replace(cell, lorc=int4, rank=one.cell.rank)]
+        more = [one for one in more if one.cell.rank > cell.rank and one.bits_per_weight <= result.bits_per_weight]
+        if more:
+            claim = f"At equal bits, more components in INT4 have a lower perplexity than {kind_of(cell)} LoRC in INT8"
+            best = min(more, key=lambda one: one.mean_ppl)
+            yield Statement(claim, OURS, ((-1.0, result), (1.0, best)), pooled=False)
 
 
 def _inputs(grid: Grid) -> Iterator[Statement]:

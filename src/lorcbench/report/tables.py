@@ -67,7 +67,7 @@ def _shared_columns(study: Study, result: CellResult) -> dict:
             columns[name] = value
     if (share := rank_share(study, cell)) is not None:
         columns["rank_share"] = share
-    paper_bits = cell.weight_format.paper_bits()
+    paper_bits = "" if cell.weight_format.is_mixed else cell.weight_format.paper_bits()
     return columns | {"study": study.name, "protocol": study.eval, "paper_bits": paper_bits, "derived_from": result.derived}
 
 

@@ -31,7 +31,9 @@ def _method(name: str) -> str:
 
 
 def _weight(fmt: WeightFormat) -> list[str]:
-    """Bits, what shares a scale, and what is out of the ordinary."""
+    """Bits, what shares a scale, and what is out of the ordinary; of mixed formats the method's settings say it."""
+    if fmt.is_mixed:
+        return []
     parts = [f"{fmt.bits} bits", f"groups of {fmt.group}" if fmt.group else "one scale per row"]
     if fmt.symmetric:
         parts.append("symmetric")
@@ -53,5 +55,5 @@ def _factors(cell: Cell) -> str:
     settings = compose.load("lorc", cell.lorc)
     kind = "" if settings.kind == "plain" else f"{settings.kind} "
     others = ", ".join("=".join(pair) for pair in Variant.parse(cell.lorc).settings)
-    stored = f"{'INT' if settings.bits == 8 else 'FP'}{settings.bits} factors"
+    stored = f"{'FP' if settings.bits == 16 else 'INT'}{settings.bits} factors"
     return f"{kind}LoRC of rank {cell.rank} with {stored}{f' ({others})' if others else ''}"

@@ -14,9 +14,10 @@ from collections.abc import Callable
 import torch
 
 from lorcbench.config.compose import plain
+from lorcbench.config.mixed import METHOD as MIXED
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.quantizer import quantize
-from lorcbench.jobs import sources
+from lorcbench.jobs import mixing, sources
 from lorcbench.jobs.job import Job
 from lorcbench.jobs.quantized import QuantizedBlock, QuantizedBlocks
 from lorcbench.jobs.shards import ShardWriter
@@ -31,6 +32,9 @@ def main(job: Job) -> None:
     job.at(QUANTIZE)
     torch.set_num_threads(job.threads)
     checkpoint = sources.checkpoint(job.names)
+    if fmt.is_mixed != (method.kind == MIXED):
+        expected = "mixed" if method.kind == MIXED else "one format for all linears"
+        raise ValueError(f"weight={fmt} of {job.names.method}: expected {expected}")
     if not (job.trained_format.is_full_precision or method.sees_activations):
         raise ValueError(f"trained={job.names.trained}: {job.names.method} does not look at activations; expected a16")
     identity = job.identity(_settings(job))
@@ -40,9 +44,15 @@ def main(job: Job) -> None:
         job.finish(identity, record(job, checkpoint))
         return
     widths = [checkpoint.widths(index) for index in range(checkpoint.depth)]
-    blocks = QuantizedBlocks(ShardWriter(job, identity, checkpoint.depth), fmt, widths)
-    METHODS[method.kind](job, checkpoint, fmt, blocks)
-    job.finish(identity, blocks.payload())
+    formats = [dict.fromkeys(of_block, fmt) for of_block in widths]
+    about = {}
+    if method.kind == MIXED:
+        chosen = mixing.choose(job, checkpoint)
+        formats, about = chosen.formats, chosen.payload
+        job = job.with_method(method.quantizer)
+    blocks = QuantizedBlocks(ShardWriter(job, identity, checkpoint.depth), formats, widths)
+    METHODS[job.method.kind](job, checkpoint, fmt, blocks)
+    job.finish(identity, blocks.payload() | about)
 
 
 def _settings(job: Job) -> dict:
@@ -50,6 +60,8 @@ def _settings(job: Job) -> dict:
     method = job.method
     settings = {"method": vars(method), "weight": str(job.weight_format), "trained": job.names.trained}
     job.use(PREPARE)
+    if method.kind == MIXED:
+        mixing.use(job)
     if method.data == "statistics":
         job.use(FACTOR, **method.factor) if method.factor else job.use(CALIBRATE)
     elif method.data == "tokens":
@@ -63,7 +75,8 @@ def _rtn(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks: QuantizedB
     for index in range(checkpoint.depth):
         if blocks.kept(index) is None:
             weights = checkpoint.linears(index).items()
-            matrices = {name: quantize(weight.to(job.runtime.device), fmt, job.method.clip) for name, weight in weights}
+            formats, clip = blocks.formats[index], job.method.clip
+            matrices = {name: quantize(weight.to(job.runtime.device), formats[name], clip) for name, weight in weights}
             blocks.write(index, QuantizedBlock(matrices))
 
 
@@ -82,7 +95,7 @@ def _gptq_cached(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks: Qu
     factors = HessianFactors(job.folder_of(FACTOR, **method.factor), job.runtime.device)
     for index in range(checkpoint.depth):
         if blocks.kept(index) is None:
-            blocks.write(index, solve_block(checkpoint, index, factors.block(index), fmt, method))
+            blocks.write(index, solve_block(checkpoint, index, factors.block(index), blocks.formats[index], method))
 
 
 def _gptq_propagated(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks: QuantizedBlocks) -> None:
@@ -103,7 +116,8 @@ def _gptq_propagated(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks
                 with observed(block, walk.architecture) as moments, last_linear_skipped(block, walk.architecture):
                     for _, states in walk.fetched(hidden):
                         walk.forward(block, states)
-                quantized = solve_block(checkpoint, index, from_moments(moments, method, hidden.shape[1]), fmt, method)
+                hessian_of = from_moments(moments, method, hidden.shape[1])
+                quantized = solve_block(checkpoint, index, hessian_of, blocks.formats[index], method)
                 blocks.write(index, quantized)
             install_weights(block, quantized.weights())
             walk.advance(block, hidden)

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lorcbench.config import compose, folders, foreign, places
+from lorcbench.config import compose, folders, foreign, mixed, places
 from lorcbench.config.checks import MOST, ConfigError
 from lorcbench.config.protocols import TextConfig
 from lorcbench.config.schema import AXES, GridConfig, StudyConfig
@@ -192,6 +192,7 @@ def _expand(request: _Request) -> tuple[list[Cell], list[tuple[str, str]], list[
         else:
             cells[Cell.full_precision(cell.model)] = None
             cells[cell] = None
+            cells |= dict.fromkeys(_candidates(cell))
     if not cells and too_large:
         smallest = min(model_config(model, request.folders).block_weights for model in too_large)
         raise ConfigError(f"study.max_params={limit:g}: the smallest model of {request.name} has {smallest:.3g}")
@@ -199,6 +200,15 @@ def _expand(request: _Request) -> tuple[list[Cell], list[tuple[str, str]], list[
         raise ConfigError(f"study {request.name}: no cells; expected at least one grid with models, methods and weights")
     cells |= dict.fromkeys(_foreign_cells(request, {cell.model for cell in cells}))
     return list(cells), list(indivisible), list(too_large)
+
+
+def _candidates(cell: Cell) -> list[Cell]:
+    """Beside a cell of mixed formats those that have one of its formats everywhere; none of another cell."""
+    method = compose.load("method", cell.method)
+    if method.kind != mixed.METHOD:
+        return []
+    uniform = [replace(cell, method=method.base, weight=str(fmt)) for fmt in method.candidates]
+    return [one.uncorrected for one in uniform]
 
 
 def _foreign_cells(request: _Request, models: set[str]) -> list[Cell]:
@@ -268,8 +278,10 @@ def _cell(model: str, method: str, calibration: str, weight: str, activation: st
     full_precision = weight == "w16"
     if config.kind == foreign.METHOD:
         raise ConfigError(f"method {method}: is of no study's file; expected --config {foreign.KEY}=FOLDER")
-    if (config.kind == "none") != full_precision:
+    if (config.kind == "none") != full_precision or (config.kind == mixed.METHOD) != (weight == mixed.METHOD):
         return None
+    if config.kind == mixed.METHOD and not config.is_named:
+        raise ConfigError(f"method {method}: expected a budget and candidates in its name, such as {mixed.EXAMPLE}")
     rank = 0 if full_precision else rank
     lorc = lorc if rank else "none"
     factors = compose.load("lorc", lorc)
@@ -318,7 +330,9 @@ def _rank(request: _Request, model: str, rank: int) -> int:
 
 def _indivisible(request: _Request, cell: Cell, widths: tuple[int, ...]) -> str | None:
     """A format of the cell whose groups do not divide a width of its model, or None; refused unless the study skips it."""
-    for fmt in (cell.weight_format, cell.activation_format):
+    method = compose.load("method", cell.method)
+    candidates = method.candidates if method.kind == mixed.METHOD else (cell.weight_format,)
+    for fmt in (*candidates, cell.activation_format):
         for width in widths:
             if fmt.group and width % fmt.group:
                 if request.config.indivisible == "refuse":

@@ -56,6 +56,8 @@ def refusal(cell: Cell, export: str, model_type: str | None = None) -> str | Non
     if export == "adapter":
         return None if cell.rank else "it has no correction, hence no factors"
     fmt = cell.weight_format
+    if fmt.is_mixed and export == "gptq":
+        return "its linears have formats of their own, and GPTQ's files have one for all"
     if fmt.convention == "pow2" and not fmt.symmetric:
         return "zero points of pow2 are any integers, and packed ones have as many bits as a code"
     reasons = _gptq(cell, fmt) if export == "gptq" else _compressed_tensors(cell, model_type)

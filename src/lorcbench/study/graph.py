@@ -31,6 +31,7 @@ from lorcbench.study.stages import (
     PREPARE,
     QUANTIZE,
     REPORT,
+    SENSITIVITY,
     STAGES,
     TASK,
     TEXT,
@@ -38,6 +39,7 @@ from lorcbench.study.stages import (
     TRACK,
     Stage,
     StageJob,
+    sensitivities,
 )
 
 
@@ -100,9 +102,15 @@ def _quantize(study: Study, names: Wildcards) -> list[StageJob]:
         needed.append(StageJob(FACTOR, replace(names, **method.factor)) if method.factor else StageJob(CALIBRATE, names))
     elif method.data:
         needed.append(StageJob(CALIBRATION_TOKENS, names))
+    needed += sensitivities(names)
     if study.gated(names.model):
         needed.append(StageJob(GATE, names))
     return needed
+
+
+def _sensitivity(study: Study, names: Wildcards) -> list[StageJob]:
+    """The checkpoint, what takes the place of its linears one after another, and the text on which that is measured."""
+    return [StageJob(PREPARE, names), StageJob(CALIBRATION_TOKENS, names), StageJob(QUANTIZE, names)]
 
 
 def _lorc(study: Study, names: Wildcards) -> list[StageJob]:
@@ -197,6 +205,7 @@ _INPUTS: dict[Stage, Callable[[Study, Wildcards], list[StageJob]]] = {
     GATE: _gate,
     GATE_HALF: _gate_half,
     QUANTIZE: _quantize,
+    SENSITIVITY: _sensitivity,
     LORC: _lorc,
     EVALUATE: _evaluate,
     HARNESS: _harness,

@@ -22,6 +22,7 @@ from lorcbench.study.stages import (
     LORC,
     PREPARE,
     QUANTIZE,
+    SENSITIVITY,
     TASK,
     TEXT,
     TOKENS,
@@ -62,6 +63,8 @@ def settings(job: StageJob, entry: Entry) -> dict[str, Any]:
         made = {"method": plain("method"), "weight": names.weight, "trained": names.trained}
         needs_tokens = entry("method", names.method).data == "tokens"
         return made | ({"calibration": plain("calibration")} if needs_tokens else {})
+    if stage is SENSITIVITY:
+        return {"calibration": plain("calibration"), "weight": names.weight}
     if stage is LORC:
         made = {"lorc": plain("lorc"), "cap": int(names.cap)}
         return made | ({"calibration": plain("calibration")} if entry("lorc", names.lorc).data == "tokens" else {})

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from lorcbench.common.paths import CACHE, STUDY, Wildcards
 from lorcbench.config import compose
+from lorcbench.config.mixed import METHOD as MIXED
 from lorcbench.config.protocols import HALF
 from lorcbench.study.published import GATE_PROTOCOL
 
@@ -163,6 +164,15 @@ QUANTIZE = Stage(
     own_names=_without_foreign_calibration,
     on_device=True,
 )
+SENSITIVITY = Stage(
+    name="sensitivity",
+    module="sensitivity",
+    artifact="sensitivity",
+    kind="sensitivity",
+    pattern=f"{CACHE}/sensitivity/{_WEIGHTS}",
+    settings=("calibration",),
+    on_device=True,
+)
 LORC = Stage(
     name="lorc",
     module="lorc",
@@ -228,7 +238,15 @@ STAGES = {
     stage.name: stage
     for stage in (
         *(TEXT, TASK, PREPARE, TOKENS, CALIBRATION_TOKENS, CALIBRATE, FACTOR),
-        *(GATE, GATE_HALF, QUANTIZE, LORC, EVALUATE, HARNESS, EXPORT, MODELS, TRACK, REPORT),
+        *(GATE, GATE_HALF, QUANTIZE, SENSITIVITY, LORC, EVALUATE, HARNESS, EXPORT, MODELS, TRACK, REPORT),
     )
 }
 ON_DEVICE = {stage.module for stage in STAGES.values() if stage.on_device}
+
+
+def sensitivities(names: Wildcards) -> list[StageJob]:
+    """The jobs that measure the candidates of mixed formats, from few bits to many; none for another method."""
+    method = compose.load("method", names.method)
+    if method.kind != MIXED or not method.measures:
+        return []
+    return [StageJob(SENSITIVITY, replace(names, method=method.base, weight=str(fmt))) for fmt in method.candidates]

@@ -10,7 +10,7 @@ import torch
 
 from lorcbench.common.artifacts import ArtifactError
 from lorcbench.core import lorc, packing
-from lorcbench.core.formats import ActivationFormat
+from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.core.quantizer import Quantized
 from lorcbench.jobs.inputs import CellWeights
 from lorcbench.jobs.quantized import stored_matrix
@@ -77,11 +77,16 @@ class ExportedCell:
         self.architecture: Architecture = self.checkpoint.architecture
         self.export = export
         self.format = weights.quantized.format
+        blocks = range(self.checkpoint.depth) if self.format.is_mixed else [0]
+        # The formats that occur, from few bits to many: one, unless they are mixed.
+        used = {fmt for index in blocks for fmt in weights.quantized.formats(index).values()}
+        self.formats = sorted(used, key=lambda fmt: (fmt.bits, str(fmt)))
         # A merged or dequantized checkpoint cannot say that activations are rounded.
         self.activation = activation if export == "compressed-tensors" else ActivationFormat(16)
         first = f"{self.architecture.blocks}.0.{self.architecture.linear_names[0]}.weight"
         stored = self.checkpoint.tensors([first])[first].dtype
-        self.dtype = type_of(export, stored, self.format.scale_dtype, self.activation)
+        scales = max((fmt.scale_dtype for fmt in self.formats), key=lambda name: name == "float32")
+        self.dtype = type_of(export, stored, scales, self.activation)
         self.ranks: dict[str, int] = {}  # of the adapter, by the name of a module; filled while blocks are read
 
     @property
@@ -92,8 +97,7 @@ class ExportedCell:
     @property
     def layout(self) -> str:
         """How compressed-tensors stores the codes."""
-        fmt = self.format
-        packed = self.activation.is_full_precision or (fmt.symmetric and fmt.bits < 8)
+        packed = self.activation.is_full_precision or all(fmt.symmetric and fmt.bits < 8 for fmt in self.formats)
         return "pack-quantized" if packed else "int-quantized"
 
     def parts(self) -> Iterator[Tensors]:
@@ -145,10 +149,19 @@ class ExportedCell:
 
     def _matrices(self, index: int) -> dict[str, Quantized]:
         """The codes, scales and zero points of a block, by linear."""
-        shards = self.weights.quantized.shards
-        tensors = shards.block(index)
-        widths = {name: width if isinstance(width, int) else width[index] for name, width in shards.result["widths"].items()}
-        return {name: stored_matrix(tensors, name, self.format, width) for name, width in widths.items()}
+        quantized = self.weights.quantized
+        tensors, formats = quantized.shards.block(index), quantized.formats(index)
+        return {name: stored_matrix(tensors, name, formats[name], width) for name, width in quantized.widths(index).items()}
+
+    def targets(self) -> dict[WeightFormat, list[str]]:
+        """Which linears have which format, as compressed-tensors names them: all of their class, or each of mixed ones."""
+        if not self.format.is_mixed:
+            return {self.format: ["Linear"]}
+        found: dict[WeightFormat, list[str]] = {fmt: [] for fmt in self.formats}
+        for index in range(self.checkpoint.depth):
+            for name, fmt in self.weights.quantized.formats(index).items():
+                found[fmt].append(f"{self.architecture.blocks}.{index}.{name}")
+        return found
 
     def _packed(self, matrix: Quantized) -> dict[str, torch.Tensor]:
         """The tensors of one linear, by the end of their names."""

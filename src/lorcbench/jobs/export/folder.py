@@ -109,8 +109,9 @@ def _quantization(exported: ExportedCell) -> dict | None:
         return formats.gptq(fmt)
     if exported.export != "compressed-tensors":
         return None
-    dequantize = activation.is_full_precision and (not fmt.symmetric or exported.has_adapter)
-    config = formats.compressed_tensors(fmt, activation, exported.layout, _not_packed(exported))
+    asymmetric = any(not one.symmetric for one in exported.formats)
+    dequantize = activation.is_full_precision and (asymmetric or exported.has_adapter)
+    config = formats.compressed_tensors(exported.targets(), activation, exported.layout, _not_packed(exported))
     return config | ({"dequantize": True} if dequantize else {})
 
 

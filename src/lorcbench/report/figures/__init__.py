@@ -17,7 +17,19 @@ from matplotlib import rc_context
 
 from lorcbench.report.comparison import Change
 from lorcbench.report.derived import best_of_rates
-from lorcbench.report.figures import activation, bits, equal_bits, errors, fronts, pareto, ranks, rates, sensitivity, size
+from lorcbench.report.figures import (
+    activation,
+    bits,
+    equal_bits,
+    errors,
+    fronts,
+    mixed,
+    pareto,
+    ranks,
+    rates,
+    sensitivity,
+    size,
+)
 from lorcbench.report.figures.answers import answers
 from lorcbench.report.figures.selection import parts
 from lorcbench.report.figures.style import STYLE, Figure
@@ -77,17 +89,20 @@ def _draw(
         tuned_changes, changes: of `tuned` and of `measured`.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # What orders formats by bits or groups has no place for mixed ones.
+    uniform = [result for result in tuned if not mixed.is_mixed(result.cell)]
     figures = [
         pareto.draw(tuned, folder),
-        equal_bits.draw(tuned, folder),
+        equal_bits.draw(uniform, folder),
         fronts.draw(tuned, tuned_changes, folder),
-        bits.draw(tuned, tuned_changes, folder),
-        sensitivity.draw(tuned, tuned_changes, folder),
-        ranks.draw(tuned, tuned_changes, folder),
-        size.draw([*tuned, *derived], folder, rows),
-        activation.draw(tuned, tuned_changes, folder),
+        mixed.draw(tuned, folder),
+        bits.draw(uniform, tuned_changes, folder),
+        sensitivity.draw(uniform, tuned_changes, folder),
+        ranks.draw(uniform, tuned_changes, folder),
+        size.draw([*uniform, *derived], folder, rows),
+        activation.draw(uniform, tuned_changes, folder),
         rates.draw(measured, changes, folder),
-        errors.draw_depth(tuned, folder),
-        errors.draw_spectra(tuned, folder),
+        errors.draw_depth(uniform, folder),
+        errors.draw_spectra(uniform, folder),
     ]
     return [figure for figure in figures if figure]

@@ -82,6 +82,10 @@ def _name_front(ax: Axes, front: dict[Cell, tuple[float, float]]) -> None:
             continue
         last = point
         weight = cell.weight_format
-        text = f"w{weight.bits} {f'g{weight.group}' if weight.group else 'row'}{f' r{cell.rank}' if cell.rank else ''}"
+        text = (
+            "mixed"
+            if weight.is_mixed
+            else f"w{weight.bits} {f'g{weight.group}' if weight.group else 'row'}{f' r{cell.rank}' if cell.rank else ''}"
+        )
         slanted = {"ha": "right", "va": "top", "rotation": 40, "rotation_mode": "anchor"}
         ax.annotate(text, place, (-3, -4), textcoords="offset points", color=GREY, fontsize=7.5, **slanted)

@@ -22,6 +22,7 @@ from lorcbench.report.page import advice, cells, evidence, jobs, take_away
 from lorcbench.report.page.cells import SETTINGS, degraded, settings
 from lorcbench.report.page.channels import massive
 from lorcbench.report.page.corrections import kinds_of_correction
+from lorcbench.report.page.mixed import mixed_formats
 from lorcbench.report.page.parts import chip, region, table, value
 from lorcbench.report.page.tasks import tasks
 from lorcbench.report.recommend import fronts
@@ -74,6 +75,7 @@ def render(
         ("sizes", "Quality and size"): first + advice.by_model(measured, changes, findings.advice),
         ("take", "Take it away"): take_away.chosen(findings.choices),
         ("corrections", "Kinds of correction"): kinds_of_correction(findings.corrections),
+        ("mixed", "Mixed formats"): mixed_formats(findings.mixed),
         ("claims", "Claims"): evidence.claims(findings.verdicts),
         ("scorecard", "Beside the published numbers"): evidence.scorecard(
             findings.scorecard, findings.orderings, findings.beside

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lorcbench.common.artifacts import fingerprint
+from lorcbench.config import compose
 from lorcbench.report.comparison import Change
 from lorcbench.report.intervals import perplexity
 from lorcbench.report.results import CellResult, jobs, mebibytes
@@ -144,8 +145,11 @@ def _params(cell: Cell, several: list[str]) -> dict[str, str]:
     """The axes of the study, and bits and group of the weights by themselves, so that charts can order by them."""
     weight = cell.weight_format
     group = "none" if weight.is_full_precision else str(weight.group or "row")
+    bits = str(weight.bits)
+    if weight.is_mixed:
+        group, bits = "mixed", str(compose.load("method", cell.method).bits)
     axes = {"model", "method", "weight", "activation", "lorc", "rank", *several}
-    return {**{axis: str(getattr(cell, axis)) for axis in sorted(axes)}, "bits": str(weight.bits), "group": group}
+    return {**{axis: str(getattr(cell, axis)) for axis in sorted(axes)}, "bits": bits, "group": group}
 
 
 def _tags(result: CellResult, study_name: str, parent_run_id: str, size: str, job_files: dict[Path, dict]) -> dict[str, str]:
