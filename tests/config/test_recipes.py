@@ -48,7 +48,7 @@ def test_every_method_goes_by_the_kind_that_chooses_it():
     assert labels == {
         **{"none": "", "rtn": "RTN", "gptq": "GPTQ", "gptq-cached": "GPTQ", "gptq-best": "GPTQ"},
         **{"zq_local": "ZQ-Local", "zq_global": "ZQ-Global", "foreign": ""},
-        **{"gptq-intrinsic": "", "split": "", "joint": ""},
+        **{"gptq-intrinsic": "", "split": "", "joint": "", "mixed": ""},
     }
     chosen = {name for name in compose.names("method") if compose.load("method", name).optimizes}
     assert chosen == {"gptq", "zq_local", "zq_global"}

@@ -33,6 +33,7 @@ from lorcbench.report.figures import (
 from lorcbench.report.figures.answers import answers
 from lorcbench.report.figures.selection import parts
 from lorcbench.report.figures.style import STYLE, Figure
+from lorcbench.report.mixed import is_mixed
 from lorcbench.report.results import CellResult
 from lorcbench.report.scorecard import Row
 from lorcbench.study.cells import Cell
@@ -90,7 +91,7 @@ def _draw(
     """
     folder.mkdir(parents=True, exist_ok=True)
     # What orders formats by bits or groups has no place for mixed ones.
-    uniform = [result for result in tuned if not mixed.is_mixed(result.cell)]
+    uniform = [result for result in tuned if not is_mixed(result.cell)]
     figures = [
         pareto.draw(tuned, folder),
         equal_bits.draw(uniform, folder),

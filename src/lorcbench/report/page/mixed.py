@@ -23,7 +23,8 @@ def mixed_formats(found: list[Mixed]) -> str:
         "the first blocks (<code>by=depth</code>). Changes are of the mean perplexity, with 95 % intervals of the paired "
         "difference: below 0 the mixed cell is better."
     )
-    return f'<p class="note">{note}</p>{table(_HEADS, "".join(map(_row, found)), numeric=(*_HEADS[3:5], *_HEADS[6:]))}'
+    rows = "".join(map(_row, found))
+    return f'<p class="note">{note}</p>{table(_HEADS, rows, "Cells of mixed formats", numeric=(*_HEADS[3:5], *_HEADS[6:]))}'
 
 
 def _row(one: Mixed) -> str:
