@@ -57,7 +57,7 @@ def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path, r
     tuned_changes = {cell: changes[result.cell] for cell, result in best.items() if result.cell in changes}
     derived = [result for result in finished if result.derived]
     # What orders formats by bits or groups has no place for mixed ones.
-    uniform = [result for result in tuned if not mixed.is_mixed(result.cell)]
+    uniform = [result for result in tuned if not result.cell.weight_format.is_mixed]
     with rc_context(STYLE):
         drawn = [
             pareto.draw(tuned, folder),
