@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+
 import decoders
 import pytest
 import tiny_exports
@@ -71,6 +73,22 @@ def test_the_product_loads_and_agrees(tmp_path, kind, weight):
                 loaded.append(agree(names, export))
     assert len(loaded) >= 5
     assert all(abs(one["theirs"]["one"] / one["ours"]["one"] - 1) <= 1e-3 for one in loaded)
+
+
+@pytest.mark.parametrize(
+    ("kind", "export", "formats"),
+    [("opt", "compressed-tensors", "w2-w4-sym-g32.w8-sym-row"), ("bloom", "merged", "w2-w3-w4-asym-g64")],
+)
+def test_formats_of_their_own_load_and_agree(tmp_path, kind, export, formats):
+    tiny_exports.prepare(tmp_path, kind)
+    names = tiny_exports.cell("mixed", method=f"mixed+base=rtn+bits=4.5+by=depth+formats={formats}")
+    agree(names, export)
+    config = json.loads((tiny_exports.run(names, export) / "config.json").read_text())
+    if export == "compressed-tensors":
+        groups = config["quantization_config"]["config_groups"]
+        used = {(one["weights"]["num_bits"], one["weights"]["strategy"]) for one in groups.values()}
+        assert len(groups) == len(used) > 1
+        assert sum(len(one["targets"]) for one in groups.values()) == 2 * 6
 
 
 @pytest.mark.parametrize(("kind", "weight", "activation"), [("bloom", "w8-sym-row", "a8-asym-token")])

@@ -107,7 +107,10 @@ def test_what_is_read_follows_from_the_base_and_from_how_formats_are_chosen(sett
     assert {job.stage for job in inputs(found, StageJob(QUANTIZE, found.wildcards(cell)))} == stages
 
 
-def test_formats_of_their_own_are_no_gptq_files():
+def test_formats_of_their_own_are_no_gptq_files_and_loaded_by_transformers_only_without_zero_points():
     cell = the_mixed(study(NAME))
     assert "GPTQ's files have one for all" in refusal(cell, "gptq")
-    assert refusal(cell, "compressed-tensors") is None
+    assert "unpacks zero points of all linears by one format" in refusal(cell, "compressed-tensors")
+    symmetric = the_mixed(study("mixed+bits=3.0+formats=w2-w3-w4-sym-g32"))
+    assert refusal(symmetric, "compressed-tensors") is None
+    assert refusal(cell, "merged") is None

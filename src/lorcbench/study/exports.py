@@ -80,10 +80,14 @@ def _gptq(cell: Cell, fmt: WeightFormat) -> list[str]:
 
 def _compressed_tensors(cell: Cell, model_type: str | None) -> list[str]:
     """What of a cell compressed-tensors cannot hold."""
-    activation = cell.activation_format
+    activation, reasons = cell.activation_format, []
+    if cell.weight_format.is_mixed:
+        asymmetric = [str(fmt) for fmt in compose.load("method", cell.method).candidates if not fmt.symmetric]
+        why = "transformers 5.23 unpacks zero points of all linears by one format, and these have formats of their own"
+        reasons += [f"{why} ({asymmetric[0]}); symmetric ones have none"] if asymmetric else []
+        reasons += ["an adapter needs its weights unpacked, which transformers 5.23 does by one format"] if cell.rank else []
     if activation.is_full_precision:
-        return []
-    reasons = []
+        return reasons
     if cell.rank:
         reasons.append("its activations are rounded, and an adapter's input would not be")
     if activation.group:
