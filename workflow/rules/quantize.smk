@@ -33,6 +33,7 @@ rule quantize:
 
 # What mixed formats are chosen by: how far predictions move if one group of linears alone is quantized.
 rule sensitivity:
+    "How far predictions move if one group of linears is quantized: what mixed formats are chosen by."
     input:
         pipeline.inputs("sensitivity"),
     output:
