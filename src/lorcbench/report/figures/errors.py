@@ -197,30 +197,33 @@ def _linears(blocks: Iterable[dict]) -> list[str]:
 
 
 def _largest(of_models: list[_Errors]) -> str:
-    """Which linear has the largest relative error and which the smallest, by method."""
+    """Which linear has the smallest relative error and which the largest."""
     means: dict[str, dict[str, list[float]]] = {}
     for errors in of_models:
         for block in errors.relative:
             for name, value in block.items():
                 means.setdefault(errors.result.cell.method, {}).setdefault(name.rpartition(".")[2], []).append(value)
-    told = []
-    for method, of_linears in means.items():
-        ranked = sorted((float(np.mean(values)), name) for name, values in of_linears.items())
-        (low, least), (high, most) = ranked[0], ranked[-1]
-        told.append(f"{method} from {low:.2f} in {least} to {high:.2f} in {most}")
-    return f"Relative error of the weights, mean over the blocks: {'; '.join(told)}." if told else ""
+    ranked = sorted((float(np.mean(values)), name, method) for method, of in means.items() for name, values in of.items())
+    (low, least, by), (high, most, other) = ranked[0], ranked[-1]
+    return (
+        f"The relative error of a linear's weights, mean over the blocks, is from {low:.2f} ({least} with {by}) to {high:.2f} "
+        f"({most} with {other})."
+    )
 
 
 def _captured(of_models: list[_Errors]) -> str:
     """How much of the error the first eight components hold, for the caption."""
-    shares: dict[str, list[float]] = {}
+    shares: dict[str, dict[str, list[float]]] = {}  # matrix → method → of each linear
     for errors in of_models:
-        matrix = "E R^½" if errors.kind in WEIGHTED else "E"
-        name = f"‖{matrix}‖² with {errors.result.cell.method}"
+        of_matrix = shares.setdefault("‖E R^½‖²" if errors.kind in WEIGHTED else "‖E‖²", {})
         for block in errors.spectra:
             for values in block.values():
-                shares.setdefault(name, []).append(float((values[:8] ** 2).sum()))
-    spelled = [f"{100 * np.mean(share):.0f} % of {name}" for name, share in shares.items()]
+                of_matrix.setdefault(errors.result.cell.method, []).append(float((values[:8] ** 2).sum()))
+    spelled = []
+    for matrix, of_methods in shares.items():
+        ranked = sorted((float(np.mean(values)), method) for method, values in of_methods.items())
+        ends = [f"{100 * share:.0f} % of {matrix} with {method}" for share, method in dict.fromkeys([ranked[0], ranked[-1]])]
+        spelled.append(" to ".join(ends))
     return f"The first 8 components hold {', '.join(spelled)}."
 
 
