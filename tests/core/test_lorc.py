@@ -11,7 +11,7 @@ import torch
 
 from lorcbench.core import quantizer
 from lorcbench.core.formats import WeightFormat
-from lorcbench.core.lorc import correction, decoded, decompose, store, stored_bits
+from lorcbench.core.lorc import correction, decoded, decompose, factor_bits, store, stored_bits
 
 SHAPES = [(48, 32), (32, 48), (40, 40)]
 
@@ -117,6 +117,7 @@ def test_stored_bits_are_those_of_the_slice_with_its_scales(rank):
 def test_stored_bits_equal_the_bytes_of_the_tensors_that_a_file_of_that_rank_holds():
     error = error_matrix((40, 40))
     for bits in (4, 8, 16):
+        assert stored_bits(store(*decompose(error, 24), bits), 8) == factor_bits(8, 40, 40, bits)
         held = sum(tensor.numel() * tensor.element_size() for tensor in store(*decompose(error, 8), bits).values())
         assert stored_bits(store(*decompose(error, 24), bits), 8) == 8 * held
 

@@ -12,7 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from lorcbench.common.artifacts import read_json
 from lorcbench.common.paths import Wildcards
+from lorcbench.core import lorc as core
 from lorcbench.models import discovery
+from lorcbench.stages import calibrate as calibrate_stage
+from lorcbench.stages import lorc as lorc_stage
 from lorcbench.stages import quantize as quantize_stage
 from lorcbench.stages import sensitivity as sensitivity_stage
 from lorcbench.study.stages import SENSITIVITY
@@ -126,3 +129,35 @@ def test_a_budget_that_no_choice_keeps_is_refused_with_the_one_that_would_do(tmp
         run(quantize_stage.main, "rtn", weight="mixed")
     with pytest.raises(ValueError, match="groups of 9 do not divide the 24 inputs"):
         run(quantize_stage.main, "mixed+bits=6.0+by=depth+formats=w2-w3-asym-g9", weight="mixed")
+
+
+@pytest.mark.parametrize("kind", ["opt", "bloom"])
+def test_ranks_are_chosen_with_the_formats_and_their_factors_are_within_the_budget(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    prepare(tmp_path, kind)
+    measured()
+    run(calibrate_stage.main, "rtn")
+    for weight in FORMATS:
+        run(lorc_stage.main, "rtn", weight=weight, lorc="exact-int4", cap="32")
+    checkpoint = discovery.opened(tmp_path / kind)
+    for bits in (5.3, 6.5):
+        method = f"mixed+base=rtn+bits={bits}+formats={CANDIDATES}+lorc=exact-int4+ranks=0-2-5"
+        names = run(quantize_stage.main, method, weight="mixed")
+        run(lorc_stage.main, method, weight="mixed", lorc="exact-int4", cap="32")
+        made = result(names)
+        ranks = {rank for block in made["ranks"] for rank in block.values()}
+        assert ranks <= {0, 2, 5} and len(ranks) > 1
+        weights = cell_weights(replace(names, lorc="exact-int4"), checkpoint, "exact-int4", 5)
+        factors = weights.factors.shards
+        for index in range(checkpoint.depth):
+            corrected = weights.block(index)
+            for name, plain in quantized_model(names).block(index).items():
+                rank = made["ranks"][index][name]
+                is_fused = name in checkpoint.architecture.fused
+                if not is_fused:
+                    stored = {part: factors.block(index)[f"{name}.{part}"] for part in ("A", "A_scale", "B", "B_scale")}
+                    assert torch.equal(corrected[name], plain + core.correction(stored, rank))
+                assert torch.equal(corrected[name], plain) == (rank == 0)
+        size = weights.size()["bits_per_weight"]
+        assert made["bits_per_weight"] < size <= bits
+        assert made["choice"]["bits"] == round(size * made["weights"])

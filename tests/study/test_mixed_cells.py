@@ -10,7 +10,7 @@ from lorcbench.study.cells import Cell, needs_calibration
 from lorcbench.study.expansion import load_study
 from lorcbench.study.exports import refusal
 from lorcbench.study.graph import inputs
-from lorcbench.study.stages import CALIBRATION_TOKENS, FACTOR, PREPARE, QUANTIZE, SENSITIVITY, StageJob
+from lorcbench.study.stages import CALIBRATION_TOKENS, FACTOR, LORC, PREPARE, QUANTIZE, SENSITIVITY, StageJob
 
 ONE = ["study.exactly=true", "study.models=[opt-standin-xs]", "study.activations=[a16]", "study.ranks=[0]"]
 NAME = "mixed+bits=3.0+formats=w2-w3-w4-asym-g32"
@@ -47,6 +47,9 @@ def test_a_budget_with_its_candidates_has_one_spelling(typed):
         ("mixed+bits=2.5+formats=w2-w3-asym-g32", "method.bits=2.5: expected 2.562 to 16"),
         ("mixed+bits=3.0+formats=w2-asym-g32", "expected two formats or more, such as mixed"),
         ("mixed+bits=3.0+formats=w2-w3-asym-g32-pow2", "any integers is not known beforehand"),
+        ("mixed+bits=3.0+formats=w2-w3-asym-g32+lorc=exact-int4", "method.ranks=: expected rising numbers such as 0-8-16"),
+        ("mixed+bits=3.0+formats=w2-w3-asym-g32+ranks=8-0", "method.ranks=8-0: expected rising numbers"),
+        ("mixed+bits=3.0+by=depth+formats=w2-w3-asym-g32+lorc=exact-int4+ranks=0-8", "method.by=depth: expected divergence"),
         ("mixed+bits=3.0+by=loss+formats=w2-w3-asym-g32", "expected one of divergence, error, depth"),
     ],
 )
@@ -60,6 +63,7 @@ def test_a_name_that_makes_no_sense_is_refused(name, reason):
     [
         ("mixed", "mixed", "method mixed: expected a budget and candidates in its name, such as mixed"),
         ("mixed+base=zq_local+bits=3.0+formats=w2-w3-asym-g32", "mixed", "method.base=zq_local: expected rtn, or a GPTQ"),
+        ("mixed+bits=3.0+formats=w2-w3-asym-g32+ranks=0-8", "mixed", "method.lorc=none: expected one of kind exact"),
         ("mixed+bits=3.0+formats=w2-w3-asym-g33", "mixed", "w2-asym-g33 on opt-standin-xs: groups of 33 do not divide"),
     ],
 )
@@ -114,3 +118,15 @@ def test_formats_of_their_own_are_no_gptq_files_and_loaded_by_transformers_only_
     symmetric = the_mixed(study("mixed+bits=3.0+formats=w2-w3-w4-sym-g32"))
     assert refusal(symmetric, "compressed-tensors") is None
     assert refusal(cell, "merged") is None
+
+
+def test_a_cell_that_chooses_ranks_has_the_correction_and_the_largest_rank_of_its_name():
+    found = study("mixed+bits=3.0+formats=w2-w3-asym-g32+lorc=exact-int4+ranks=0-4-8")
+    cell = the_mixed(found)
+    assert (cell.lorc, cell.rank) == ("exact-int4", 8)
+    spectra = [job for job in inputs(found, StageJob(QUANTIZE, found.wildcards(cell))) if job.stage is LORC]
+    assert [str(job.folder) for job in spectra] == [
+        f"results/cache/lorc/opt-standin-xs/gptq/stdlib/{weight}/a16/exact-int4/cap32"
+        for weight in ("w2-asym-g32", "w3-asym-g32")
+    ]
+    assert "down to none" in refusal(cell, "adapter") and refusal(cell, "merged") is None

@@ -118,6 +118,13 @@ def stored_bits(stored: dict[str, torch.Tensor], rank: int) -> int:
     return 8 * sum(part.numel() * part.element_size() for part in parts.values())
 
 
+def factor_bits(rank: int, rows: int, width: int, bits: int) -> int:
+    """Bits that factors of a matrix (rows, width) will take, as `stored_bits` says of them once they are there."""
+    rank = min(rank, rows, width)
+    scales = {16: 0, 8: 2, 4: -(-rows // _INT4_GROUP) + -(-width // _INT4_GROUP)}
+    return rank * (bits * (rows + width) + 16 * scales[bits])
+
+
 def decoded(stored: dict[str, torch.Tensor], rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     """B (out, rank) and A (rank, in) in float32, of the first `rank` components of stored factors."""
     b, a = stored["B"][:, :rank], stored["A"][:rank]

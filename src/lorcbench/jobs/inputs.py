@@ -26,10 +26,22 @@ def _check_made_from(shards: Shards, source: str, digest: str) -> None:
 
 
 class Factors:
-    """The LoRC factors of one quantized model, read one block at a time and multiplied on `device`."""
+    """The LoRC factors of one quantized model, read one block at a time and multiplied on `device`.
 
-    def __init__(self, names: Wildcards, lorc_name: str, rank: int, device: str = "cpu") -> None:
+    Args:
+        ranks: of each linear, one entry per block, if a method has chosen them; none is above `rank`.
+    """
+
+    def __init__(
+        self,
+        names: Wildcards,
+        lorc_name: str,
+        rank: int,
+        device: str = "cpu",
+        ranks: list[dict[str, int]] | None = None,
+    ) -> None:
         self.device = device
+        self.ranks = ranks
         folder = LORC.folder(replace(names, lorc=lorc_name, cap=str(compose.components(lorc_name, rank))))
         self.shards = Shards(folder / "result.json", "factors")
         self.rank = rank
@@ -42,9 +54,17 @@ class Factors:
         for name, tensor in self.shards.block(index).items():
             matrix, _, part = name.rpartition(".")
             stored.setdefault(matrix, {})[part] = tensor.to(self.device)
-        bits = sum(lorc.stored_bits(factors, self.rank) for factors in stored.values())
-        products = {matrix: lorc.correction(factors, self.rank) for matrix, factors in stored.items()}
+        ranks = {matrix: self._rank(index, matrix) for matrix in stored}
+        bits = sum(lorc.stored_bits(factors, ranks[matrix]) for matrix, factors in stored.items())
+        products = {matrix: lorc.correction(factors, ranks[matrix]) for matrix, factors in stored.items()}
         return by_linear(products, architecture), bits
+
+    def _rank(self, index: int, matrix: str) -> int:
+        """The rank of a matrix of block `index`: a linear, or a part of a fused one."""
+        if self.ranks is None:
+            return self.rank
+        of_block = self.ranks[index]
+        return min(self.rank, of_block[matrix if matrix in of_block else matrix.rpartition(".")[0]])
 
 
 def by_linear(products: dict[str, torch.Tensor], architecture: Architecture) -> dict[str, torch.Tensor]:
@@ -94,7 +114,8 @@ class CellWeights:
     ) -> None:
         self.checkpoint = checkpoint
         self.quantized = _quantized(names, fmt, checkpoint, device)
-        self.factors = Factors(names, lorc_name, rank, device) if rank else None
+        ranks = self.quantized.shards.result.get("ranks") if self.quantized else None
+        self.factors = Factors(names, lorc_name, rank, device, ranks) if rank else None
         if self.quantized:
             prepared = read_json(PREPARE.folder(names) / "result.json", "checkpoint")
             _check_made_from(self.quantized.shards, "checkpoint", prepared["digest"])

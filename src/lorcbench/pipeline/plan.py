@@ -25,7 +25,7 @@ from lorcbench.pipeline.fitting import Sized, setting_that_fits
 from lorcbench.study.cells import Cell, Study
 from lorcbench.study.graph import jobs_of
 from lorcbench.study.ranks import rank_lines
-from lorcbench.study.stages import STAGES, StageJob, sensitivities
+from lorcbench.study.stages import STAGES, StageJob, sensitivities, spectra
 
 _SMALL = {"tokens": Estimate(600, 0, 30), "gate": Estimate(100, 0, 0), "gate_half": Estimate(100, 0, 0)}  # alike for all models
 _START = 2.0  # seconds of a job that are no arithmetic
@@ -110,7 +110,8 @@ def jobs(study: Study, runtime: RuntimeConfig) -> list[PlannedJob]:
     cells: dict[Path, list[Cell]] = {}
     first: dict[Path, StageJob] = {}
     for cell in study.cells:
-        for job in (*jobs_of(study, cell).values(), *sensitivities(study.wildcards(cell))):
+        names = study.wildcards(cell)
+        for job in (*jobs_of(study, cell).values(), *sensitivities(names), *spectra(names)):
             cells.setdefault(job.folder, []).append(cell)
             first.setdefault(job.folder, job)
     shapes = {model: shape_of(study.model(model)) for model in study.models}

@@ -1,7 +1,7 @@
 """Mixed formats beside what they must beat: the best cell with one format and no more bits, and the baseline by depth.
 
 Both comparisons are paired, on the same windows. The rival has the same base method, with or without clipped scales, the same
-activation format, and no correction.
+activation format, and no correction unless the mixed cell chooses ranks.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def find(results: list[CellResult]) -> list[Mixed]:
     cells = {result.cell: result for result in finished}
     found = []
     for result in finished:
-        if not is_mixed(result.cell) or result.cell.rank:
+        if not is_mixed(result.cell) or (result.cell.rank and not _chooses_ranks(result.cell)):
             continue
         best = min(_rivals(result, finished), key=lambda one: (one.mean_ppl, one.bits_per_weight), default=None)
-        by_depth = cells.get(replace(result.cell, method=_by_depth(result.cell.method)))
+        by_depth = cells.get(replace(result.cell, method=_by_depth(result.cell.method), lorc="none", rank=0))
         uniform = Change(result, best) if best else None
         found.append(Mixed(result, uniform, Change(result, by_depth) if by_depth and by_depth is not result else None))
     return found
@@ -63,16 +63,20 @@ def _rivals(result: CellResult, finished: list[CellResult]) -> list[CellResult]:
     cell, base = result.cell, compose.load("method", result.cell.method).base
 
     def kin(other: Cell) -> bool:
-        same = (other.model, other.activation, other.rank) == (cell.model, cell.activation, 0)
+        same = (other.model, other.activation) == (cell.model, cell.activation) and (not other.rank or _chooses_ranks(cell))
         method = str(Variant.parse(other.method).without("clip"))
         return same and method == base and other.calibration in (cell.calibration, "none")
 
     return [one for one in finished if one.bits_per_weight <= result.bits_per_weight and kin(one.cell)]
 
 
+def _chooses_ranks(cell: Cell) -> bool:
+    return bool(compose.load("method", cell.method).choice_of_ranks)
+
+
 def _by_depth(method: str) -> str:
     """The method whose first blocks have the most bits, its budget and candidates the same."""
-    variant = Variant.parse(method).without("by")
+    variant = Variant.parse(method).without("by").without("lorc").without("ranks")
     return compose.canonical("method", f"{variant}+by=depth")
 
 
@@ -97,9 +101,12 @@ def said(change: Interval) -> str:
     return f"{value} % [{low}, {high}]"
 
 
-def formats(result: CellResult) -> list[dict[str, str]]:
-    """The format of each linear, block by block, as the result of its quantization says; none if that is not there."""
+def formats(result: CellResult) -> list[dict[str, tuple[str, int]]]:
+    """Format and rank of each linear, block by block, as the result of its quantization says; none if that is not there."""
     try:
-        return read_json(result.folders["quantized"] / "result.json", "quantized")["formats"]
+        quantized = read_json(result.folders["quantized"] / "result.json", "quantized")
+        ranks = quantized.get("ranks", [{}] * len(quantized["formats"]))
+        blocks = zip(quantized["formats"], ranks, strict=True)
+        return [{name: (fmt, of_block.get(name, 0)) for name, fmt in block.items()} for block, of_block in blocks]
     except (ArtifactError, KeyError):
         return []

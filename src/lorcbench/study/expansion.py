@@ -282,6 +282,8 @@ def _cell(model: str, method: str, calibration: str, weight: str, activation: st
         return None
     if config.kind == mixed.METHOD and not config.is_named:
         raise ConfigError(f"method {method}: expected a budget and candidates in its name, such as {mixed.EXAMPLE}")
+    if config.kind == mixed.METHOD and config.choice_of_ranks:
+        lorc, rank = config.correction, config.choice_of_ranks[-1]
     rank = 0 if full_precision else rank
     lorc = lorc if rank else "none"
     factors = compose.load("lorc", lorc)

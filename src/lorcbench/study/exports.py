@@ -54,6 +54,8 @@ def refusal(cell: Cell, export: str, model_type: str | None = None) -> str | Non
     if export == "merged":
         return None
     if export == "adapter":
+        if cell.rank and cell.weight_format.is_mixed:
+            return "its ranks may differ from linear to linear, down to none"
         return None if cell.rank else "it has no correction, hence no factors"
     fmt = cell.weight_format
     if fmt.is_mixed and export == "gptq":

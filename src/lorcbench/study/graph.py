@@ -40,6 +40,7 @@ from lorcbench.study.stages import (
     Stage,
     StageJob,
     sensitivities,
+    spectra,
 )
 
 
@@ -102,7 +103,7 @@ def _quantize(study: Study, names: Wildcards) -> list[StageJob]:
         needed.append(StageJob(FACTOR, replace(names, **method.factor)) if method.factor else StageJob(CALIBRATE, names))
     elif method.data:
         needed.append(StageJob(CALIBRATION_TOKENS, names))
-    needed += sensitivities(names)
+    needed += [*sensitivities(names), *spectra(names)]
     if study.gated(names.model):
         needed.append(StageJob(GATE, names))
     return needed

@@ -244,6 +244,16 @@ STAGES = {
 ON_DEVICE = {stage.module for stage in STAGES.values() if stage.on_device}
 
 
+def spectra(names: Wildcards) -> list[StageJob]:
+    """The factors of the candidates of mixed formats, whose spectra say what a rank is worth; none where no rank is chosen."""
+    method = compose.load("method", names.method)
+    if method.kind != MIXED or not method.choice_of_ranks:
+        return []
+    cap = str(compose.components(method.correction, method.choice_of_ranks[-1]))
+    own = replace(names, method=method.base, lorc=method.correction, cap=cap)
+    return [StageJob(LORC, replace(own, weight=str(fmt))) for fmt in method.candidates]
+
+
 def sensitivities(names: Wildcards) -> list[StageJob]:
     """The jobs that measure the candidates of mixed formats, from few bits to many; none for another method."""
     method = compose.load("method", names.method)

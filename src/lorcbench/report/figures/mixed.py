@@ -27,7 +27,7 @@ _SHORT = {"query_key_value": "qkv", "dense_h_to_4h": "fc1", "dense_4h_to_h": "fc
 
 def draw(results: list[CellResult], folder: Path) -> Figure | None:
     """One panel per model and cell of mixed formats that was chosen by a score."""
-    chosen = [result for result in results if mixed.is_mixed(result.cell) and not result.cell.rank]
+    chosen = [one.result for one in mixed.find(results)]
     chosen = [result for result in chosen if Variant.parse(result.cell.method).setting("by") is None]
     of_cells = {result.cell: formats for result in chosen if (formats := mixed.formats(result))}
     known = [result for result in chosen if result.cell in of_cells]
@@ -36,7 +36,7 @@ def draw(results: list[CellResult], folder: Path) -> Figure | None:
     if not shown:
         return None
     formats = {result.cell: [_parsed(block) for block in of_cells[result.cell]] for result in shown}
-    used = {fmt for blocks in formats.values() for block in blocks for fmt in block.values()}
+    used = {fmt for blocks in formats.values() for block in blocks for fmt, _ in block.values()}
     order = sorted(used, key=lambda fmt: (fmt.bits, -(fmt.group or 10**9), str(fmt)))
     shades = {fmt: 0.15 + 0.7 * index / max(1, len(order) - 1) for index, fmt in enumerate(order)}
     legend = [Line2D([], [], ls="", marker="s", ms=9, color=SHADES(shades[fmt]), label=str(fmt)) for fmt in order]
@@ -54,30 +54,33 @@ def draw(results: list[CellResult], folder: Path) -> Figure | None:
     caption = (
         "The format of each linear over the depth of the model, under the budget of bits per weight above its panel "
         "(scales and zero points counted). The darker, the more bits: there the model's predictions suffer most if this linear "
-        "is quantized. Linears of one input (q, k, v) have one format."
+        "is quantized. Linears of one input (q, k, v) have one format. An r is before the rank of the correction, if ranks are "
+        "chosen too."
     )
     return save(fig, folder, Figure("mixed", title, caption))
 
 
-def _parsed(block: dict[str, str]) -> dict[str, WeightFormat]:
-    """The formats of a block, by a short name of the linear; linears of one name, such as experts, count as the first."""
-    short: dict[str, WeightFormat] = {}
-    for name, spelled in block.items():
+def _parsed(block: dict[str, tuple[str, int]]) -> dict[str, tuple[WeightFormat, int]]:
+    """Formats and ranks of a block, by a short name of the linear; linears of one name, such as experts, count as the first."""
+    short: dict[str, tuple[WeightFormat, int]] = {}
+    for name, (spelled, rank) in block.items():
         last = name.rpartition(".")[2].removesuffix("_proj")
-        short.setdefault(_SHORT.get(last, last), weight_format(spelled))
+        short.setdefault(_SHORT.get(last, last), (weight_format(spelled), rank))
     return short
 
 
-def _fill(ax: Axes, blocks: list[dict[str, WeightFormat]], shades: dict[WeightFormat, float]) -> None:
+def _fill(ax: Axes, blocks: list[dict[str, tuple[WeightFormat, int]]], shades: dict[WeightFormat, float]) -> None:
     """One panel: a row per linear, a column per block."""
     names = unique(name for block in blocks for name in block)
     for x, block in enumerate(blocks):
-        for name, fmt in block.items():
+        for name, (fmt, rank) in block.items():
             y = names.index(name)
             ax.add_patch(Rectangle((x - 0.47, y - 0.46), 0.94, 0.92, color=SHADES(shades[fmt]), lw=0))
             if len(blocks) <= _NAMED:
                 ink = LIGHT_INK if shades[fmt] > 0.6 else DARK_INK
-                ax.text(x, y, str(fmt.bits), ha="center", va="center", fontsize=7.5, color=ink)
+                ax.text(
+                    x, y, f"{fmt.bits} r{rank}" if rank else str(fmt.bits), ha="center", va="center", fontsize=7.5, color=ink
+                )
     ax.set_xlim(-0.5, len(blocks) - 0.5)
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.set_yticks(range(len(names)), names, fontsize=8)
