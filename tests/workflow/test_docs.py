@@ -152,6 +152,7 @@ def set_up_own_files(folder: Path, monkeypatch) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content, encoding="utf-8")
     monkeypatch.setenv(compose.EXTRA_CONF, str(folder))
+    compose.load.cache_clear()  # of an earlier test, with the same names
 
 
 def test_the_files_of_your_own_are_complete(tmp_path, monkeypatch):
