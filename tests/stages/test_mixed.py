@@ -141,7 +141,7 @@ def test_ranks_are_chosen_with_the_formats_and_their_factors_are_within_the_budg
         run(lorc_stage.main, "rtn", weight=weight, lorc="exact-int4", cap="32")
     checkpoint = discovery.opened(tmp_path / kind)
     for bits in (5.3, 6.5):
-        method = f"mixed+base=rtn+bits={bits}+formats={CANDIDATES}+lorc=exact-int4+ranks=0-2-5"
+        method = f"mixed+base=rtn+bits={bits}+formats={CANDIDATES}+factors=exact-int4+components=0-2-5"
         names = run(quantize_stage.main, method, weight="mixed")
         run(lorc_stage.main, method, weight="mixed", lorc="exact-int4", cap="32")
         made = result(names)

@@ -47,9 +47,12 @@ def test_a_budget_with_its_candidates_has_one_spelling(typed):
         ("mixed+bits=2.5+formats=w2-w3-asym-g32", "method.bits=2.5: expected 2.562 to 16"),
         ("mixed+bits=3.0+formats=w2-asym-g32", "expected two formats or more, such as mixed"),
         ("mixed+bits=3.0+formats=w2-w3-asym-g32-pow2", "any integers is not known beforehand"),
-        ("mixed+bits=3.0+formats=w2-w3-asym-g32+lorc=exact-int4", "method.ranks=: expected rising numbers such as 0-8-16"),
-        ("mixed+bits=3.0+formats=w2-w3-asym-g32+ranks=8-0", "method.ranks=8-0: expected rising numbers"),
-        ("mixed+bits=3.0+by=depth+formats=w2-w3-asym-g32+lorc=exact-int4+ranks=0-8", "method.by=depth: expected divergence"),
+        ("mixed+bits=3.0+formats=w2-w3-asym-g32+factors=exact-int4", "method.components=: expected rising numbers such as"),
+        ("mixed+bits=3.0+formats=w2-w3-asym-g32+components=8-0", "method.components=8-0: expected rising numbers"),
+        (
+            "mixed+bits=3.0+by=depth+formats=w2-asym-g32.w3-asym-g32+factors=exact-int4+components=0-8",
+            "method.by=depth: expected",
+        ),
         ("mixed+bits=3.0+by=loss+formats=w2-w3-asym-g32", "expected one of divergence, error, depth"),
     ],
 )
@@ -63,7 +66,7 @@ def test_a_name_that_makes_no_sense_is_refused(name, reason):
     [
         ("mixed", "mixed", "method mixed: expected a budget and candidates in its name, such as mixed"),
         ("mixed+base=zq_local+bits=3.0+formats=w2-w3-asym-g32", "mixed", "method.base=zq_local: expected rtn, or a GPTQ"),
-        ("mixed+bits=3.0+formats=w2-w3-asym-g32+ranks=0-8", "mixed", "method.lorc=none: expected one of kind exact"),
+        ("mixed+bits=3.0+formats=w2-w3-asym-g32+components=0-8", "mixed", "method.factors=none: expected one of kind exact"),
         ("mixed+bits=3.0+formats=w2-w3-asym-g33", "mixed", "w2-asym-g33 on opt-standin-xs: groups of 33 do not divide"),
     ],
 )
@@ -121,7 +124,7 @@ def test_formats_of_their_own_are_no_gptq_files_and_loaded_by_transformers_only_
 
 
 def test_a_cell_that_chooses_ranks_has_the_correction_and_the_largest_rank_of_its_name():
-    found = study("mixed+bits=3.0+formats=w2-w3-asym-g32+lorc=exact-int4+ranks=0-4-8")
+    found = study("mixed+bits=3.0+formats=w2-w3-asym-g32+factors=exact-int4+components=0-4-8")
     cell = the_mixed(found)
     assert (cell.lorc, cell.rank) == ("exact-int4", 8)
     spectra = [job for job in inputs(found, StageJob(QUANTIZE, found.wildcards(cell))) if job.stage is LORC]

@@ -29,9 +29,9 @@ class MixedMethod(Method):
         by: how they are chosen. ``divergence``: the score of a format is the divergence of the model's predictions from full
             precision's on calibration text, if this linear alone is quantized so; ``error``: it is ‖W - Ŵ‖²; ``depth``: there
             is no score, and the first blocks get the most bits.
-        lorc: an entry of conf/lorc of kind ``exact``, if ranks are chosen too, else ``none``.
-        ranks: the candidates of the rank, such as ``0-8-16``. The score of a rank is that of the format times the share of the
-            weighted error that the components leave; the budget counts their factors, too.
+        factors: an entry of conf/lorc of kind ``exact``, if ranks are chosen too, else ``none``.
+        components: the candidates of the rank, such as ``0-8-16``. The score of a rank is that of the format times the share
+            of the weighted error that the components leave; the budget counts their factors, too.
         base: an entry of conf/method that quantizes: ``rtn``, or one of GPTQ's. Scores are of what it makes when it gives all
             linears the same format.
     """
@@ -41,8 +41,8 @@ class MixedMethod(Method):
     formats: str = ""
     by: str = "divergence"
     base: str = "gptq"
-    lorc: str = "none"
-    ranks: str = ""
+    factors: str = "none"
+    components: str = ""
 
     load: ClassVar[Callable[[str, str], Any]]  # `lorcbench.config.compose.load`, which puts itself here: it needs this module
 
@@ -62,14 +62,15 @@ class MixedMethod(Method):
         if not least <= self.bits <= 16:
             raise ConfigError(f"method.bits={self.bits}: expected {least:.4g} to 16, since {self.formats} takes no fewer")
         self.formats = spelled_formats(candidates)
-        if self.ranks or self.lorc != "none":
+        if self.components or self.factors != "none":
             self._check_ranks()
 
     def _check_ranks(self) -> None:
         """Refuse ranks that are no ascending numbers, or that nothing measures."""
-        found = [int(part) for part in self.ranks.split("-") if part.isascii() and part.isdigit()]
-        if len(found) < 2 or found != sorted(set(found)) or "-".join(map(str, found)) != self.ranks or found[-1] >= MOST:
-            raise ConfigError(f"method.ranks={self.ranks}: expected rising numbers such as 0-8-16, beside lorc=exact-int4")
+        found = [int(part) for part in self.components.split("-") if part.isascii() and part.isdigit()]
+        if len(found) < 2 or found != sorted(set(found)) or "-".join(map(str, found)) != self.components or found[-1] >= MOST:
+            expected = "expected rising numbers such as 0-8-16, beside factors=exact-int4"
+            raise ConfigError(f"method.components={self.components}: {expected}")
         if self.by != "divergence":
             raise ConfigError(f"method.by={self.by}: expected divergence; nothing else says what a rank is worth")
 
@@ -103,7 +104,7 @@ class MixedMethod(Method):
     @property
     def choice_of_ranks(self) -> tuple[int, ...]:
         """The candidates of the rank; none if every linear has that of the cell."""
-        return tuple(map(int, self.ranks.split("-"))) if self.ranks else ()
+        return tuple(map(int, self.components.split("-"))) if self.components else ()
 
     @property
     def correction(self) -> str:
@@ -112,10 +113,10 @@ class MixedMethod(Method):
         Raises:
             ConfigError: it is unknown, or of another kind.
         """
-        settings = MixedMethod.load("lorc", self.lorc)
+        settings = MixedMethod.load("lorc", self.factors)
         if settings.kind != "exact" or settings.inputs != "full_precision":
-            raise ConfigError(f"method.lorc={self.lorc}: expected one of kind exact, such as exact-int4, beside ranks")
-        return self.lorc
+            raise ConfigError(f"method.factors={self.factors}: expected one of kind exact, such as exact-int4, beside ranks")
+        return self.factors
 
     @property
     def data(self) -> str | None:

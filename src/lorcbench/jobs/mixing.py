@@ -76,8 +76,8 @@ class _Sizes:
 
     def __init__(self, checkpoint: Checkpoint, index: int, method: MixedMethod) -> None:
         self._method = method
-        self._factor_bits = compose.load("lorc", method.lorc).bits
-        self._split = compose.load("lorc", method.lorc).fused_qkv == "split"
+        self._factor_bits = compose.load("lorc", method.factors).bits
+        self._split = compose.load("lorc", method.factors).fused_qkv == "split"
         self._architecture = checkpoint.architecture
         self._shapes = {name: tuple(weight.shape) for name, weight in checkpoint.linears(index).items()}
         self.weights = sum(rows * width for rows, width in self._shapes.values())
