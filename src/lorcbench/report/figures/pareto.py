@@ -59,6 +59,7 @@ def _draw_family(ax: Axes, members: list[CellResult], mebibytes: dict[Cell, floa
             front.append(result)
     best = {result.cell: (mebibytes[result.cell], result.mean_ppl) for result in front}
     ax.step(*zip(*best.values(), strict=True), where="post", color=INK)
+    looks_alike: dict[tuple, list[tuple[float, float]]] = {}  # one element of the drawing per look, not per cell
     for result in members:
         cell = result.cell
         place = (mebibytes[cell], result.mean_ppl)
@@ -66,10 +67,13 @@ def _draw_family(ax: Axes, members: list[CellResult], mebibytes: dict[Cell, floa
             ax.plot(*place, marker="*", color=INK, ms=11, zorder=5)
             ax.annotate(cell.model, place, (-6, 7), textcoords="offset points", fontsize=9, ha="right", zorder=6)
         else:
-            size, alpha = (7, 1) if cell in best else (5, 0.35)
-            colour, mark = looks.of(cell.method)
-            hollow = HOLLOW | {"mec": colour} if cell.rank else {}
-            ax.plot(*place, marker=mark, color=colour, ms=size, alpha=alpha, zorder=3 + alpha, **hollow)
+            looks_alike.setdefault((cell.method, cell in best, cell.rank > 0), []).append(place)
+    for (method, on_front, corrected), places in looks_alike.items():
+        size, alpha = (7, 1) if on_front else (5, 0.35)
+        colour, mark = looks.of(method)
+        hollow = HOLLOW | {"mec": colour} if corrected else {}
+        style = {"ls": "", "marker": mark, "color": colour, "ms": size, "alpha": alpha, "zorder": 3 + alpha}
+        ax.plot(*zip(*places, strict=True), **style, **hollow)
     _name_front(ax, {cell: place for cell, place in best.items() if cell.method != "none"})
 
 

@@ -13,6 +13,8 @@ from lorcbench.report.results import CellResult
 from lorcbench.report.spelling import percent
 from lorcbench.study.cells import Cell
 
+ABREAST = 6  # models that stand side by side; of more each has a row
+
 
 def what_to_use(findings: Findings) -> str:
     """One line per budget, for each kind of model; "" where nothing was quantized."""
@@ -68,14 +70,18 @@ def by_model(results: list[CellResult], changes: dict[Cell, Change], advice: lis
     budgets = sorted({budget for column in columns.values() for budget in column})
     if len(columns) < 2 or not budgets:
         return ""
+    names = [f"{budget:g} bits" for budget in budgets]
+    entries = [[_own(columns[model], budget) for model in columns] for budget in budgets]
+    first, across, down = "up to", list(columns), names
+    if len(columns) > ABREAST:
+        first, across, down, entries = "model", names, list(columns), [list(row) for row in zip(*entries, strict=True)]
     rows = "".join(
-        f'<tr><th scope="row">{budget:g} bits</th>{"".join(_own(columns[model], budget) for model in columns)}</tr>'
-        for budget in budgets
+        f'<tr><th scope="row">{escape(name)}</th>{"".join(row)}</tr>' for name, row in zip(down, entries, strict=True)
     )
     note = (
         "Each model by itself: the cell of lowest mean PPL within a budget. No other cell has fewer bits and a lower mean PPL."
     )
-    return f'<p class="note">{note}</p>' + table(["up to", *columns], rows, "The best cell of each model within a budget")
+    return f'<p class="note">{note}</p>' + table([first, *across], rows, "The best cell of each model within a budget")
 
 
 def _own(column: dict[float, Recommendation], budget: float) -> str:
