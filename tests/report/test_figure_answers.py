@@ -5,7 +5,9 @@ import dataclasses
 import pytest
 from synthetic import result, results
 
+from lorcbench.common.artifacts import write_json
 from lorcbench.report.comparison import changes
+from lorcbench.report.figures import costs
 from lorcbench.report.figures.answers import answers
 from lorcbench.report.figures.selection import MOST, parts
 
@@ -58,3 +60,20 @@ def test_where_cells_do_not_tell_nothing_is_said(names):
     found = [result(name) for name in names]
     said = answers(found, changes(found))
     assert {stem for stem, text in said.items() if text} <= {"pareto"}
+
+
+def test_the_costs_of_a_correction_are_those_of_the_jobs_that_made_its_codes_and_factors(tmp_path):
+    found = []
+    for rank, lorc, loss in (("r0", "none", 0.1), ("r8", "plain-int8", 0.2), ("r8", "exact-int8", 0.05)):
+        one = result(f"opt-125m rtn w2-asym-row {rank}", loss, weights=2_000_000)
+        calibration = "stdlib" if lorc == "exact-int8" else "none"
+        one = dataclasses.replace(one, cell=dataclasses.replace(one.cell, lorc=lorc, calibration=calibration))
+        for artifact, seconds in (("quantized", 4.0), ("factors", 2.0)):
+            one.folders[artifact] = tmp_path / f"{len(found)}-{artifact}"
+            write_json(one.folders[artifact] / "run.json", "run", {"seconds": seconds * (1 + len(found))})
+        found.append(one)
+    figure = costs.draw(found, tmp_path)
+    assert figure.finding.startswith("Over the best without LoRC, per million weights: exact −")
+    assert figure.finding.endswith(" in 9.00 s. On no model below it: plain.")
+    assert (tmp_path / "costs.svg").is_file()
+    assert costs.draw(found[:2], tmp_path) is None

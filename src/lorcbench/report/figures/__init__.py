@@ -20,6 +20,7 @@ from lorcbench.report.derived import best_of_rates
 from lorcbench.report.figures import (
     activation,
     bits,
+    costs,
     equal_bits,
     errors,
     fronts,
@@ -96,6 +97,7 @@ def _draw(
         pareto.draw(tuned, folder),
         equal_bits.draw(uniform, folder),
         fronts.draw(tuned, tuned_changes, folder),
+        costs.draw(uniform, folder),
         mixed.draw(tuned, folder),
         bits.draw(uniform, tuned_changes, folder),
         sensitivity.draw(uniform, tuned_changes, folder),
