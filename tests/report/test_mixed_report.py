@@ -67,9 +67,12 @@ def test_the_map_shows_what_the_result_says_and_other_figures_leave_mixed_cells_
     ink = []
     for number, formats in enumerate((blocks, blocks[::-1])):
         folder = tmp_path / f"quantized{number}"
-        folder.mkdir()
+        (folder / "checkpoint").mkdir(parents=True)
         write_json(folder / "result.json", "quantized", {"formats": formats})
-        results[1].folders = {"quantized": folder}
+        write_json(
+            folder / "checkpoint" / "result.json", "checkpoint", {"architecture": {"linears": [linears[:3], linears[3:]]}}
+        )
+        results[1].folders = {"quantized": folder, "checkpoint": folder / "checkpoint"}
         (figure,) = (one for one in figures.draw(results, changes(results), tmp_path / str(number)) if one.stem == "mixed")
         assert figure.title == "Which linear got how many bits?"
         picture = image.imread(tmp_path / str(number) / "mixed.png")[..., :3]

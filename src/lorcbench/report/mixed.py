@@ -102,11 +102,16 @@ def said(change: Interval) -> str:
 
 
 def formats(result: CellResult) -> list[dict[str, tuple[str, int]]]:
-    """Format and rank of each linear, block by block, as the result of its quantization says; none if that is not there."""
+    """Format and rank of each linear in forward order, block by block, as the result of its quantization says; none without it.
+
+    Forward order is in the record of the checkpoint; files have names in alphabetical order.
+    """
     try:
+        checkpoint = read_json(result.folders["checkpoint"] / "result.json", "checkpoint")
+        order = [name for group in checkpoint["architecture"]["linears"] for name in group]
         quantized = read_json(result.folders["quantized"] / "result.json", "quantized")
         ranks = quantized.get("ranks", [{}] * len(quantized["formats"]))
         blocks = zip(quantized["formats"], ranks, strict=True)
-        return [{name: (fmt, of_block.get(name, 0)) for name, fmt in block.items()} for block, of_block in blocks]
+        return [{name: (block[name], of_block.get(name, 0)) for name in order if name in block} for block, of_block in blocks]
     except (ArtifactError, KeyError):
         return []
