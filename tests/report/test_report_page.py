@@ -83,14 +83,14 @@ def test_the_page_is_well_formed_and_fetches_nothing(text, folder):
     reader = Reader(text)
     assert "http:" not in text and "https:" not in text and "//cdn" not in text
     sources = [value for _, attributes in reader.elements for name, value in attributes.items() if name in ("src", "href")]
-    assert {re.sub(r"[^:]*$", "", source) for source in sources if ":" in source} == {"data:"}
+    assert {source.partition(":")[0] for source in sources if ":" in source} == {"data"}
     tables = [source for source in sources if not source.startswith(("#", "data:", "figures/"))]
     assert tables == ["cells.csv", "tasks.csv", "claims.json"]
     drawings = [source for source in sources if source.startswith("figures/")]
     assert drawings and all((folder / source).is_file() for source in drawings)
     assert not {"link", "iframe", "object"} & {tag for tag, _ in reader.elements}
     assert text.count("data:image/svg+xml,") == 6
-    assert "$" not in re.sub(r"base64,[^\"]*", "", text)
+    assert "$" not in text
 
 
 def test_anchors_lead_to_sections(text):

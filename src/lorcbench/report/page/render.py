@@ -287,7 +287,7 @@ def _figure(figure: Figure, folder: Path) -> str:
 
 def _uri(svg: str) -> str:
     """A drawing as the rest of a data URI, without what nobody sees: comments, line ends, and digits below a hundredth."""
-    text = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     text = re.sub(r"\s+", " ", text).replace("> <", "><")
     text = re.sub(r' id="[a-zA-Z.]+[0-9]*_[0-9]+"', "", text)  # of groups, which nothing refers to
     parts = re.split(r'( (?:x|y|d)="[^"]*")', text)
