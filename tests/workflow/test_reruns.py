@@ -10,7 +10,7 @@ from trees import change, run
 WORDS = {
     "an error message": {
         "src/lorcbench/core/lorc.py": [
-            ("LoRC factors have 8 or 16 bits, not", "a factor of LoRC is stored in 8 or 16 bits, not")
+            ("LoRC factors have 4, 8 or 16 bits, not", "a factor of LoRC is stored in 4, 8 or 16 bits, not")
         ],
         "src/lorcbench/config/checks.py": [("expected a positive number", "expected a number above zero")],
         "src/lorcbench/jobs/job.py": [("needs {group}=NAME; known:", "wants {group}=NAME; there are")],
