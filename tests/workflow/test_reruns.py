@@ -13,7 +13,7 @@ WORDS = {
             ("LoRC factors have 4, 8 or 16 bits, not", "a factor of LoRC is stored in 4, 8 or 16 bits, not")
         ],
         "src/lorcbench/config/checks.py": [("expected a positive number", "expected a number above zero")],
-        "src/lorcbench/jobs/job.py": [("needs {group}=NAME; known:", "wants {group}=NAME; there are")],
+        "src/lorcbench/config/commands.py": [("needs {group}=NAME; known:", "wants {group}=NAME; there are")],
     },
     "a progress line": {
         "src/lorcbench/jobs/shards.py": [('self._depth, "block")', 'self._depth, "layer")')],
