@@ -81,7 +81,7 @@ def text(folder):
 
 def test_the_page_is_well_formed_and_fetches_nothing(text, folder):
     reader = Reader(text)
-    assert "http:" not in text and "https:" not in text and "//cdn" not in text
+    assert re.findall(r"https?:.{0,40}|//cdn.{0,40}", text) == []
     sources = [value for _, attributes in reader.elements for name, value in attributes.items() if name in ("src", "href")]
     assert {source.partition(":")[0] for source in sources if ":" in source} == {"data"}
     tables = [source for source in sources if not source.startswith(("#", "data:", "figures/"))]

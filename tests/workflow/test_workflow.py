@@ -40,7 +40,7 @@ def test_the_table_is_tidy_and_complete(smoke):
 def test_the_page_stands_alone_and_the_summary_says_where_it_is(smoke):
     page = (smoke / "results/smoke/report.html").read_text()
     assert "stand-in" in page
-    assert "https://" not in page
+    assert re.findall(r"https://.{0,40}", page) == []
     summary = (smoke / "summary.txt").read_text()
     assert "results/smoke/report.html" in summary
     assert "8 cells measured, 0 failed" in summary
