@@ -220,7 +220,7 @@ def test_a_table_of_another_version_is_refused(finished, tmp_path):
 @pytest.mark.slow
 def test_the_command_needs_no_numerical_library(finished):
     heavy = "{'numpy', 'scipy', 'torch', 'matplotlib', 'transformers', 'mlflow'} & set(sys.modules)"
-    script = f"import sys; from lorcbench import cli; cli.recommend('synthetic', ['4.25']); print({heavy})"
+    script = f"import sys; from lorcbench import cli; cli.recommend('study=synthetic', ['4.25']); print({heavy})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("set()\n")
 
