@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import code_pages
@@ -143,6 +144,18 @@ def test_the_picture_of_the_rules_has_all_of_them():
     page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     left_out = set(re.findall(r"`(\w+)`", page.partition("draws it again; ")[2].partition(" are not in\n")[0]))
     assert left_out and drawn | left_out == named
+
+
+@pytest.mark.parametrize("page", [page.name for page in PAGES if page.name.startswith("add-")])
+def test_the_diffs_of_a_page_apply(page):
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    diffs = re.findall(r"^```diff\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert diffs
+    for diff in diffs:
+        done = subprocess.run(
+            ["git", "apply", "--check", "-"], cwd=ROOT, input=diff, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
 
 
 def set_up_own_files(folder: Path, monkeypatch) -> None:

@@ -90,6 +90,7 @@ def test_a_family_needs_no_code(tree, copy):
     )
 
 
+@pytest.mark.long
 def test_a_standin_of_a_family_a_correction_a_text_and_a_study_are_files_and_lines(tree, copy):
     apply(tree, "add-family.md", "add-correction.md", "add-text.md", "add-study.md")
     line = "Line {} of a guide to nothing, which says a little more than the one before it.\n"
