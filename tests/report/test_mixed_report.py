@@ -11,9 +11,11 @@ from synthetic import result
 from lorcbench.common.artifacts import write_json
 from lorcbench.report import figures, mixed
 from lorcbench.report.comparison import changes
+from lorcbench.report.page.cells import degraded
 from lorcbench.report.page.mixed import mixed_formats
-from lorcbench.report.results import CellResult
+from lorcbench.report.results import CellResult, collect
 from lorcbench.report.wording import recipe
+from lorcbench.study.expansion import load_study
 
 NAME = "mixed+bits=3.0+formats=w2-w3-w4-asym-g32"
 DEPTH = "mixed+bits=3.0+by=depth+formats=w2-w3-w4-asym-g32"
@@ -80,3 +82,16 @@ def test_the_map_shows_what_the_result_says_and_other_figures_leave_mixed_cells_
         assert 0.01 < float((picture.min(axis=-1) < 0.8).mean()) < 0.5
         assert sum(text in (tmp_path / str(number) / "mixed.svg").read_text() for text in ("w2-asym-g32", "fc1")) == 2
     assert (ink[0] != ink[1]).any()
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_mixed_cell_without_results_is_not_run_and_rests_on_the_sensitivities_of_all_its_candidates():
+    overrides = ["study.exactly=true", "study.models=[opt-standin-xs]", "study.methods=[mixed+bits=3.0+formats=w2-w3-asym-g32]"]
+    found = collect(load_study("smoke", [*overrides, "study.weights=[mixed]", "study.ranks=[0]"]))
+    (one,) = (result for result in found if result.cell.weight == "mixed")
+    assert one.status == "not run"
+    assert {"sensitivity w2-asym-g32", "sensitivity w3-asym-g32"} <= one.folders.keys()
+
+
+def test_a_mixed_cell_whose_damping_was_raised_says_so():
+    assert degraded(replace(mixed_cell(), max_damp=0.1)) == "damp 0.1 > 0.01"

@@ -128,6 +128,11 @@ class MixedMethod(Method):
         """As of its base."""
         return self.quantizer.factor
 
+    @property
+    def damp(self) -> float:
+        """As of its base, if that is one of GPTQ's."""
+        return self.quantizer.damp
+
     def estimate(self, shape: Shape, calibration: CalibrationConfig | None) -> tuple[float, float]:
         """As of its base."""
         return self.quantizer.estimate(shape, calibration)

@@ -121,13 +121,13 @@ def _collect(study: Study, cell: Cell, foreign: dict[Path, str | None]) -> CellR
     if cell.calibration != "none":
         result.seed = compose.load("calibration", cell.calibration).seed
     jobs = jobs_of(study, cell)
-    for job in jobs.values():
+    # There is a sensitivity per candidate of mixed formats, and the cell rests on all of them.
+    of_candidates = {f"{job.stage.artifact} {job.names.weight}": job for job in sensitivities(study.wildcards(cell))}
+    beneath = {artifact: job for artifact, job in jobs.items() if artifact != SENSITIVITY.artifact} | of_candidates
+    for job in beneath.values():
         if job.folder not in foreign:
             foreign[job.folder] = _foreign(study, job)
-    result.folders = {artifact: job.folder for artifact, job in jobs.items()}
-    for job in sensitivities(study.wildcards(cell)):  # there is one per candidate, of which the cell rests on all
-        result.folders[f"{job.stage.artifact} {job.names.weight}"] = job.folder
-    result.folders.pop(SENSITIVITY.artifact, None)
+    result.folders = {artifact: job.folder for artifact, job in beneath.items()}
     folders = {artifact: folder for artifact, folder in result.folders.items() if artifact != "harness"}
     checkpoint = _read(folders["checkpoint"], "checkpoint")
     result.family = checkpoint["family"] if checkpoint else study.model(cell.model).family or ""
