@@ -44,7 +44,7 @@ def draw(results: list[CellResult], folder: Path) -> Figure | None:
     rows = max(len(block) for blocks in formats.values() for block in blocks)
     title = "Which linear got how many bits?"
     about = "Formats of the linears, chosen by measured divergence under a budget"
-    fig, axes = canvas((-(-len(shown) // columns), columns), 0.2 + 0.22 * rows, title, shown, legend, "col", about)
+    fig, axes = canvas((-(-len(shown) // columns), columns), 0.2 + 0.22 * rows, title, shown, legend, "none", about)
     for ax, result in zip(axes.flat, shown, strict=False):
         _fill(ax, formats[result.cell], shades)
         budget = Variant.parse(result.cell.method).setting("bits")

@@ -147,7 +147,8 @@ def canvas(
         title: the question that the figure answers.
         results: of the study; the subtitle says which of their models are stand-ins.
         handles: the entries of the legend.
-        share: which panels have the vertical axis in common: ``all``, ``row`` or ``col``; rows have names in the last two.
+        share: which panels have the vertical axis in common: ``all``, ``row`` or ``col``; rows have names in the last two. With
+            ``none`` they have no axis in common.
         about: the subtitle, where no model is a stand-in.
     """
     lines = _legend_lines([len(handle.get_label()) + 7 for handle in handles])
@@ -155,9 +156,10 @@ def canvas(
     header = HEADER + 0.21 * (lines - 1) + 0.2 * (share != "all")
     total = header + rows * height + (rows - 1) * GAP + FOOTER
     fig = mpl_figure.Figure(figsize=(WIDTH, total))
-    axes = fig.subplots(rows, columns, sharex=True, sharey=True if share == "all" else share, squeeze=False)
+    common = {"sharex": share != "none", "sharey": share}
+    axes = fig.subplots(rows, columns, **common, squeeze=False)
     fig.subplots_adjust(left=LEFT / WIDTH, right=1 - 0.15 / WIDTH, top=1 - header / total, bottom=FOOTER / total)
-    fig.subplots_adjust(hspace=GAP / height, wspace=0.3 if share == "col" else 0.12)
+    fig.subplots_adjust(hspace=GAP / height, wspace=0.3 if share in ("col", "none") else 0.12)
     x = 0.14 / WIDTH
     fig.text(x, 1 - 0.14 / total, title, fontsize=14, fontweight="bold", va="top")
     fig.text(x, 1 - 0.42 / total, _subtitle(results, about), fontsize=9.5, color=GREY, va="top")
