@@ -29,6 +29,7 @@ from lorcbench.study.stages import STAGES, StageJob, sensitivities, spectra
 
 _SMALL = {"tokens": Estimate(600, 0, 30), "gate": Estimate(100, 0, 0), "gate_half": Estimate(100, 0, 0)}  # alike for all models
 _START = 2.0  # seconds of a job that are no arithmetic
+_SHARE_OF_PRODUCTS = 0.5  # of the rate of products, what a job gets done with all that it does beside them
 USUAL_RATE = 30e9  # floating-point operations per second that any core gets done
 GPU_RATE = 50e12  # floating-point operations per second that any GPU gets done
 
@@ -96,8 +97,15 @@ def this_machine(runtime: RuntimeConfig, gpus: tuple[float, ...] = ()) -> Machin
     place = next(folder for folder in (Path(paths.CACHE), Path(paths.CACHE).parent, Path()) if folder.is_dir())
     memory, disk = total_memory(runtime), shutil.disk_usage(place).free
     cores = len(os.sched_getaffinity(0))
-    # With all that a job does beside products, half of their rate is usual.
-    return Machine(cores, memory, disk / 2**20, 0.5 * rates.float32, gpus, rates.bfloat16_gain, tuple(of_machine.lines(rates)))
+    return Machine(
+        cores,
+        memory,
+        disk / 2**20,
+        _SHARE_OF_PRODUCTS * rates.float32,
+        gpus,
+        rates.bfloat16_gain,
+        tuple(of_machine.lines(rates)),
+    )
 
 
 def total_memory(runtime: RuntimeConfig) -> float:
@@ -274,7 +282,7 @@ def expected_seconds(stage: str, names: Wildcards, takes: Estimate, runtime: Run
     rates = of_machine.known()
     machine = Machine(1, 0.0, 0.0, USUAL_RATE)
     if rates:
-        machine = replace(machine, rate=0.5 * rates.float32, bfloat16_gain=rates.bfloat16_gain)
+        machine = replace(machine, rate=_SHARE_OF_PRODUCTS * rates.float32, bfloat16_gain=rates.bfloat16_gain)
     return _seconds(PlannedJob(stage, names, False, takes), runtime, machine)
 
 

@@ -181,11 +181,11 @@ def _fill(result: CellResult, evaluation: dict, folders: dict[str, Path]) -> Non
     result.bits_per_weight = measured.get("bits_per_weight", 16.0)
     result.max_damp = measured.get("max_damp")
     own = ["quantized", "factors", "evaluation", *(name for name in folders if name.startswith(SENSITIVITY.artifact))]
-    runs = [run for stage in own if (run := _run(folders.get(stage)))]
+    runs = [run for stage in own if (run := run_of(folders.get(stage)))]
     result.seconds = round(sum(run["seconds"] for run in runs), 3)
     result.peak_rss_mib = max((run["peak_rss_mib"] for run in runs), default=None)
-    before = [_run(folders.get(artifact)) for artifact in ("statistics", "hessians", "quantized", "factors")]
-    measured_on = devices.of_variant(evaluation, result.cell.variant, _run(folders["evaluation"]))
+    before = [run_of(folders.get(artifact)) for artifact in ("statistics", "hessians", "quantized", "factors")]
+    measured_on = devices.of_variant(evaluation, result.cell.variant, run_of(folders["evaluation"]))
     result.device = devices.together([*(devices.named(run) for run in before if run), measured_on])
 
 
@@ -204,7 +204,12 @@ def _read(folder: Path, kind: str) -> dict | None:
     return read_json(path, kind) if path.is_file() else None
 
 
-def _run(folder: Path | None) -> dict | None:
+def run_of(folder: Path | None) -> dict | None:
+    """The record of the job in a folder: time, memory, host; None if there is no folder, or no record in it.
+
+    Raises:
+        ArtifactError: it is damaged.
+    """
     path = folder / "run.json" if folder else None
     return read_json(path, "run") if path and path.is_file() else None
 
@@ -255,7 +260,7 @@ def stage_costs(results: list[CellResult]) -> list[dict]:
         for name, folder in result.folders.items():
             folders.setdefault(name, {})[folder] = None
     runs: dict[str, list[dict]] = {}
-    for run in (run for same in folders.values() for folder in same if (run := _run(folder))):
+    for run in (run for same in folders.values() for folder in same if (run := run_of(folder))):
         runs.setdefault(run["stage"], []).append(run)
     return [
         {

@@ -43,6 +43,7 @@ def _open_model(job: Job) -> Callable[[str], dict]:
         job.progress(done, total, "block")
 
     def measure(variant: str) -> dict:
+        """What is measured of one rank, as the result file has it."""
         weights = inputs.CellWeights(job.names, job.weight_format, checkpoint, *split(variant), job.runtime.device)
         # Of the model itself also which channels of its inputs stand out: what a method is up against.
         is_full = job.names.method == "none" and job.activation_format.is_full_precision

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import median
 
-from lorcbench.common.artifacts import ArtifactError, read_json
 from lorcbench.report import equal_bits
 from lorcbench.report.comparison import mean_change
 from lorcbench.report.equal_bits import kind_of, kinds, leading
@@ -13,7 +12,7 @@ from lorcbench.report.figures.kinds import several
 from lorcbench.report.figures.lines import ABREAST
 from lorcbench.report.figures.style import EDGE, KIND_LOOKS, Figure, axis_labels, canvas, drop_spare, hue_handle, save, unique
 from lorcbench.report.intervals import Interval
-from lorcbench.report.results import CellResult
+from lorcbench.report.results import CellResult, run_of
 from lorcbench.report.spelling import number, percent
 
 Points = dict[tuple[str, str], tuple[float, Interval]]  # (model, kind) → seconds per million weights, change at equal bits
@@ -67,11 +66,8 @@ def _points(results: list[CellResult]) -> Points:
 
 def _seconds(result: CellResult) -> float | None:
     """Seconds per million weights of the jobs that made the codes and the factors of a cell; None without their records."""
-    try:
-        runs = [read_json(result.folders[artifact] / "run.json", "run") for artifact in ("quantized", "factors")]
-    except (ArtifactError, KeyError):
-        return None
-    return sum(run["seconds"] for run in runs) / (result.weights / 1e6) if result.weights else None
+    runs = [run_of(result.folders.get(artifact)) for artifact in ("quantized", "factors")]
+    return sum(run["seconds"] for run in runs) / (result.weights / 1e6) if all(runs) and result.weights else None
 
 
 def _finding(points: Points) -> str:

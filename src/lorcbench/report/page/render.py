@@ -21,8 +21,9 @@ from lorcbench.report.page import advice, cells, evidence, jobs, take_away
 from lorcbench.report.page.cells import SETTINGS, degraded, settings
 from lorcbench.report.page.channels import massive
 from lorcbench.report.page.corrections import kinds_of_correction
+from lorcbench.report.page.drawings import drawn
 from lorcbench.report.page.mixed import mixed_formats
-from lorcbench.report.page.parts import chip, region, table, value
+from lorcbench.report.page.parts import chip, table, value
 from lorcbench.report.page.tasks import tasks
 from lorcbench.report.recommend import fronts
 from lorcbench.report.results import CellResult
@@ -67,24 +68,8 @@ def render(
             tracked.
     """
     measured = [result for result in results if not result.derived]
-    # Of full precision itself nothing is shown: it has no rise.
-    shares = {result.cell: rank_share(study, result.cell) for result in results}
-    first = "".join(_figure(figure, folder) for figure in figures if figure.stem in FIRST)
-    sections = {
-        ("sizes", "Quality and size"): first + advice.by_model(measured, changes, findings.advice),
-        ("take", "Take it away"): take_away.chosen(findings.choices),
-        ("corrections", "Kinds of correction"): kinds_of_correction(findings.corrections),
-        ("mixed", "Mixed formats"): mixed_formats(findings.mixed),
-        ("claims", "Claims"): evidence.claims(findings.verdicts),
-        ("scorecard", "Beside the published numbers"): evidence.scorecard(
-            findings.scorecard, findings.orderings, findings.beside
-        ),
-        ("seeds", "Spread over seeds"): evidence.spreads(findings.spreads),
-        ("fingerprint", "Which conventions are the papers'?"): evidence.fingerprint(findings.candidates),
-        ("massive", "Massive activations"): massive(measured, changes),
-        ("figures", "Figures"): "".join(_figure(figure, folder) for figure in figures if figure.stem not in FIRST),
-        ("cells", "All cells"): cells.all_cells(results, changes, fronts(measured), shares),
-        ("tasks", "Tasks of lm-eval"): tasks(measured, changes),
+    sections = _sections(study, results, changes, findings, figures, folder)
+    sections |= {
         ("stages", "What it took"): _stages(stages),
         ("files", "Where the numbers are"): _files(study, findings, imported),
     }
@@ -110,6 +95,36 @@ def render(
         provenance=jobs.packed(results, job_files, folder),
         foot=_foot(study, job_files),
     )
+
+
+def _sections(
+    study: Study,
+    results: list[CellResult],
+    changes: dict[Cell, Change],
+    findings: Findings,
+    figures: list[Figure],
+    folder: Path,
+) -> dict[tuple[str, str], str]:
+    """What the numbers say, section by section: anchor and title → body, "" where there is nothing to show."""
+    measured = [result for result in results if not result.derived]
+    shares = {result.cell: rank_share(study, result.cell) for result in results}
+    first = "".join(drawn(figure, folder) for figure in figures if figure.stem in FIRST)
+    return {
+        ("sizes", "Quality and size"): first + advice.by_model(measured, changes, findings.advice),
+        ("take", "Take it away"): take_away.chosen(findings.choices),
+        ("corrections", "Kinds of correction"): kinds_of_correction(findings.corrections),
+        ("mixed", "Mixed formats"): mixed_formats(findings.mixed),
+        ("claims", "Claims"): evidence.claims(findings.verdicts),
+        ("scorecard", "Beside the published numbers"): evidence.scorecard(
+            findings.scorecard, findings.orderings, findings.beside
+        ),
+        ("seeds", "Spread over seeds"): evidence.spreads(findings.spreads),
+        ("fingerprint", "Which conventions are the papers'?"): evidence.fingerprint(findings.candidates),
+        ("massive", "Massive activations"): massive(measured, changes),
+        ("figures", "Figures"): "".join(drawn(figure, folder) for figure in figures if figure.stem not in FIRST),
+        ("cells", "All cells"): cells.all_cells(results, changes, fronts(measured), shares),
+        ("tasks", "Tasks of lm-eval"): tasks(measured, changes),
+    }
 
 
 def _beside(name: str) -> str:
@@ -269,37 +284,6 @@ def _named(keys: list[str]) -> str:
     """The keys of a few cells, and how many more there are."""
     rest = f" and {len(keys) - NAMED} more (see the table)" if len(keys) > NAMED else ""
     return ", ".join(f"<code>{escape(key)}</code>" for key in keys[:NAMED]) + rest
-
-
-def _figure(figure: Figure, folder: Path) -> str:
-    """A figure with what it shows, its caption, and links to its files and to those with further models."""
-    shown, *further = figure.files
-    # As a data URI an SVG stays sharp and shares no ids or styles with the page.
-    image = _uri((folder / "figures" / f"{shown}.svg").read_text(encoding="utf-8"))
-    finding = f"<b>{escape(figure.finding)}</b> " if figure.finding else ""
-    more = f" Further models: {', '.join(_links(file) for file in further)}." if further else ""
-    picture = f'<img alt="{escape(figure.finding or figure.title)}" src="data:image/svg+xml,{image}">'
-    return (
-        f'<figure id="figure-{figure.stem}">{region(picture, figure.title)}'
-        f"<figcaption>{finding}{escape(figure.caption)} {_links(shown)}{more}</figcaption></figure>"
-    )
-
-
-def _uri(svg: str) -> str:
-    """A drawing as the rest of a data URI, without what nobody sees: comments, line ends, and digits below a hundredth."""
-    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    text = re.sub(r"\s+", " ", text).replace("> <", "><")
-    text = re.sub(r' id="[a-zA-Z.]+[0-9]*_[0-9]+"', "", text)  # of groups, which nothing refers to
-    parts = re.split(r'( (?:x|y|d)="[^"]*")', text)
-    parts[1::2] = [re.sub(r"(\.\d\d)\d+", r"\1", part) for part in parts[1::2]]
-    encoded = "".join(parts).replace('"', "'").replace("%", "%25").replace("#", "%23").replace("http:", "http%3A")
-    return encoded.replace("&", "&amp;")  # all that has to be escaped between double quotes, of which there are none left
-
-
-def _links(file: str) -> str:
-    """Links to a drawing; they say which one."""
-    name = file.replace("/", " ")
-    return " ".join(f'<a href="figures/{file}.{kind}">{name} as {kind.upper()}</a>' for kind in ("svg", "png"))
 
 
 def _stages(stages: list[dict]) -> str:
