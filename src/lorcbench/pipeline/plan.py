@@ -8,7 +8,7 @@ import shutil
 import statistics
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -277,12 +277,16 @@ def _seconds(
     return (_START + job.takes.operations / rate) * corrected.get(job.stage, 1.0)
 
 
-def expected_seconds(stage: str, names: Wildcards, takes: Estimate, runtime: RuntimeConfig) -> float:
-    """The time of a job as computed, by what was measured of this machine before; nothing is measured for it."""
+def known_machine() -> Machine:
+    """One core of this machine as it was measured before, or as any is; nothing is measured for it."""
     rates = of_machine.known()
-    machine = Machine(1, 0.0, 0.0, USUAL_RATE)
-    if rates:
-        machine = replace(machine, rate=_SHARE_OF_PRODUCTS * rates.float32, bfloat16_gain=rates.bfloat16_gain)
+    if rates is None:
+        return Machine(1, 0.0, 0.0, USUAL_RATE)
+    return Machine(1, 0.0, 0.0, _SHARE_OF_PRODUCTS * rates.float32, bfloat16_gain=rates.bfloat16_gain)
+
+
+def expected_seconds(stage: str, names: Wildcards, takes: Estimate, runtime: RuntimeConfig, machine: Machine) -> float:
+    """The time of a job as computed, on `known_machine`."""
     return _seconds(PlannedJob(stage, names, False, takes), runtime, machine)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from lorcbench.common.gpus import CUDA, Choice
@@ -53,13 +54,18 @@ class Resources:
 
         return ask
 
+    @cached_property
+    def _machine(self) -> plan.Machine:
+        """Read once: a study may have thousands of jobs."""
+        return plan.known_machine()
+
     def seconds(self, stage: str, wildcards: Any) -> float:
         """Seconds that the plan gives a job of a rule on this machine; a guess for one that is in no plan."""
         if stage not in _COMPUTING:
             return _GUESSED.get(stage, 2.0)
         module, names = STAGES[stage].module, Wildcards.of(wildcards)
         takes = self._takes(module, names)
-        return plan.expected_seconds(module, names, takes, self._runtime) if takes else _GUESSED["unknown"]
+        return plan.expected_seconds(module, names, takes, self._runtime, self._machine) if takes else _GUESSED["unknown"]
 
     def _takes(self, stage: str, wildcards: Any) -> Estimate | None:
         """None for a model of unknown shape."""
