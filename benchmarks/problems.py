@@ -32,8 +32,15 @@ GROUPS = {"qkv": ("q", "k", "v"), "out": ("out",), "fc1": ("fc1",), "fc2": ("fc2
 SIZES = {**dict.fromkeys(("q", "k", "v", "out", "fc2"), HIDDEN), "fc1": FFN}
 
 
+def hessian(generator: torch.Generator, width: int) -> torch.Tensor:
+    """E[xᵀx] (width, width) of correlated inputs, with a spectrum that falls as 1/k."""
+    x = torch.randn(width, width, generator=generator) * torch.arange(1, width + 1).float().rsqrt()
+    x = x @ torch.randn(width, width, generator=generator) / width**0.5
+    return x.T @ x / width
+
+
 def problems(bench: Path, scale: int) -> dict[str, torch.Tensor]:
-    """Weights by linear and Hessians ``H.GROUP`` by input; inputs are correlated, with a spectrum that falls as 1/k.
+    """Weights by linear and Hessians ``H.GROUP`` by input; as `hessian` makes them.
 
     Args:
         scale: divides the shape; 1 is OPT-1.3b's.
@@ -44,9 +51,7 @@ def problems(bench: Path, scale: int) -> dict[str, torch.Tensor]:
         made = {}
         for group, names in GROUPS.items():
             width = (FFN if group == "fc2" else HIDDEN) // scale
-            x = torch.randn(width, width, generator=generator) * torch.arange(1, width + 1).float().rsqrt()
-            x = x @ torch.randn(width, width, generator=generator) / width**0.5
-            made[f"H.{group}"] = x.T @ x / width
+            made[f"H.{group}"] = hessian(generator, width)
             for name in names:
                 made[name] = matrix(generator, (SIZES[name] // scale, width), heavy_tails=True)
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from lorcbench.common.artifacts import read_json, write_json, write_shard
 from lorcbench.common.paths import Wildcards
 from lorcbench.jobs import variants
 from lorcbench.jobs.job import Job
+from lorcbench.jobs.shards import Shards
 from lorcbench.jobs.variants import MEASURED, VariantsFailed
 from lorcbench.stages import evaluate
 from lorcbench.stages import lorc as lorc_stage
@@ -28,6 +30,7 @@ pytestmark = pytest.mark.slow
 MODEL = ["model=folder", "model.name=tiny", "model.path=unused", "eval=stdlib"]
 RECIPE = ["method=rtn", "calibration=stdlib", "weight=w3-asym-g8"]
 RANKS = "variants=[r0,plain-int8/r2,plain-int8/r4]"
+ONE_AT_A_TIME = ("runtime.hidden_gib=1e-9",)  # no two ranks may walk together then
 FOLDER = EVALUATE.folder(Wildcards(**NAMES | {"method": "rtn", "weight": "w3-asym-g8", "protocol": "stdlib"}))
 KILLER = Path(__file__).parents[1] / "support/killed.py"
 
@@ -72,8 +75,8 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(quantized, what):
     assert said["others"] == []
 
 
-def measured(*ranks: str) -> dict:
-    evaluate.main(Job("evaluate", [*MODEL, *RECIPE, f"variants=[{','.join(ranks)}]"]))
+def measured(*ranks: str, settings: tuple[str, ...] = ()) -> dict:
+    evaluate.main(Job("evaluate", [*MODEL, *RECIPE, f"variants=[{','.join(ranks)}]", *settings]))
     return read_json(FOLDER / "result.json", EVALUATE.kind)
 
 
@@ -85,11 +88,15 @@ def failing(monkeypatch, variant: str, error: BaseException) -> list[str]:
         def opened(job: Job):
             measure = open_model(job)
 
-            def tried(name: str) -> dict:
-                begun.append(name)
-                if name == variant:
-                    raise error
-                return measure(name)
+            def tried(names: list[str]):
+                for name in names:
+                    begun.append(name)
+                    if name != variant:
+                        yield from measure([name])
+                    elif isinstance(error, Exception):
+                        yield name, error
+                    else:
+                        raise error
 
             return tried
 
@@ -119,6 +126,37 @@ def test_a_rank_that_was_measured_is_not_measured_again_when_the_job_ended_witho
     assert not (FOLDER / MEASURED).exists()
 
 
+def test_ranks_that_walk_together_have_the_same_bytes_as_alone_and_read_each_block_once(quantized, monkeypatch):
+    quantized(6)
+    ranks, read = ("r0", "plain-int8/r2", "plain-int8/r4"), []
+    original = Shards.block
+    monkeypatch.setattr(Shards, "block", lambda self, index: read.append((self.folder, index)) or original(self, index))
+    measured(*ranks)
+    together, bytes_together = Counter(read), (FOLDER / "result.json").read_bytes()
+    assert set(together.values()) == {1} and len(together) == 2 * tiny.LAYERS  # codes, and factors of both ranks
+    (FOLDER / "result.json").unlink()
+    read.clear()
+    measured(*ranks, settings=ONE_AT_A_TIME)
+    assert max(Counter(read).values()) == len(ranks)
+    assert (FOLDER / "result.json").read_bytes() == bytes_together
+
+
+@pytest.mark.parametrize("damaged", [0, tiny.LAYERS - 1])
+def test_a_rank_whose_factors_are_damaged_takes_none_with_it_that_walks_beside(quantized, damaged):
+    quantized(6)
+    lorc_stage.main(Job("lorc", [*MODEL[:3], *RECIPE, "lorc=plain-fp16", "cap=32"]))
+    whole = measured("r0", "plain-int8/r2")["variants"]
+    (FOLDER / "result.json").unlink()
+    (shard,) = Path("results/cache/lorc").glob(f"**/plain-fp16/cap32/block{damaged:03d}.safetensors")
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(VariantsFailed, match=r"plain-fp16/r2: ArtifactError: .*block") as failed:
+        measured("r0", "plain-fp16/r2", "plain-int8/r2")
+    assert list(failed.value.variants) == ["plain-fp16/r2"]
+    assert read_json(FOLDER / "result.json", EVALUATE.kind)["variants"] == whole
+
+
 def test_what_was_measured_of_other_inputs_or_is_damaged_is_measured_again(quantized, monkeypatch):
     quantized(6)
     whole = measured("r0", "plain-int8/r2")
@@ -133,14 +171,19 @@ def test_what_was_measured_of_other_inputs_or_is_damaged_is_measured_again(quant
 
 
 def test_the_terminal_says_which_rank_and_which_block_and_how_long_it_will_take(quantized, monkeypatch, capsys):
-    from lorcbench.jobs import job
+    from lorcbench.jobs import progress
 
     quantized(6)
-    monkeypatch.setattr(job, "_PROGRESS_EVERY", 0)
-    monkeypatch.setattr(job, "_PROGRESS_PART", 0)
+    monkeypatch.setattr(progress, "_EVERY", 0)
+    monkeypatch.setattr(progress, "_PART", 0)
     measured("r0", "plain-int8/r2")
     lines = [line for line in capsys.readouterr().err.splitlines() if "block" in line]
     start = "[evaluate tiny rtn w3-asym-g8] rank"
+    assert lines[0].startswith(f"{start}s 1 to 2 of 2, block 0/{tiny.LAYERS}, ")
+    assert any(line.startswith(f"{start}s 1 to 2 of 2, block 2/{tiny.LAYERS}, ") for line in lines)
+    (FOLDER / "result.json").unlink()
+    measured("r0", "plain-int8/r2", settings=ONE_AT_A_TIME)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "block" in line]
     assert lines[0].startswith(f"{start} r0 (1 of 2), block 0/{tiny.LAYERS}, ")
     assert any(line.startswith(f"{start} plain-int8/r2 (2 of 2), block 2/{tiny.LAYERS}, ") for line in lines)
     assert all(line.endswith(" s left") and ", about " in line for line in lines[1:])

@@ -28,6 +28,10 @@ class ArtifactError(Exception):
     """A file is not what it should be: it is missing, damaged, or of another kind, format version or job."""
 
 
+# What one of several results of a job can fail with, so that the others are made all the same.
+FAILURES = (ArtifactError, ArithmeticError, ValueError, RuntimeError)
+
+
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no blanks, so that equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

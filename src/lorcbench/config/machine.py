@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lorcbench.common.digests import VERIFY
 from lorcbench.config.checks import ConfigError, one_of, positive
 
+_TOGETHER = 4  # part of `hidden_gib` that the ranks which walk together may take
 _EXPERIMENT = re.compile(r"(?!.*\.\.)[\w./+=,@-]{1,120}", re.ASCII)
 _TRACKING = re.compile(r"(https?://|(sqlite|postgresql|mysql|mssql)(\+\w+)?:/)[^@]+|databricks|environment")
 
@@ -24,6 +25,7 @@ class RuntimeConfig:
         threads: kernel threads. A fixed number, not the host's: sums change their last bits with it, so it is recorded.
         batch_tokens: tokens in one forward pass.
         hidden_gib: hidden states up to this size stay in memory, or in the GPU's; larger ones go to a file, or to the host.
+            Ranks whose hidden states take no more than a quarter of it walk through the model together.
         keep_minutes: an evaluation keeps its hidden states on disk about this often, so that one that is killed goes on there;
             null never. Once in the job's folder, and once more while they are written, they take as much as in memory.
         memory_gib: memory that the jobs of a local run may take together; null is nine tenths of the machine's.
@@ -56,6 +58,14 @@ class RuntimeConfig:
             raise ConfigError(
                 f"runtime.bootstrap={self.bootstrap}: expected 2000, without effect: intervals need no resampling"
             )
+
+    def ranks_together(self, ranks: int, size: float) -> int:
+        """How many of some ranks an evaluation takes through the model at a time: at least one.
+
+        Args:
+            size: bytes of the hidden states and the logits of one.
+        """
+        return max(1, min(ranks, int(self.hidden_gib * 2**30 / _TOGETHER / size)))
 
 
 @dataclass

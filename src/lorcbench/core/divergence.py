@@ -9,6 +9,7 @@ With p = softmax(full), the model's at full precision, and q = softmax(logits), 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,19 +43,30 @@ def token_scores(logits: torch.Tensor, full: torch.Tensor, labels: torch.Tensor)
     Returns:
         The loss is `cross_entropy(logits, labels)` to the last bit. What rounding makes of a divergence near 0 (-1e-6) is 0.
     """
-    rows = max(1, _IN_CACHE // logits.shape[1]) if logits.device.type == "cpu" else _ROWS_ON_GPU
-    pieces = [_piece_scores(*piece) for piece in zip(logits.split(rows), full.split(rows), labels.split(rows), strict=True)]
-    return TokenScores(*map(torch.cat, zip(*pieces, strict=True)))
+    return scores_of_all([logits], full, labels)[0]
 
 
-def _piece_scores(logits: torch.Tensor, full: torch.Tensor, labels: torch.Tensor) -> TokenScores:
-    """As `token_scores`, of so few tokens that what is made on the way stays in the cache."""
-    agree = (most_likely(logits) == most_likely(full)).float()
-    log_q, log_p = logits.log_softmax(-1), full.log_softmax(-1)
-    nll = -log_q.gather(1, labels[:, None])[:, 0]
-    difference = torch.sub(log_p, log_q, out=log_q)
-    kl = log_p.exp_().mul_(difference).sum(-1).clamp_(min=0)
-    return TokenScores(nll, kl, agree)
+def scores_of_all(logits: Sequence[torch.Tensor], full: torch.Tensor, labels: torch.Tensor) -> list[TokenScores]:
+    """`token_scores` of several cells, for which the predictions at full precision are made once."""
+    rows = max(1, _IN_CACHE // full.shape[1]) if full.device.type == "cpu" else _ROWS_ON_GPU
+    split = zip(full.split(rows), labels.split(rows), *(own.split(rows) for own in logits), strict=True)
+    of_pieces = [_piece_scores(own, of_full, of_labels) for of_full, of_labels, *own in split]
+    return [TokenScores(*map(torch.cat, zip(*pieces, strict=True))) for pieces in zip(*of_pieces, strict=True)]
+
+
+def _piece_scores(logits: Sequence[torch.Tensor], full: torch.Tensor, labels: torch.Tensor) -> list[TokenScores]:
+    """As `scores_of_all`, of so few tokens that what is made on the way stays in the cache."""
+    most_likely_full, log_p = most_likely(full), full.log_softmax(-1)
+    p = log_p.exp()
+    scores = []
+    for own in logits:
+        agree = (most_likely(own) == most_likely_full).float()
+        log_q = own.log_softmax(-1)
+        nll = -log_q.gather(1, labels[:, None])[:, 0]
+        difference = torch.sub(log_p, log_q, out=log_q)
+        kl = difference.mul_(p).sum(-1).clamp_(min=0)
+        scores.append(TokenScores(nll, kl, agree))
+    return scores
 
 
 def most_likely(logits: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -47,11 +50,17 @@ class Factors:
         self.rank = rank
         self.digest = self.shards.result["digest"]
 
-    def block(self, index: int, architecture: Architecture) -> tuple[dict[str, torch.Tensor], int]:
-        """B·A (out, in) float32 of every linear of block `index`, and the bits that their factors take at this rank."""
+    def block(
+        self, index: int, architecture: Architecture, read: Callable[[int], dict] | None = None
+    ) -> tuple[dict[str, torch.Tensor], int]:
+        """B·A (out, in) float32 of every linear of block `index`, and the bits that their factors take at this rank.
+
+        Args:
+            read: used instead of reading the shard, for ranks that share one.
+        """
         # ``fc1.B`` and ``fc1.A`` of the shard → ``B`` and ``A`` of ``fc1``.
         stored: dict[str, dict[str, torch.Tensor]] = {}
-        for name, tensor in self.shards.block(index).items():
+        for name, tensor in (read or self.shards.block)(index).items():
             matrix, _, part = name.rpartition(".")
             stored.setdefault(matrix, {})[part] = tensor.to(self.device)
         ranks = {matrix: self._rank(index, matrix) for matrix in stored}
@@ -97,10 +106,31 @@ def _quantized(
     return QuantizedModel(names, fmt, device)
 
 
+class _Latest:
+    """What the ranks of one cell read: each source keeps the block that was read last, as soon as there are two ranks."""
+
+    def __init__(self) -> None:
+        self.ranks = 1
+        self._blocks: dict[Path, tuple[int, dict]] = {}
+
+    def block(self, folder: Path, read: Callable[[int], dict], index: int) -> dict:
+        """What `read` says of block `index` of the shards in a folder."""
+        if self.ranks == 1:
+            return read(index)
+        if self._blocks.get(folder, (None,))[0] != index:
+            self._blocks.pop(folder, None)  # the one before is freed first
+            self._blocks[folder] = index, read(index)
+        return self._blocks[folder][1]
+
+
 class CellWeights:
     """What the blocks of one cell hold: Ŵ, or Ŵ + B·A, and trained biases and norms; full precision keeps the checkpoint's.
 
     The correction is added in float32 before the weight is rounded to the forward's type: x Ŵᵀ + x Aᵀ Bᵀ up to rounding.
+
+    Args:
+        beside: the same cell at another rank. What both need of a block is read and unpacked once, if the one asks for it next
+            after the other.
     """
 
     def __init__(
@@ -111,9 +141,12 @@ class CellWeights:
         lorc_name: str,
         rank: int,
         device: str = "cpu",
+        beside: CellWeights | None = None,
     ) -> None:
         self.checkpoint = checkpoint
-        self.quantized = _quantized(names, fmt, checkpoint, device)
+        self.quantized = beside.quantized if beside else _quantized(names, fmt, checkpoint, device)
+        self._latest = beside._latest if beside else _Latest()
+        self._latest.ranks += beside is not None
         ranks = self.quantized.shards.result.get("ranks") if self.quantized else None
         self.factors = Factors(names, lorc_name, rank, device, ranks) if rank else None
         if self.quantized:
@@ -127,10 +160,12 @@ class CellWeights:
         """What to install into block `index`: weights (out, in) float32 by linear, trained parameters by full name."""
         if self.quantized is None:
             return {}
-        weights = self.quantized.block(index)
+        weights = self._latest.block(self.quantized.shards.folder, self.quantized.block, index)
         if self.factors is None:
             return weights
-        corrections, bits = self.factors.block(index, self.checkpoint.architecture)
+        shards = self.factors.shards
+        stored = partial(self._latest.block, shards.folder, shards.block)
+        corrections, bits = self.factors.block(index, self.checkpoint.architecture, stored)
         self._factor_bits += bits
         return weights | {name: weights[name] + correction for name, correction in corrections.items()}
 

@@ -31,13 +31,12 @@ from lorcbench.config.recipes import LorcConfig
 from lorcbench.config.schema import ModelConfig, RuntimeConfig, TrackingConfig
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.jobs import devices, records
+from lorcbench.jobs.progress import Progress, Ranks
 from lorcbench.jobs.threads import kernel_threads
 from lorcbench.study import meaning
 from lorcbench.study.stages import HARNESS, LORC, ON_DEVICE, QUANTIZE, Stage, StageJob
 
 Explain = Callable[["Job", BaseException], str | None]
-_PROGRESS_EVERY = 5.0  # seconds between progress lines, at least
-_PROGRESS_PART = 0.01  # of the time so far, between them
 
 
 class Job:
@@ -82,9 +81,8 @@ class Job:
         self._kind = ""
         self._inputs: dict[str, str] = {}
         self._slots: Slots | None = None
-        # Of a stage that measures ranks one after another: how many it has done, of how many, and which is next.
-        self.rank = (0, 1, "")
-        self._first = self._latest = None  # (part that is done, when) at the first call of `progress`, and at the latest line
+        self.ranks = Ranks()
+        self._progress = Progress(self.started)
 
     # What it was told
 
@@ -236,25 +234,13 @@ class Job:
         """Say where a long stage is, on the terminal and in the log: every few seconds, and of one that takes hours less often.
 
         Args:
-            done: of `total` steps, with the part of the step under way; of one rank, if the stage measures several.
+            done: of `total` steps, with the part of the step under way; of `ranks`, if the stage measures several.
             what: a step is.
         """
-        now = time.monotonic()
-        measured, ranks, name = self.rank
-        part = (measured + done / total) / ranks
-        if self._first is None:
-            self._first = self._latest = (part, now)
-        between = max(_PROGRESS_EVERY, _PROGRESS_PART * (now - self.started))
-        if now - self._latest[1] < between and part < 1:
-            return
-        self._latest = (part, now)
-        progressed, seconds = part - self._first[0], now - self._first[1]
-        left = f", about {seconds / progressed * (1 - part):.0f} s left" if progressed else ""
-        rank = f"rank {name} ({measured + 1} of {ranks}), " if ranks > 1 else ""
-        line = f"{rank}{what} {int(done)}/{total}, {now - self.started:.0f} s{left}"
-        self.log(line)
-        if part < 1:
-            self.say(line)
+        if line := self._progress.line(self.ranks, done, total, what):
+            self.log(line.text)
+            if not line.is_last:
+                self.say(line.text)
 
     def say(self, line: str) -> None:
         """One line on the terminal, after the job's title."""

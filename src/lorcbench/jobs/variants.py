@@ -6,17 +6,19 @@ a job that fails or is killed; so what a job has measured lies beside its result
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from lorcbench.common.artifacts import ArtifactError, fingerprint, read_json, write_json
+from lorcbench.common.artifacts import FAILURES, ArtifactError, fingerprint, read_json, write_json
 from lorcbench.common.gpus import AUTO, CPU, CUDA
 from lorcbench.common.versions import code_version
 from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
 from lorcbench.jobs.job import Job
+from lorcbench.jobs.progress import Ranks
 from lorcbench.study.stages import LORC, PREPARE, QUANTIZE
 
+Found = Iterable[tuple[str, dict | Exception]]  # variant → its entry, or why there is none
 MEASURED = "measured.json"  # in the folder of a job that measures several ranks: those that are done, while it is at work
 
 
@@ -34,7 +36,23 @@ def split(variant: str) -> tuple[str, int]:
     return (lorc, int(rank)) if lorc else ("none", 0)
 
 
-def bring_up_to_date(job: Job, settings: dict, about: dict, open_model: Callable[[Job], Callable[[str], dict]]) -> None:
+def one_by_one(job: Job, measure: Callable[[str], dict]) -> Callable[[list[str]], Found]:
+    """What `bring_up_to_date` calls, of a function that measures one variant."""
+
+    def measured(variants: list[str]) -> Iterator[tuple[str, dict | Exception]]:
+        for number, variant in enumerate(variants):
+            job.ranks = Ranks(number, number + 1, len(variants), variant)
+            try:
+                entry = measure(variant)
+            except FAILURES as error:
+                yield variant, error
+            else:
+                yield variant, entry
+
+    return measured
+
+
+def bring_up_to_date(job: Job, settings: dict, about: dict, open_model: Callable[[Job], Callable[[list[str]], Found]]) -> None:
     """Bring the result file in the job's folder up to the variants asked for.
 
     Every number depends on what the job uses, on its checkpoint, weights and factors.
@@ -42,7 +60,8 @@ def bring_up_to_date(job: Job, settings: dict, about: dict, open_model: Callable
     Args:
         settings: what the numbers depend on besides inputs and code.
         about: what else the result says of all its numbers.
-        open_model: loads the model and returns a function variant → entry; called only if something is missing.
+        open_model: loads the model and returns a function that measures variants, in any order; called only if something is
+            missing. What it has found of one is written before the next one is asked for.
 
     Raises:
         VariantsFailed: after all others were measured and written.
@@ -73,16 +92,14 @@ def bring_up_to_date(job: Job, settings: dict, about: dict, open_model: Callable
     missing = [variant for variant in missing if variant not in measured]
     on_device = {"device": CUDA} if job.device == CUDA else {}
     failures = {}
-    measure = open_model(job) if missing else None
-    for number, variant in enumerate(missing):
-        job.rank = (number, len(missing), variant)
-        try:
-            measured[variant] = {"identity": marks[variant], **on_device, **measure(variant)}
-        except (ArtifactError, ArithmeticError, ValueError, RuntimeError) as error:
-            failures[variant] = job.reason(error)
+    for number, (variant, found) in enumerate(open_model(job)(missing) if missing else ()):
+        if isinstance(found, Exception):
+            failures[variant] = job.reason(found)
+        else:
+            measured[variant] = {"identity": marks[variant], **on_device, **found}
         if len(missing) > 1:
             write_json(job.folder / MEASURED, MEASURED, {"variants": measured})
-        job.rank = (0, 1, "")
+        job.ranks = Ranks()
         job.progress(number + 1, len(missing), "rank")
     job.log(f"measured {missing}, failed {sorted(failures)}")
     job.finish(identity, {**about, "variants": kept | measured})

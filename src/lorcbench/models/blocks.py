@@ -30,12 +30,12 @@ from torch import nn
 from torch.func import functional_call
 
 from lorcbench.common.process import give_back_memory
-from lorcbench.core.divergence import TokenScores, token_scores
+from lorcbench.core.divergence import TokenScores, scores_of_all
 from lorcbench.models.checkpoint import Checkpoint, CheckpointError
 from lorcbench.models.network import Arguments, StandIn, empty_network, logits, plain_linears, replaced
 from lorcbench.models.numpy_linears import NumPyLinears
 
-_SCORED_AT_ONCE = 512  # tokens whose logits exist together: with a vocabulary of 250,880 they take 0.5 GB
+SCORED_AT_ONCE = 512  # tokens whose logits exist together: with a vocabulary of 250,880 they take 0.5 GB
 
 
 class BlockWalk:
@@ -313,7 +313,7 @@ class BlockWalk:
         losses = torch.empty(len(tokens), dtype=torch.float32)
         for batch, states in self.fetched(hidden):
             ids = tokens[batch].to(self.device)
-            labels = ids[:, 1:].flatten().split(_SCORED_AT_ONCE)
+            labels = ids[:, 1:].flatten().split(SCORED_AT_ONCE)
             token_losses = [
                 nn.functional.cross_entropy(part, label, reduction="none")
                 for part, label in zip(self._logits(states, ids), labels, strict=True)
@@ -322,21 +322,27 @@ class BlockWalk:
         return losses
 
     @torch.no_grad()
-    def compare(self, hidden: torch.Tensor, tokens: torch.Tensor, full: Callable[[slice], torch.Tensor]) -> TokenScores:
+    def compare(
+        self, hidden: Sequence[torch.Tensor], tokens: torch.Tensor, full: Callable[[slice], torch.Tensor]
+    ) -> list[TokenScores]:
         """Loss of each window as `score` has it, and how far its predictions are from full precision's; means over its tokens.
 
         Args:
+            hidden: of each model that is compared, the output of its last block, (n, length, hidden).
             full: slice of the windows → their final hidden states (m, length, hidden) at full precision, on the host.
         """
         self.move_outside(self.device)
-        scores = TokenScores(*(torch.empty(len(tokens), dtype=torch.float32) for _ in TokenScores._fields))
-        for batch, states in self.fetched(hidden):
+        scores = [TokenScores(*(torch.empty(len(tokens)) for _ in TokenScores._fields)) for _ in hidden]
+        for batches in zip(*map(self.fetched, hidden), strict=True):
+            batch = batches[0][0]
             ids = tokens[batch].to(self.device)
-            labels = ids[:, 1:].flatten().split(_SCORED_AT_ONCE)
-            both = zip(self._logits(states, ids), self._logits(full(batch).to(self.device), ids), labels, strict=True)
-            parts = [token_scores(*logits_and_labels) for logits_and_labels in both]
-            for windows, of_parts in zip(scores, zip(*parts, strict=True), strict=True):
-                windows[batch] = _window_means(of_parts, len(ids))
+            labels = ids[:, 1:].flatten().split(SCORED_AT_ONCE)
+            own = zip(*(self._logits(states, ids) for _, states in batches), strict=True)
+            parts = zip(own, self._logits(full(batch).to(self.device), ids), labels, strict=True)
+            of_parts = [scores_of_all(*part) for part in parts]
+            for of_model, of_its_parts in zip(scores, zip(*of_parts, strict=True), strict=True):
+                for windows, values in zip(of_model, zip(*of_its_parts, strict=True), strict=True):
+                    windows[batch] = _window_means(values, len(ids))
         return scores
 
     def _logits(self, states: torch.Tensor, ids: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -347,7 +353,7 @@ class BlockWalk:
         with self.stand_ins(states):
             output = self.model.base_model(input_ids=ids, use_cache=False)
         head_inputs = output.last_hidden_state[:, :-1].flatten(0, 1)  # (m, length - 1, hidden) → (tokens, hidden)
-        for part in head_inputs.split(_SCORED_AT_ONCE):
+        for part in head_inputs.split(SCORED_AT_ONCE):
             with NumPyLinears():
                 of_part = logits(self.model, output, part).float()
             yield of_part

@@ -1,4 +1,4 @@
-"""The loss of each window of a cell, and how far its predictions are from full precision's, by the block walk."""
+"""The loss of each window of a cell, and how far its predictions are from full precision's, by the block walk, at all ranks."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from lorcbench.common.artifacts import FAILURES
 from lorcbench.core.formats import ActivationFormat
-from lorcbench.models.blocks import BlockWalk
+from lorcbench.models.blocks import SCORED_AT_ONCE, BlockWalk
 from lorcbench.models.channels import largest_inputs, unevenness
 from lorcbench.models.states import KeptStates
 from lorcbench.models.surgery import install_weights, rounded_inputs
 
 Scores = dict[str, dict[str, list[float]]]  # what is measured → corpus → one number per window
+WeightsOf = Callable[[int], dict[str, torch.Tensor]]  # index of a block → what to install into it
 
 
 def window_losses(*args: Any, **named: Any) -> dict[str, list[float]]:
@@ -25,76 +27,137 @@ def window_losses(*args: Any, **named: Any) -> dict[str, list[float]]:
 
 
 def window_scores(
+    walk: BlockWalk, windows: dict[str, torch.Tensor], weights_of_block: WeightsOf, *args: Any, **named: Any
+) -> Scores:
+    """`scores_of_ranks` of one model alone.
+
+    Raises:
+        ArithmeticError: a number is NaN or infinite; and whatever `weights_of_block` raises.
+    """
+    (scores,) = scores_of_ranks(walk, windows, {"": weights_of_block}, *args, **named).values()
+    if isinstance(scores, Exception):
+        raise scores
+    return scores
+
+
+def scores_of_ranks(
     walk: BlockWalk,
     windows: dict[str, torch.Tensor],
-    weights_of_block: Callable[[int], dict[str, torch.Tensor]],
+    weights_of_block: dict[str, WeightsOf],
     activation: ActivationFormat,
     channels: dict[str, list[dict]] | None = None,
     kept: KeptStates | None = None,
     progress: Callable[[float, int], None] = lambda done, total: None,
     full: Callable[[str, slice], torch.Tensor] | None = None,
     store: Callable[[dict[str, torch.Tensor]], None] = lambda hidden: None,
-) -> Scores:
-    """What is measured of each test window, by corpus: a mean over its tokens.
+) -> dict[str, Scores | Exception]:
+    """What is measured of each test window at every rank of a model, by corpus: a mean over its tokens.
 
     That is ``nll``, the loss in nats per token; with `full` also ``kl``, the divergence of the predictions from full
     precision's in nats per token, and ``agree``, the share of tokens that both models hold for the most likely one.
 
+    All ranks walk together, each with hidden states of its own, so that a block is loaded once and full precision's predictions
+    are made once. The numbers of a rank do not depend on the others, to the last bit, and what fails at one rank stands in its
+    place: an ArithmeticError if a number is NaN or infinite, and what its `weights_of_block` raises.
+
     Args:
         windows: token windows (n, length) of each corpus; all corpora pass through a block while it is loaded.
-        weights_of_block: index of a block → the tensors to install into it: weights (out, in) by the name of their linear,
-            others by their full name. Asked for every block, also for those that a killed walk had passed.
+        weights_of_block: of each rank, index of a block → the tensors to install into it: weights (out, in) by the name of
+            their linear, others by their full name, the same names at every rank. Asked for every block, also for those that
+            a killed walk had passed.
         activation: the format in which the inputs of the linears are rounded.
         channels: if given, what `lorcbench.models.channels.unevenness` says of each input over all windows is added: one entry
-            per block, by the first linear that reads that input.
+            per block, by the first linear that reads that input. For one rank alone.
         kept: where hidden states are kept, and what a killed walk left there, behind which this one goes on.
         progress: told how many blocks the windows have passed, with the part of the next one, and how many there are.
         full: corpus and slice of its windows → their final hidden states (m, length, hidden) at full precision.
-        store: given the final hidden states (n, length, hidden) of each corpus.
-
-    Raises:
-        ArithmeticError: a number is NaN or infinite.
+        store: given the final hidden states (n, length, hidden) of each corpus. For one rank alone.
     """
     first = [group[0] for group in walk.architecture.linears]
-    hidden = {corpus: walk.embed(tokens) for corpus, tokens in windows.items()}
-    start, notes = kept.restore(hidden) if kept else (0, None)
+    hidden = _embedded(walk, windows, list(weights_of_block))
+    failed: dict[str, Exception] = {}
+    every = {f"{rank} {corpus}": states for rank, of_rank in hidden.items() for corpus, states in of_rank.items()}
+    start, notes = kept.restore(every) if kept else (0, None)
+    del every
     for index in range(start):
-        weights_of_block(index)
+        for weights in weights_of_block.values():
+            weights(index)
     if start and channels is not None:
         channels.update(notes)
     progress(start, walk.depth)
-    count = sum(len(tokens) for tokens in windows.values())
+    count = sum(map(len, windows.values())) * len(weights_of_block)
     for index in range(start, walk.depth):
         with walk.block(index) as block:
-            install_weights(block, weights_of_block(index))
             watched = nullcontext({}) if channels is None else largest_inputs(block, first)
             counted = _counted(block, lambda share, index=index: progress(index + share, walk.depth), count)
             with watched as maxima, counted, rounded_inputs(block, walk.architecture.linear_names, activation):
-                for states in hidden.values():
-                    walk.advance(block, states)
+                for rank in list(hidden):
+                    try:
+                        install_weights(block, weights_of_block[rank](index))
+                        for states in hidden[rank].values():
+                            walk.advance(block, states)
+                    except FAILURES as error:
+                        failed[rank] = error
+                        del hidden[rank]
             for name, largest in maxima.items():
                 channels.setdefault(name, []).append(unevenness(largest))
         if kept:
-            kept.keep(index + 1, hidden, channels)
-    store(hidden)
-    scores: Scores = {}
+            every = {f"{rank} {corpus}": states for rank, of_rank in hidden.items() for corpus, states in of_rank.items()}
+            kept.keep(index + 1, every, channels)
+    for of_rank in hidden.values():
+        store(of_rank)
+    scores = _scored(walk, windows, hidden, full)
+    return {rank: failed.get(rank) or scores[rank] for rank in weights_of_block}
+
+
+def bytes_of_rank(walk: BlockWalk, windows: dict[str, torch.Tensor]) -> int:
+    """What `scores_of_ranks` holds of each rank: the hidden states of all windows, and logits."""
+    config = walk.model.config.get_text_config(decoder=True)
+    states = sum(tokens.numel() for tokens in windows.values()) * config.hidden_size * walk.dtype.itemsize
+    return states + SCORED_AT_ONCE * config.vocab_size * 4
+
+
+def _embedded(walk: BlockWalk, windows: dict[str, torch.Tensor], ranks: list[str]) -> dict[str, dict[str, torch.Tensor]]:
+    """The hidden states that enter block 0, by rank and corpus: each rank's own."""
+    first = {corpus: walk.embed(tokens) for corpus, tokens in windows.items()}
+    others = {
+        rank: {corpus: walk.buffer(*states.shape).copy_(states) for corpus, states in first.items()} for rank in ranks[1:]
+    }
+    return {ranks[0]: first, **others}
+
+
+def _scored(
+    walk: BlockWalk,
+    windows: dict[str, torch.Tensor],
+    hidden: dict[str, dict[str, torch.Tensor]],
+    full: Callable[[str, slice], torch.Tensor] | None,
+) -> dict[str, Scores | Exception]:
+    """What is measured of the final hidden states of each rank; the error of one that is no number."""
+    scores: dict[str, Scores | Exception] = {rank: {} for rank in hidden}
     for corpus, tokens in windows.items():
+        states = [of_rank[corpus] for of_rank in hidden.values()]
         if full is None:
-            of_corpus = {"nll": walk.score(hidden[corpus], tokens)}
+            measured = [{"nll": walk.score(own, tokens)} for own in states]
         else:
-            of_corpus = walk.compare(hidden[corpus], tokens, partial(full, corpus))._asdict()
-        for name, values in of_corpus.items():
-            _check_finite(walk, corpus, name, values)
-            scores.setdefault(name, {})[corpus] = values.tolist()
+            measured = [found._asdict() for found in walk.compare(states, tokens, partial(full, corpus))]
+        for rank, of_rank in zip(hidden, measured, strict=True):
+            for name, values in of_rank.items():
+                if isinstance(scores[rank], Exception):
+                    break
+                if error := _not_finite(walk, corpus, name, values):
+                    scores[rank] = error
+                else:
+                    scores[rank].setdefault(name, {})[corpus] = values.tolist()
     return scores
 
 
-def _check_finite(walk: BlockWalk, corpus: str, name: str, values: torch.Tensor) -> None:
-    """Refuse windows of which something is no number."""
+def _not_finite(walk: BlockWalk, corpus: str, name: str, values: torch.Tensor) -> ArithmeticError | None:
+    """The error of windows of which something is no number, if there are any."""
     if count := int((~values.isfinite()).sum()):
         measured = {"nll": "loss"}.get(name, "divergence from full precision")
         overflow = f"a number is too large for {walk.dtype}, in which the model is evaluated"
-        raise ArithmeticError(f"corpus {corpus}: the {measured} of {count} windows is no number: {overflow}")
+        return ArithmeticError(f"corpus {corpus}: the {measured} of {count} windows is no number: {overflow}")
+    return None
 
 
 @contextmanager

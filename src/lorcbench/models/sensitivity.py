@@ -55,7 +55,7 @@ def divergences(
     found: list[dict[str, float]] = [{} for _ in range(walk.depth)]
     host = full.to("cpu")
     for done, (index, name) in enumerate(list(states)):
-        scores = walk.compare(states.pop((index, name)), windows, lambda batch: host[batch])
+        (scores,) = walk.compare([states.pop((index, name))], windows, lambda batch: host[batch])
         if not scores.kl.isfinite().all():
             raise ArithmeticError(f"block {index}, {name} quantized: a number is too large for {walk.dtype}")
         found[index][name] = float(scores.kl.double().mean())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from lorcbench.common.paths import Wildcards
@@ -86,7 +87,8 @@ def estimate(stage: str, shape: Shape, names: Wildcards, runtime: RuntimeConfig,
         return Estimate(_TRAINING + 3 * shape.block * 4 / MIB, _training(shape, names), written / MIB)
     if stage == "export":
         return _export(shape, names, runtime)
-    imports, peak, operations, disk = _STAGES.get(stage, _evaluate)(shape, names, runtime)
+    make = _STAGES.get(stage, partial(_evaluate, variants=variants))
+    imports, peak, operations, disk = make(shape, names, runtime)
     if stage in ("evaluate", "harness"):
         operations *= variants
     if runtime.device != "cuda":
@@ -268,8 +270,10 @@ def _distilled_lorc(
     return _MODEL, peak, takes.operations + 3 * passes * shape.forward(calibration.length), takes.disk
 
 
-def _evaluate(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> _Takes:
+def _evaluate(shape: Shape, names: Wildcards, runtime: RuntimeConfig, variants: int) -> _Takes:
     """Perplexity: the walk, a quantized block while it is decoded and corrected, and logits; those of full precision too.
+
+    Ranks that walk together have hidden states and logits of their own, and the decoded block is kept for the next of them.
 
     The evaluation of full precision itself writes its final hidden states.
     """
@@ -277,18 +281,22 @@ def _evaluate(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> _Takes:
     per_corpus = _WINDOWS // len(protocol.corpora)
     tokens = [protocol.window * (corpus.windows or protocol.max_windows or per_corpus) for corpus in protocol.corpora.values()]
     states = tuple(count * shape.hidden * ITEMSIZE[protocol.dtype] for count in tokens)
+    logits = SCORED_AT_ONCE * shape.vocabulary * 4
+    together = runtime.ranks_together(variants, sum(states) + logits)
+    states *= together
     walk = Walk(shape, runtime, protocol.dtype, protocol.window, states, names.activation != "a16")
     # Packed codes, and in float32 the weights, their corrections, and the sums of both.
     quantized = 0 if names.method == "none" else shape.block * (1 + 3 * 4)
     is_compared = full_precision(names) is not None
-    compared = walk.final if is_compared else 0
+    compared = walk.final * together + (together - 1) * logits if is_compared else 0
     peak = _Bytes(
-        cpu=walk.cpu + 4 * shape.block + SCORED_AT_ONCE * shape.vocabulary * 12,
+        cpu=walk.cpu + 4 * shape.block * min(together, 2) + logits * (2 + together),
         host=walk.host + walk.pinned(len(states)) + shape.block + compared / 4,
         gpu=walk.near,
         gpu_peaks=(walk.ends + compared, walk.block + walk.passing, walk.block + quantized),
     )
-    head = 2 * sum(tokens) * shape.hidden * shape.vocabulary * (2 if is_compared else 1)
+    # Full precision's logits are made once for all ranks that walk together; operations are those of one rank.
+    head = 2 * sum(tokens) * shape.hidden * shape.vocabulary * (1 + 1 / together if is_compared else 1)
     stored = sum(states) / MIB if protocol.divergence and not is_compared else 0
     return _MODEL, peak, shape.forward(sum(tokens)) + head, 1 + stored
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lorcbench.common.artifacts import fingerprint, read_json
+from lorcbench.common.artifacts import FAILURES, fingerprint, read_json
 from lorcbench.jobs.job import Job
-from lorcbench.jobs.variants import bring_up_to_date, mark, split
+from lorcbench.jobs.progress import Ranks
+from lorcbench.jobs.variants import Found, bring_up_to_date, mark, split
 from lorcbench.stages import run_by_old_name
 from lorcbench.study.graph import full_precision
 from lorcbench.study.stages import EVALUATE, TOKENS
@@ -24,13 +25,14 @@ def main(job: Job) -> None:
     bring_up_to_date(job, job.eval.protocol(), about, _open_model)
 
 
-def _open_model(job: Job) -> Callable[[str], dict]:
+def _open_model(job: Job) -> Callable[[list[str]], Found]:
+    """A function variants → what is measured of each; as many walk through the model together as the runtime lets."""
     import torch
 
     from lorcbench.jobs import full_precision as reference
     from lorcbench.jobs import inputs, sources
     from lorcbench.jobs.walks import block_walk
-    from lorcbench.models.perplexity import window_scores
+    from lorcbench.models.perplexity import bytes_of_rank, scores_of_ranks
     from lorcbench.models.states import KeptStates
 
     torch.set_num_threads(job.threads)
@@ -38,43 +40,67 @@ def _open_model(job: Job) -> Callable[[str], dict]:
     checkpoint = sources.checkpoint(job.names)
     compared = reference.stored(job, windows)
     walk = block_walk(job, checkpoint, job.eval.dtype)
+    # Of the model itself also which channels of its inputs stand out: what a method is up against.
+    is_full = job.names.method == "none" and job.activation_format.is_full_precision
+    stores = is_full and job.eval.divergence
 
     def progress(done: float, total: int) -> None:
         job.progress(done, total, "block")
 
-    def measure(variant: str) -> dict:
-        """What is measured of one rank, as the result file has it."""
-        weights = inputs.CellWeights(job.names, job.weight_format, checkpoint, *split(variant), job.runtime.device)
-        # Of the model itself also which channels of its inputs stand out: what a method is up against.
-        is_full = job.names.method == "none" and job.activation_format.is_full_precision
+    def measure(variants: list[str]) -> dict[str, dict | Exception]:
+        """What is measured of ranks that walk together, as the result file has it."""
+        weights, found = {}, {}
+        for variant in variants:
+            beside = next(iter(weights.values()), None)
+            names, fmt, device = job.names, job.weight_format, job.runtime.device
+            try:
+                weights[variant] = inputs.CellWeights(names, fmt, checkpoint, *split(variant), device, beside)
+            except FAILURES as error:
+                found[variant] = error
+        if not weights:
+            return found
         channels = {} if is_full else None
         own: dict = {"channels": channels}
-        if stores := is_full and job.eval.divergence:
+        if stores:
             reference.check_room(job, walk, windows)
 
         def store(hidden: dict) -> None:
             if stores:
                 own["states"] = reference.store(job, hidden)
 
-        states = KeptStates(job.folder / "hidden.part", _walk_mark(job, variant), job.runtime.keep_minutes, job.say)
+        states = KeptStates(job.folder / "hidden.part", _walk_mark(job, list(weights)), job.runtime.keep_minutes, job.say)
         with states as kept:
             full = compared.read if compared else None
-            fmt = job.activation_format
-            scores = window_scores(walk, windows, weights.block, fmt, channels, kept, progress, full, store)
+            blocks = {variant: of_rank.block for variant, of_rank in weights.items()}
+            found |= scores_of_ranks(walk, windows, blocks, job.activation_format, channels, kept, progress, full, store)
         if "states" in own:  # its predictions are compared with themselves
-            scores |= {
-                name: {corpus: [value] * len(tokens) for corpus, tokens in windows.items()} for name, value in SAME.items()
-            }
-        about = {**scores, "weights": walk.linear_weights, **weights.size(), "attention": walk.attention}
-        return about | {name: value for name, value in own.items() if value}
+            same = {name: {corpus: [value] * len(tokens) for corpus, tokens in windows.items()} for name, value in SAME.items()}
+            own |= same
+        about = {"weights": walk.linear_weights, "attention": walk.attention}
+        about |= {name: value for name, value in own.items() if value}
+        return {
+            variant: scores if isinstance(scores, Exception) else {**scores, **about, **weights[variant].size()}
+            for variant, scores in found.items()
+        }
 
-    return measure
+    def measured(variants: list[str]) -> Found:
+        together = job.runtime.ranks_together(len(variants), bytes_of_rank(walk, windows))
+        for start in range(0, len(variants), together):
+            group = variants[start : start + together]
+            job.ranks = Ranks(start, start + len(group), len(variants), group[0] if len(group) == 1 else "")
+            try:
+                found = measure(group)
+            except FAILURES as error:
+                found = dict.fromkeys(group, error)
+            yield from found.items()
+
+    return measured
 
 
-def _walk_mark(job: Job, variant: str) -> str:
-    """What the hidden states of a variant's walk depend on, to the last bit."""
-    runtime = job.runtime
-    return fingerprint([mark(job, variant, job.eval.protocol()), job.identity(None), runtime.device, runtime.batch_tokens])
+def _walk_mark(job: Job, variants: list[str]) -> str:
+    """What the hidden states of ranks that walk together depend on, to the last bit."""
+    runtime, marks = job.runtime, [mark(job, variant, job.eval.protocol()) for variant in variants]
+    return fingerprint([*marks, job.identity(None), runtime.device, runtime.batch_tokens])
 
 
 if __name__ == "__main__":

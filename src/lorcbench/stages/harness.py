@@ -9,7 +9,7 @@ from lorcbench.common.artifacts import verified
 from lorcbench.config import compose
 from lorcbench.config.protocols import TaskConfig
 from lorcbench.jobs.job import Job
-from lorcbench.jobs.variants import bring_up_to_date, split
+from lorcbench.jobs.variants import Found, bring_up_to_date, one_by_one, split
 from lorcbench.stages import run_by_old_name
 from lorcbench.study.graph import task_documents
 from lorcbench.study.stages import HARNESS, TEXT
@@ -43,8 +43,8 @@ def _templates(job: Job, tasks: dict[str, TaskConfig]) -> dict[str, str]:
     return {name: digest(chat_template(tokenizer, chat)) for name, chat in asked.items()}
 
 
-def _open_model(job: Job) -> Callable[[str], dict]:
-    """A function variant → what lm-eval measures of it."""
+def _open_model(job: Job) -> Callable[[list[str]], Found]:
+    """A function variants → what lm-eval measures of each, one after another: the model is in memory once."""
     import torch
 
     from lorcbench.data.corpora import load_tokenizer
@@ -72,7 +72,7 @@ def _open_model(job: Job) -> Callable[[str], dict]:
             install_weights(block, weights.block(index))
         return measure(model, tokenizer, tasks, job.runtime.batch_tokens, window, job.log_file)
 
-    return measure_variant
+    return one_by_one(job, measure_variant)
 
 
 def _task(name: str):
