@@ -116,7 +116,9 @@ def quantize(weight: torch.Tensor, hessian: PreparedHessian, fmt: WeightFormat, 
     if (order is not None or settings.act_order) and fmt.group is not None and not settings.static_groups:
         raise ValueError("act_order with groups needs static_groups: stored groups are runs of neighbouring columns")
     original = weight.float()
-    zeroed = original.masked_fill(hessian.dead_inputs, 0)
+    dead = hessian.dead_inputs
+    # A sweep changes its matrix, so it gets a copy. Whether any input is dead is not asked on a GPU, which would have to wait.
+    zeroed = original.masked_fill(dead, 0) if dead.is_cuda or dead.any() else original.clone()
     covered = original if fmt.group is None and settings.dead == "published" else zeroed
     static = settings.static_groups or fmt.group is None
     # Groups are runs of neighbouring columns of the original matrix. The sweep overwrites scales that are not static.

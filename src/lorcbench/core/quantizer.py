@@ -16,6 +16,7 @@ leaves divisor and zero rounding open; GPTQ's `quant.py` and DeepSpeed's `compre
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,7 +24,7 @@ import torch
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.core.grids import encode, grouped, scale_and_zero_of_range
 
-_ROWS_AT_ONCE = 1024  # rows that are packed together: bounds the workspace, eight bytes per code
+_ROWS_AT_ONCE = 256  # rows that are packed together, so that they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -166,30 +167,35 @@ def fake_quantize_activations(x: torch.Tensor, fmt: ActivationFormat) -> torch.T
 
 
 def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Codes (rows, width) below 2^bits as dense bytes (rows, ceil(width / 8) · bits): eight codes make `bits` bytes."""
-    rows, width = codes.shape
-    padded = torch.nn.functional.pad(codes, (0, -width % 8))  # to a multiple of eight codes
-    shifts = torch.arange(8, dtype=torch.int64, device=codes.device) * bits
-    packed = torch.empty(rows, padded.shape[1] // 8 * bits, dtype=torch.uint8, device=codes.device)
-    for start in range(0, rows, _ROWS_AT_ONCE):
-        # Eight codes, each shifted to its own bits, add up to one 64-bit word.
-        words = (padded[start : start + _ROWS_AT_ONCE].to(torch.int64).unflatten(1, (-1, 8)) << shifts).sum(-1)
-        # Seen as bytes, lowest first, only the first `bits` of the word's eight hold anything.
-        packed[start : start + _ROWS_AT_ONCE] = words.unsqueeze(-1).view(torch.uint8)[..., :bits].flatten(1)
-    return packed
+    """Codes (rows, width) uint8 below 2^bits as dense bytes (rows, ceil(width / 8) · bits): eight codes make `bits` bytes.
+
+    Code i has bits i · `bits` and on, the lowest first, of its bytes read as one little-endian number.
+    """
+    eights = torch.nn.functional.pad(codes, (0, -codes.shape[1] % 8)).unflatten(1, (-1, 8))
+    packed = torch.zeros(*eights.shape[:2], bits, dtype=torch.uint8, device=codes.device)
+    for some, into in zip(eights.split(_ROWS_AT_ONCE), packed.split(_ROWS_AT_ONCE), strict=True):
+        for code, byte, shift in _overlaps(bits):  # what a shift moves out of a byte belongs to the one beside it
+            into[..., byte] |= some[..., code] << shift if shift >= 0 else some[..., code] >> -shift
+    return packed.flatten(1)
 
 
 def unpack(packed: torch.Tensor, bits: int, width: int) -> torch.Tensor:
     """Codes (rows, width) uint8 out of the bytes that `pack` made."""
-    rows = packed.shape[0]
-    shifts = torch.arange(8, dtype=torch.int64, device=packed.device) * bits
-    codes = torch.empty(rows, packed.shape[1] // bits * 8, dtype=torch.uint8, device=packed.device)
-    for start in range(0, rows, _ROWS_AT_ONCE):
-        bytes_ = packed[start : start + _ROWS_AT_ONCE].unflatten(1, (-1, bits))
-        # Filled up to eight bytes, they are a 64-bit word again, out of which each code is shifted down.
-        words = torch.nn.functional.pad(bytes_, (0, 8 - bits)).contiguous().view(torch.int64)
-        codes[start : start + _ROWS_AT_ONCE] = ((words >> shifts) & (2**bits - 1)).to(torch.uint8).flatten(1)
+    bytes_ = packed.unflatten(1, (-1, bits))
+    eights = torch.zeros(*bytes_.shape[:2], 8, dtype=torch.uint8, device=packed.device)
+    for some, into in zip(bytes_.split(_ROWS_AT_ONCE), eights.split(_ROWS_AT_ONCE), strict=True):
+        for code, byte, shift in _overlaps(bits):
+            into[..., code] |= some[..., byte] >> shift if shift >= 0 else some[..., byte] << -shift
+    codes = eights.flatten(1).bitwise_and_(2**bits - 1)
     return codes[:, :width].contiguous()  # without what `pack` has added
+
+
+def _overlaps(bits: int) -> Iterator[tuple[int, int, int]]:
+    """Of eight codes: (code, byte that holds a part of it, place of the code's lowest bit in that byte)."""
+    for code in range(8):
+        first = code * bits
+        for byte in range(first // 8, (first + bits - 1) // 8 + 1):
+            yield code, byte, first - 8 * byte
 
 
 def to_stored(quantized: Quantized) -> dict[str, torch.Tensor]:
