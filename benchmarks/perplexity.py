@@ -77,6 +77,7 @@ def main() -> None:
     """Measure, and print the table."""
     arguments = parser(__doc__)
     arguments.add_argument("--layers", type=int, default=SHAPES[SHAPE][0], help="blocks, fewer for a quick try")
+    arguments.add_argument("--only", default="", help="runs with this in their name, such as bfloat16")
     arguments.add_argument("--measure", help="measure transformers in this process, in this type")
     arguments.add_argument("--model", type=Path)
     arguments.add_argument("--tokens", type=Path)
@@ -101,7 +102,9 @@ def main() -> None:
         "ours, bfloat16": partial(ours, given, work, named, "scored-bf16", "[r0]"),
         "transformers, bfloat16": partial(theirs, given, path, tokens, "bfloat16"),
         "ours, four ranks": partial(ours, given, work, named, "scored", RANKS),
+        "ours, bfloat16, four ranks": partial(ours, given, work, named, "scored-bf16", RANKS),
     }
+    runs = {name: run for name, run in runs.items() if given.only in name}
     header, found = machine(given.threads), limits.rates(given.bench, given.threads)
     samples = interleaved(runs, given.repeats)
     amount = operations(given.layers, *SHAPES[SHAPE][1:3])
