@@ -117,10 +117,14 @@ def main() -> None:
             for name, values in rows.items():
                 slope = exponent(list(points), values)
                 text.append(f"| {name} | {' | '.join(f'{value:.2f}' for value in values)} | {slope:.2f} |")
-            works = [sum(limits.block_work(*SHAPES[shape][1:3], tokens, LENGTH).values()) for shape, tokens, _ in points.values()]
+            works = [
+                sum(limits.block_work(*SHAPES[shape][1:3], tokens, LENGTH).values()) for shape, tokens, _ in points.values()
+            ]
             if works[0] != works[-1]:
                 slope = exponent(list(points), works)
-                text.append(f"| GPTQ's arithmetic, TFLOP | {' | '.join(f'{work / 1e12:.2f}' for work in works)} | {slope:.2f} |")
+                text.append(
+                    f"| GPTQ's arithmetic, TFLOP | {' | '.join(f'{work / 1e12:.2f}' for work in works)} | {slope:.2f} |"
+                )
     publish(given.bench, "growth", "\n".join(text), record)
 
 
