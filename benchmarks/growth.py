@@ -1,8 +1,8 @@
 """How the cost of a cell grows with the model, with the calibration tokens and with the rank: exponents, and why.
 
-    python benchmarks/growth.py            (about four minutes on one core)
+    python benchmarks/growth.py            (about four minutes; with --repeats 1 ninety seconds)
 
-CPU seconds of one decoder block on one thread: GPTQ of `w4-sym-g128` with propagated Hessians, and LoRC's factors of its errors,
+CPU seconds of one decoder block on one thread: GPTQ of `w4-sym-g128`, propagated Hessians, and LoRC's factors of its errors,
 medians of three. Along each axis the rest stays: OPT-125m's shape, 8,192 tokens, rank 32. An exponent is the slope of a line
 through the logarithms. Beside it stands the exponent of the arithmetic alone, as `limits.py` counts it.
 """
