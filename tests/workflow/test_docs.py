@@ -13,6 +13,7 @@ import pytest
 import site_pages
 import yaml
 from runs import ROOT, skip_or_fail
+from trees import diffs
 
 from lorcbench.config import compose
 from lorcbench.report import budget, tables
@@ -148,10 +149,7 @@ def test_the_picture_of_the_rules_has_all_of_them():
 
 @pytest.mark.parametrize("page", [page.name for page in PAGES if page.name.startswith("add-")])
 def test_the_diffs_of_a_page_apply(page):
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    diffs = re.findall(r"^```diff\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert diffs
-    for diff in diffs:
+    for diff in diffs(page):
         done = subprocess.run(
             ["git", "apply", "--check", "-"], cwd=ROOT, input=diff, capture_output=True, text=True, check=False
         )
