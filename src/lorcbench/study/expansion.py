@@ -20,6 +20,7 @@ from lorcbench.study import given, naming, rehearsal
 from lorcbench.study.cells import FIELDS, Cell, Study, activation_format, model_config, needs_calibration, weight_format
 from lorcbench.study.ranks import of_width
 
+
 @dataclass(frozen=True)
 class _Request:
     """What is asked for, before its cells are known.
