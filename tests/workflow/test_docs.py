@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import subprocess
@@ -190,6 +191,18 @@ def test_the_notebook_runs_on_another_study(smoke, monkeypatch):
     assert said.startswith("32 rows; corpora: docstrings, reference, source, mean")
     assert "nats [" in said
     assert [axis.get_title() for axis in names["axes"][0]] == ["opt-standin-xs", "bloom-standin-xs"]
+
+
+def test_the_difference_of_two_cells_has_an_interval(smoke, monkeypatch):
+    monkeypatch.chdir(smoke)
+    text = (ROOT / "docs/numbers.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    value, low, high = map(float, re.findall(r"[+-]\d+\.\d+", notebook_page.run(snippet, {})))
+    with open(smoke / "results/smoke/cells.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["corpus"] == "mean" and row["model"] == "opt-standin-xs"]
+    mean = {row["method"]: float(row["ppl"]) for row in rows if row["rank"] == "0"}
+    assert value == pytest.approx(mean["gptq"] - mean["rtn"], abs=1e-3)
+    assert low < value < high
 
 
 @pytest.mark.slow

@@ -172,8 +172,8 @@ def report(study: Study, runtime: RuntimeConfig, machine: Machine) -> tuple[str,
         f"this machine: {_counted(machine.cores, 'core')}, {machine.memory / 1024:.1f} GiB of memory for jobs, "
         f"{machine.disk / 1024:.0f} GiB of disk free{gpus}",
         *machine.products,
-        f"the times below count on {machine.rate / 1e9:.0f} GFLOP/s on one core in float32: half of the rate of products, since a "
-        "job does more than products",
+        f"the times below count on {machine.rate / 1e9:.0f} GFLOP/s on one core in float32: half of the rate of products, "
+        "since a job does more than products",
         "",
         *_table(planned, runtime, machine, corrected),
         "",
