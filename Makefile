@@ -62,7 +62,7 @@ lint: $(INSTALLED)
 	$(BIN)/snakefmt --check Snakefile workflow
 
 check: lint
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync check-tensors check-rest
+	@+MAKE="$(MAKE)" sh tests/support/beside.sh check-tensors check-rest
 
 check-tensors: $(INSTALLED)
 	$(BIN)/python -m pytest -m $(QUICK) $(TENSORS)
@@ -71,7 +71,7 @@ check-rest: $(INSTALLED)
 	$(BIN)/python -m pytest -m $(QUICK) $(TENSORS:%=--ignore=%) tests
 
 test: $(REAL_INSTALLED) check
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync slow-runs slow-rest
+	@+MAKE="$(MAKE)" sh tests/support/beside.sh slow-runs slow-rest
 
 slow-runs: $(INSTALLED)
 	$(BIN)/python -m pytest -m $(SLOW) $(RUNS)

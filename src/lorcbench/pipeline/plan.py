@@ -45,6 +45,7 @@ class PlannedJob:
         takes: what it takes; None for a model of unknown shape.
         sized: what `takes` was computed from; None too for a job that takes as much for all models.
         seconds: that it took on this machine, if it is done.
+        rule: its name in the workflow; the rules `tokens` and `calibration_tokens` run one module.
     """
 
     stage: str
@@ -53,6 +54,7 @@ class PlannedJob:
     takes: Estimate | None
     sized: Sized | None = None
     seconds: float | None = None
+    rule: str = ""
 
     @property
     def model(self) -> str:
@@ -130,7 +132,8 @@ def jobs(study: Study, runtime: RuntimeConfig) -> list[PlannedJob]:
         sized = Sized(stage, shape, job.names, len(cells[folder])) if shape and stage not in _SMALL else None
         takes = sized.takes(runtime) if sized else _SMALL.get(stage)
         done = (folder / "result.json").is_file()
-        planned.append(PlannedJob(stage, job.names, done, takes, sized, _took(folder) if done and takes else None))
+        seconds = _took(folder) if done and takes else None
+        planned.append(PlannedJob(stage, job.names, done, takes, sized, seconds, job.stage.name))
     return planned
 
 
@@ -164,11 +167,13 @@ def report(study: Study, runtime: RuntimeConfig, machine: Machine) -> tuple[str,
     disk = sum(takes.disk for takes in known)
     gpus = f", GPUs of {', '.join(f'{gpu / 1024:.0f}' for gpu in machine.gpus)} GiB" if machine.gpus else ""
     lines = [
-        f"study {study.name}: {len(study.cells)} cells on {len({cell.model for cell in study.cells})} models, "
-        f"{len(planned)} jobs, {len(planned) - len(to_do)} of them done",
-        f"this machine: {machine.cores} cores of {machine.rate / 1e9:.0f} GFLOP/s, {machine.memory / 1024:.1f} GiB of memory "
-        f"for jobs, {machine.disk / 1024:.0f} GiB of disk free{gpus}",
+        f"study {study.name}: {_counted(len(study.cells), 'cell')} on {_counted(len(study.models), 'model')}, "
+        f"{_counted(len(planned), 'job')}, {len(planned) - len(to_do)} of them done; texts, MLflow and the page are a few more",
+        f"this machine: {_counted(machine.cores, 'core')}, {machine.memory / 1024:.1f} GiB of memory for jobs, "
+        f"{machine.disk / 1024:.0f} GiB of disk free{gpus}",
         *machine.products,
+        f"the times below count on {machine.rate / 1e9:.0f} GFLOP/s on one core in float32: half of the rate of products, "
+        "since a job does more than products",
         "",
         *_table(planned, runtime, machine, corrected),
         "",
@@ -186,17 +191,17 @@ def report(study: Study, runtime: RuntimeConfig, machine: Machine) -> tuple[str,
 
 
 def _table(planned: list[PlannedJob], runtime: RuntimeConfig, machine: Machine, corrected: dict[str, float]) -> list[str]:
-    """A line per stage: its jobs, and what those that are to do take; GPU memory too if the jobs use a GPU."""
+    """A line per rule: its jobs, and what those that are to do take; GPU memory too if the jobs use a GPU."""
     on_gpu = runtime.device == "cuda"
-    head = f"{'stage':10}{'jobs':>7}{'done':>7}{'hours':>10}{'peak GiB':>10}{'disk GiB':>10}"
+    head = f"{'stage':19}{'jobs':>7}{'done':>7}{'hours':>10}{'peak GiB':>10}{'disk GiB':>10}"
     lines = [head + f"{'GPU GiB':>10}" if on_gpu else head]
-    counts, done = Counter(job.stage for job in planned), Counter(job.stage for job in planned if job.done)
-    for stage in counts:
-        waiting = [job for job in planned if job.stage == stage and job.takes and not job.done]
+    counts, done = Counter(job.rule for job in planned), Counter(job.rule for job in planned if job.done)
+    for rule in counts:
+        waiting = [job for job in planned if job.rule == rule and job.takes and not job.done]
         hours = sum(_seconds(job, runtime, machine, corrected) for job in waiting) / 3600
         takes = [job.takes for job in waiting]
         peak, written = max((one.memory for one in takes), default=0), sum(one.disk for one in takes)
-        line = f"{stage:10}{counts[stage]:7}{done[stage]:7}{hours:10.2f}{peak / 1024:10.1f}{written / 1024:10.1f}"
+        line = f"{rule:19}{counts[rule]:7}{done[rule]:7}{hours:10.2f}{peak / 1024:10.1f}{written / 1024:10.1f}"
         gpu = max((one.gpu for one in takes), default=0)
         lines.append(line + f"{gpu / 1024:10.1f}" if on_gpu else line)
     return lines
@@ -296,6 +301,10 @@ def _dtype(job: PlannedJob) -> str:
         return compose.load("eval", job.names.protocol).dtype
     walks = job.stage == "calibrate" or (job.stage == "quantize" and compose.load("method", job.names.method).data == "tokens")
     return compose.load("calibration", job.names.calibration).dtype if walks else "float32"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _duration(seconds: float) -> str:

@@ -19,6 +19,7 @@ FIELDS = dict(zip(AXES, ("model", "method", "calibration", "weight", "activation
 RECIPE = tuple(FIELDS.values())  # the order in which tables and tags name a cell
 SHORT_WINDOW = 512  # tokens; of a published model, a number in shorter windows needs a remark
 _SHOWN = 3  # values of an axis that a line has room for
+_UNASKED = ("none", "w16")  # of full precision: its method, calibration and correction, and its weights
 # What the cells of one evaluation have in common: all but the LoRC setting and its rank.
 _EVALUATED = ("model", "method", "calibration", "weight", "trained", "activation")
 
@@ -223,11 +224,15 @@ class Study:
 
 
 def _counted(counts: Counter[str], all_of_them: bool) -> str:
-    """The values of one axis, each with the number of cells that have it; only how many there are, if they are many."""
+    """The values of one axis, each with the number of cells that have it; only how many there are, if they are many.
+
+    Every study has cells of full precision, so their values are not counted with those that it asks about: ``4 and none``.
+    """
     if len(counts) == 1:
         return next(iter(counts))
     if len(counts) > _SHOWN and not all_of_them:
-        return str(len(counts))
+        asked = [value for value in counts if value not in _UNASKED]
+        return " and ".join([str(len(asked)), *(value for value in counts if value in _UNASKED)])
     return ", ".join(f"{value} {count}" for value, count in counts.items())
 
 
