@@ -29,6 +29,8 @@ try:
     if workflow.is_main_process:
         pull_back_times(Path(paths.CACHE))
         views.refresh(pipeline.study)
+        if console and not workflow.dryrun:
+            console.answer = pipeline.closing.known
         for line in pipeline.study.outline():
             logger.info(line)
         for line in pipeline.device_lines():
@@ -70,15 +72,21 @@ onstart:
     if workflow.local_exec != local:
         sys.exit("error: --jobs is for a cluster; a run on this machine has --cores alone")
     pipeline.lifecycle.take_lock()
+    jobs = list(workflow.dag.needrun_jobs())
+    rules_to_run = {job.rule.name for job in jobs}
+    pipeline.closing.begin(rules_to_run)
     if console:
-        console.expect({workflow.dag.jobid(job): pipeline.expected(job) for job in workflow.dag.needrun_jobs()})
+        console.expect({workflow.dag.jobid(job): pipeline.expected(job) for job in jobs})
     if workflow.local_exec:
-        pipeline.lifecycle.start_warm({job.rule.name for job in workflow.dag.needrun_jobs()})
+        pipeline.lifecycle.start_warm(rules_to_run)
 
 
 onsuccess:
     pipeline.lifecycle.finish()
+    pipeline.closing.at_exit()
 
 
 onerror:
+    pipeline.closing.forget()
     pipeline.lifecycle.report_failure()
+    pipeline.closing.at_exit()
