@@ -10,6 +10,7 @@ from lorcbench.config.checks import ConfigError
 from lorcbench.pipeline.console import install
 from lorcbench.pipeline.rules import Pipeline
 from lorcbench.study import views
+from lorcbench.study.outline import outline
 
 console = install(logger)
 
@@ -31,7 +32,7 @@ try:
         views.refresh(pipeline.study)
         if console and not workflow.dryrun:
             console.answer = pipeline.closing.known
-        for line in pipeline.study.outline():
+        for line in outline(pipeline.study):
             logger.info(line)
         for line in pipeline.device_lines():
             logger.info(line)
