@@ -38,7 +38,6 @@ from lorcbench.study.stages import HARNESS, LORC, ON_DEVICE, QUANTIZE, Stage, St
 
 Explain = Callable[["Job", BaseException], str | None]
 _BETWEEN_IN_A_FILE = 60.0  # seconds between lines of progress where standard error is no terminal
-| None]
 
 
 class Job:

@@ -52,6 +52,7 @@ class Findings:
         choices: the cells that a user may want to take away.
         shared: the recipes that a user may want to take away for all models.
         equal_bits: whether LoRC pays for its bits, in one sentence; "" without cells that tell.
+        codes: in which rows of the recommendations codes of 4 bits stand.
         mixed: cells of mixed formats beside their rivals.
         corrections: what was found about kinds of correction, where a study has several.
     """
@@ -64,6 +65,7 @@ class Findings:
     advice: list[Advice] = field(default_factory=list)
     rank_costs: list[RankCost] = field(default_factory=list)
     equal_bits: str = ""
+    codes: str = ""
     beside: list[Beside] = field(default_factory=list)
     corrections: Corrections = corrections.NOTHING
     choices: list[Choice] = field(default_factory=list)
@@ -73,7 +75,8 @@ class Findings:
     def lines(self) -> list[str]:
         """All of it in short, for the terminal."""
         published = [*agreement.summary(self.scorecard, self.orderings), *sources.summary(self.beside)]
-        use = headline.lines(self.advice, self.rank_costs, "" if self.corrections.sentences else self.equal_bits)
+        pays = "" if self.corrections.sentences else self.equal_bits
+        use = headline.lines(self.advice, self.rank_costs, pays, self.codes)
         candidates = conventions.summary(self.candidates)
         kinds = [f"  {sentence}" for sentence in [*self.corrections.sentences, *mixed.sentences(self.mixed)]]
         # What to use comes last, where people look first.
@@ -111,6 +114,7 @@ def find(study: Study, results: list[CellResult], changes: dict[Cell, Change], a
         advice,
         costs,
         pays,
+        headline.codes_sentence(measured),
         beside,
         kinds,
         taken,
