@@ -15,7 +15,7 @@ _CONFIG = ("--config", "-C")
 _CONFIG_FILE = "--configfile"
 _HAS_CORES = re.compile(r"--(cores|jobs|executor|profile)(=.*)?|-[cje]\d*")  # or a profile says how many
 _STUDY = re.compile(r"[^=/-][^=/]*(\+.*)?")
-# A setting of `--config` by itself → the key that stages know it by; `runtime` and `tracking` are groups of keys, in files alone.
+# A setting of `--config` by itself → the key that stages know it by; `runtime` and `tracking` stand in files alone.
 _SHORT = {key: f"study.{key}" for key in STRUCTURED if key not in ("tasks", "runtime", "tracking")}
 _SHORT |= {"tasks": "eval.tasks", "device": "runtime.device"}
 

@@ -39,8 +39,9 @@ def none_usable(one: Recommendation) -> str:
 def criterion() -> str:
     """What is called usable, in one sentence."""
     return (
-        f"A recipe is usable if the mean PPL rises by at most {100 * USABLE:.0f} %. Beyond that, a smaller model is the better choice: a "
-        "published OPT or BLOOM model with a tenth of the weights has less than twice the PPL in full precision, in less space."
+        f"A recipe is usable if the mean PPL rises by at most {100 * USABLE:.0f} %. Beyond that, a smaller model is the better "
+        "choice: a published OPT or BLOOM model with a tenth of the weights has less than twice the PPL in full precision, in "
+        "less space."
     )
 
 
@@ -87,9 +88,9 @@ def remark(one: Recommendation) -> str:
 
 
 def codes_sentence(results: list[CellResult]) -> str:
-    """In which rows of the recommendations codes of 4 bits stand, since their scales count, too; of other bits where there are none.
+    """In which rows of the recommendations codes of 4 bits stand, since their scales count, too; "" without cells that tell.
 
-    "" without cells that tell.
+    Where there are none of 4 bits, it is said of those nearest to that.
     """
     sizes: dict[int, list[float]] = {}
     for result in results:

@@ -1,5 +1,6 @@
-// The budget field: which cells it lets through, and which of them is best (the rules of lorcbench.report.budget). Only the best
-// are shown, of a budget that is typed or of each usual one, unless the box is ticked.
+      if (unit) { row.hidden = value === "" || Number(value) > Number(match[1]) * unit[1]; }
+      else { row.hidden = !all.checked && !("usual" in row.dataset); }// The budget field: which cells it lets through, and which of them is best (the rules of lorcbench.report.budget). Unless the box is
+// ticked, only the best are shown: of a budget that is typed, or of each usual one.
 
 (function () {
   var box = document.getElementById("budget");
@@ -30,5 +31,9 @@
   function changed() { address.set({ budget: input.value.trim(), "budget-all": all.checked ? "yes" : "" }); apply(); }
   input.addEventListener("input", changed);
   all.addEventListener("change", changed);
-  address.onOpen(function () { input.value = address.get("budget"); all.checked = address.get("budget-all") === "yes"; apply(); });
+  address.onOpen(function () {
+    input.value = address.get("budget");
+    all.checked = address.get("budget-all") === "yes";
+    apply();
+  });
 })();
