@@ -132,8 +132,9 @@ def _sizes(results: list[CellResult]) -> str:
                     count += bool(as_large)
                     better += bool(as_large) and result.mean_ppl < min(as_large)
     return (
-        f"{count} quantized cell{'' if count == 1 else 's'} can be compared with cells of the next smaller model of the family that "
-        f"take at least as much space. Of these, {better} reach{'es' if better == 1 else ''} a lower perplexity than each such cell."
+        f"{count} quantized cell{'' if count == 1 else 's'} can be compared with cells of the next smaller model of the family "
+        f"that take at least as much space. Of these, {better} reach{'es' if better == 1 else ''} a lower perplexity than each "
+        "such cell."
         if count
         else ""
     )

@@ -1,6 +1,5 @@
-      if (unit) { row.hidden = value === "" || Number(value) > Number(match[1]) * unit[1]; }
-      else { row.hidden = !all.checked && !("usual" in row.dataset); }// The budget field: which cells it lets through, and which of them is best (the rules of lorcbench.report.budget). Unless the box is
-// ticked, only the best are shown: of a budget that is typed, or of each usual one.
+// The budget field: which cells it lets through, and which of them is best (the rules of lorcbench.report.budget). Unless the
+// box is ticked, only the best are shown: of a budget that is typed, or of each usual one.
 
 (function () {
   var box = document.getElementById("budget");
@@ -15,7 +14,8 @@
     input.setAttribute("aria-invalid", String(text !== "" && !unit));
     rows.forEach(function (row) {
       var value = unit && row.dataset[unit[0]], front = row.dataset.front;
-      row.hidden = unit ? value === "" || Number(value) > Number(match[1]) * unit[1] : !all.checked && !("usual" in row.dataset);
+      if (unit) { row.hidden = value === "" || Number(value) > Number(match[1]) * unit[1]; }
+      else { row.hidden = !all.checked && !("usual" in row.dataset); }
       row.querySelector(".chip").hidden = true;
       if (row.hidden || !unit) { return; }
       within += 1;
