@@ -39,8 +39,8 @@ def _claims_note(verdicts: list[Verdict]) -> str:
         "Each claim is tested wherever the study has the cells for it; unfold one for its evidence. A claim that no table of "
         "the paper makes is marked as our extrapolation. Some tests are shown but not counted, since they repeat another one: "
         "those with cached statistics, with further seeds, and of several models together. Tests of models with planted "
-        f"outliers are not counted either. Counted are {tally.control(verdicts)}. Each test has a verdict by itself; where some "
-        "do not survive Holm, the claim says how many do."
+        f"outliers are not counted either. Counted are {tally.control(verdicts)}. Each test has a verdict by itself; where "
+        "some do not survive Holm, the claim says how many do."
     )
     if any(verdict.in_print for verdict in verdicts):
         note += " “As printed” says that the paper's numbers of the same model come out the same way, for or against the claim."
