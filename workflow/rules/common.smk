@@ -30,8 +30,8 @@ try:
     if workflow.is_main_process:
         pull_back_times(Path(paths.CACHE))
         views.refresh(pipeline.study)
-        if console and not workflow.dryrun:
-            console.answer = pipeline.closing.known
+        if console:  # whether it is a dry run is not known yet
+            console.answer = lambda: "" if workflow.dryrun else pipeline.closing.known()
         for line in outline(pipeline.study):
             logger.info(line)
         for line in pipeline.device_lines():

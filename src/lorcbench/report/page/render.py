@@ -12,7 +12,7 @@ from string import Template
 
 from lorcbench import __version__
 from lorcbench.common import paths
-from lorcbench.report import budget, tally
+from lorcbench.report import budget, shared, tally
 from lorcbench.report.comparison import Change
 from lorcbench.report.devices import named, together
 from lorcbench.report.figures import Figure
@@ -310,6 +310,8 @@ def _files(study: Study, findings: Findings, imported: dict | None) -> str:
         tables["fingerprint.csv"] = "the conventions that the papers leave open, ranked"
     if findings.choices:
         tables[budget.TABLE] = "the cells on the fronts, each with the command that exports it"
+    if findings.shared:
+        tables[shared.TABLE] = "the recipes that are best for all models of a kind, by size"
     if findings.spreads:
         tables["seeds.csv"] = "how far each recipe moves with seeds"
     items = "".join(f'<li><a href="{name}"><code>{name}</code></a>: {text}</li>' for name, text in tables.items())
