@@ -143,11 +143,13 @@ def plan(study: Study, settings: Settings = ()) -> None:
     It counts jobs, estimates hours, memory and disk, and names what does not fit.
 
     \b
-      lorcbench plan lorc study.models=[opt-125m,opt-1.3b]
-    """
-    from lorcbench.pipeline.commandline import with_study
+      lorcbench plan lorc models=[opt-125m,opt-1.3b]
 
-    _run_stage("plan", with_study([study, *settings]))
+    Settings are spelled as those of lorcbench run.
+    """
+    from lorcbench.pipeline.commandline import in_full, with_study
+
+    _run_stage("plan", with_study(in_full([study, *settings])))
 
 
 @app.command("list", no_args_is_help=True)
@@ -181,20 +183,25 @@ def show(settings: Settings) -> None:
 
 
 @app.command(no_args_is_help=True)
-def recommend(study: Study, budget: Annotated[list[str], typer.Argument(metavar="BUDGET", show_default=False)] = ()) -> None:
-    """What to take of a finished study, within a budget.
+def recommend(
+    study: Study,
+    budget: Annotated[list[str], typer.Argument(metavar="BUDGET", show_default=False)] = (),
+    everything: Annotated[bool, typer.Option("--all", help="Print all cells within the budget, not the best alone.")] = False,
+) -> None:
+    """What to take of a finished study, within a budget: the best recipe for all models, and the best of each.
 
-    Each recipe comes with its interval, and with the command that exports it.
+    Each comes with its interval; that of a model comes with the command that exports it.
 
     \b
       lorcbench recommend demo 4.25     bits per weight
       lorcbench recommend demo 80MB     megabytes
       lorcbench recommend demo 2%       the loss that you accept; 0.5ppl is one in perplexity
+      lorcbench recommend demo 4.25 --all
     """
-    from lorcbench.pipeline.commandline import with_study
+    from lorcbench.pipeline.commandline import in_full, with_study
     from lorcbench.report.budget import recommend as print_recommended
 
-    print_recommended(with_study([study, *budget]))
+    print_recommended(with_study(in_full([study, *budget])), everything)
 
 
 @app.command(no_args_is_help=True)

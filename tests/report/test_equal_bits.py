@@ -34,7 +34,8 @@ def test_only_what_has_no_more_bits_is_a_rival(loss, bits, verdict):
     sentence = equal_bits.sentence(found)
     beaten = int(verdict == "contradicted")
     assert (
-        f"for {beaten} of 1 cells" in sentence and f"({beaten} beyond" in sentence and f"; {1 - beaten} are better" in sentence
+        f"{beaten} of them have a higher perplexity than that cell ({beaten} beyond" in sentence
+        and f"{1 - beaten} a lower one ({1 - beaten} beyond" in sentence
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from lorcbench.config.checks import ConfigError
 from lorcbench.study.expansion import load_study
+from lorcbench.study.outline import outline
 
 MEANT = ["study.methods=[gptq]", "study.weights=[w3-asym-g64]"]
 EXACTLY = "study.exactly=true"
@@ -21,19 +22,18 @@ def recipes(overrides: list[str], study: str = "demo") -> set[tuple]:
 
 def test_an_axis_runs_through_every_grid_and_a_line_says_so():
     assert ("gptq", "w3-asym-g64", "a8-asym-token", 0) in recipes(MEANT)  # of the grid none/w16/a8
-    study, replaced = load_study("demo", MEANT).outline()
+    study, replaced = outline(load_study("demo", MEANT))
     cells = load_study("demo", MEANT).cells
-    counts = {weight: sum(cell.weight == weight for cell in cells) for weight in ("w16", "w3-asym-g64")}
-    rounded = sum(cell.activation == "a8-asym-token" for cell in cells)
-    assert (
-        study.startswith("study demo") and f": {len(cells)} cells; models: 4; methods: none 4, gptq {len(cells) - 4}; " in study
-    )
-    assert f"weights: w16 {counts['w16']}, w3-asym-g64 {counts['w3-asym-g64']}; " in study
-    assert f"activations: a16 {len(cells) - rounded}, a8-asym-token {rounded}; ranks: " in study and rounded > 0
+    quantized = [cell for cell in cells if not cell.is_full_precision]
+    rounded = sum(cell.activation == "a8-asym-token" for cell in quantized)
+    assert study.startswith("study demo") and f": {len(cells)} cells; models: 4; methods: gptq; weights: w3-asym-g64; " in study
+    plain = len(quantized) - rounded
+    assert f"activations: a8-asym-token ({rounded} cells), a16 ({plain}); ranks: 0 (" in study and rounded > 0
+    assert study.endswith(f"; full precision: {len(cells) - len(quantized)} cells")
     grids = len(load_study("demo").config.grids)
     assert replaced == (
-        f"methods, weights replaced in each of the {grids} grids, whose other axes stay; "
-        "study.exactly=true takes only what you name"
+        f"methods, weights replaced in each of the {grids} grids of the study's file, whose other axes stay; "
+        "exactly=true takes only what you name"
     )
 
 
@@ -45,7 +45,7 @@ def test_exactly_takes_the_product_of_what_is_named():
     study = load_study("demo", [*MEANT, EXACTLY])
     assert study.models == load_study("demo").models
     assert {cell.calibration for cell in study.cells} == {"none", "stdlib"}  # the study's own, for all its grids
-    (line,) = study.outline()
+    (line,) = outline(study)
     assert "activations: a16; ranks: 0" in line and f"{2 * len(study.models)} cells" in line
 
 
@@ -71,11 +71,11 @@ def test_exactly_wants_the_axes_that_only_grids_have():
 def test_a_study_as_its_file_has_it_is_one_short_line():
     for name in ("demo", "smoke", "lorc+standins=true"):
         study = load_study(name)
-        (line,) = study.outline()
+        (line,) = outline(study)
         assert line.startswith(f"study {study.name}: {len(study.cells)} cells; models: ")
         assert len(line) < 200
 
 
 def test_the_line_names_a_model_that_replaces_all_others_without_a_warning():
-    (line,) = load_study("demo", ["study.models=[opt-standin-s]"]).outline()
+    (line,) = outline(load_study("demo", ["study.models=[opt-standin-s]"]))
     assert "models: opt-standin-s;" in line

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from lorcbench.common import shipped
-from lorcbench.config import compose
+from lorcbench.config import commands, compose
 from lorcbench.config.checks import ConfigError
 from lorcbench.pipeline.checks import KEYS, OVERRIDES, STRUCTURED
 
@@ -15,6 +15,9 @@ _CONFIG = ("--config", "-C")
 _CONFIG_FILE = "--configfile"
 _HAS_CORES = re.compile(r"--(cores|jobs|executor|profile)(=.*)?|-[cje]\d*")  # or a profile says how many
 _STUDY = re.compile(r"[^=/-][^=/]*(\+.*)?")
+# A setting of `--config` by itself → the key that stages know it by; `runtime` and `tracking` stand in files alone.
+_SHORT = {key: f"study.{key}" for key in STRUCTURED if key not in ("tasks", "runtime", "tracking")}
+_SHORT |= {"tasks": "eval.tasks", "device": "runtime.device"}
 
 
 def is_study(argument: str) -> bool:
@@ -27,6 +30,20 @@ def with_study(arguments: list[str]) -> list[str]:
     if arguments and arguments[0].partition("+")[0] in compose.names("study") and is_study(arguments[0]):
         return [f"study={arguments[0]}", *arguments[1:]]
     return arguments
+
+
+def in_full(arguments: list[str]) -> list[str]:
+    """Arguments with short spellings of settings written out: ``models=[a]`` becomes ``study.models=[a]``."""
+    found = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and key == "overrides":
+            found += commands.split(value)
+        elif equals and key in _SHORT:
+            found.append(f"{_SHORT[key]}={value}")
+        else:
+            found.append(argument)
+    return found
 
 
 def command(arguments: list[str]) -> list[str]:

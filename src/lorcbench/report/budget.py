@@ -195,24 +195,36 @@ def within(choices: Iterable[Choice], budget: Budget) -> list[Choice]:
     return sorted(fitting, key=lambda one: one.ppl if budget.is_size else one.bits_per_weight)
 
 
-def lines(choices: list[Choice], budget: Budget) -> list[str]:
-    """For the terminal: per front the choices that keep a budget, the best first, each with the command that exports it."""
-    told = []
+def lines(choices: list[Choice], budget: Budget, everything: bool = False) -> list[str]:
+    """For the terminal: per front the best choice that keeps a budget, with the command that exports it.
+
+    Args:
+        everything: all choices that keep the budget, the best first.
+    """
+    told, others = [], 0
     for (model, activation), front in fronts(choices).items():
         fitting = within(front, budget)
-        run = "" if activation == "a16" else f", run with {activation}"
-        told.append(f"{model}{run}: {len(fitting)} of {len(front)} cells on the front are within {budget.text}")
-        told += [line for choice in fitting for line in _told(choice, budget)] or [f"  none: {nearest(front, budget)}"]
+        name = model if activation == "a16" else f"{model}, run with {activation}"
+        others += len(fitting[1:])
+        if not fitting:
+            told.append(f"{name}: none: {nearest(front, budget)}")
+        elif everything:
+            told.append(f"{name}: {len(fitting)} of {len(front)} cells on the front are within {budget.text}, the best first")
+            told += [line for choice in fitting for line in _told(choice, budget, "  ")]
+        else:
+            told += _told(fitting[0], budget, f"best for {name}: ")
+    if others and not everything:
+        told.append(f"{others} more cells are within {budget.text}; --all prints them too")
     return told
 
 
-def _told(choice: Choice, budget: Budget) -> list[str]:
+def _told(choice: Choice, budget: Budget, start: str) -> list[str]:
     """A choice in three lines at most."""
-    numbers = [f"{choice.recipe}: {size(choice)}", loss(choice)]
+    numbers = f"{start}{choice.recipe}: {size(choice)}, {loss(choice)}"
     if remark := "; ".join(remarks(choice, budget)):
-        numbers.append(f"({remark})")
+        numbers += f" ({remark})"
     alike = [f"    not told apart from the smaller {', '.join(choice.alike)}"] if choice.alike else []
-    return [f"  {', '.join(numbers[:2])}{''.join(f' {part}' for part in numbers[2:])}", *alike, f"    {choice.export}"]
+    return [numbers, *alike, f"    {choice.export}"]
 
 
 def nearest(front: list[Choice], budget: Budget) -> str:
@@ -264,11 +276,12 @@ def command_of(arguments: list[str]) -> str:
     return " ".join(["snakemake --cores all --config", *(shlex.quote(f"{key}={value}") for key, value in own.items())])
 
 
-def recommend(settings: list[str]) -> None:
+def recommend(settings: list[str], everything: bool = False) -> None:
     """Print what to take of a finished study within a budget.
 
     Args:
         settings: ``study=NAME`` and what else the workflow was started with, and the budget, which is the one without ``=``.
+        everything: print all cells that keep the budget, not the best alone.
 
     Raises:
         ConfigError: the budget or the study makes no sense, or the study has no page yet.
@@ -279,8 +292,11 @@ def recommend(settings: list[str]) -> None:
         raise ConfigError(f"{len(budgets)} budgets; expected one beside study=NAME: {EXPECTED}")
     budget = Budget.parse(budgets[0])
     arguments = [text for text in settings if "=" in text]
-    choices = read(Path(paths.STUDY.format(study=_study_name(arguments))), command_of(arguments))
-    print("\n".join(lines(choices, budget)))
+    folder = Path(paths.STUDY.format(study=_study_name(arguments)))
+    choices = read(folder, command_of(arguments))
+    from lorcbench.report import shared  # here: that module knows this one
+
+    print("\n".join([*shared.lines(shared.read(folder), budget), *lines(choices, budget, everything)]))
     if not any(map(budget.allows, choices)):
         sys.exit(1)
 

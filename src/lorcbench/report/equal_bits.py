@@ -157,9 +157,9 @@ def sentence(results: list[CellResult]) -> str:
     if present == [PLAIN]:
         tally = Tally.of(compared.values())
         return (
-            f"LoRC at equal bits: for {tally.above} of {tally.count} cells with LoRC there is a cell without it, of the same "
-            f"method and with no more bits, that has a lower perplexity ({tally.surely_above} beyond the 95 % interval); "
-            f"{tally.surely_below} are better than every such cell beyond the interval."
+            f"LoRC at equal bits: {tally.count} cells with LoRC are compared, each with the best cell of the same method that "
+            f"has no LoRC and no more bits. {tally.above} of them have a higher perplexity than that cell "
+            f"({tally.surely_above} beyond the 95 % interval), {tally.below} a lower one ({tally.surely_below} beyond it)."
         )
     text = f"LoRC at equal bits, beside the best cell without it of the same method and no more bits: {_by_kind(compared)}."
     if with_plain := compare(results, PLAIN):

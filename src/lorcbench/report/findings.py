@@ -20,7 +20,7 @@ from lorcbench.report import (
 )
 from lorcbench.report.agreement import Ordering
 from lorcbench.report.budget import Choice, command_of
-from lorcbench.report.choices import choices
+from lorcbench.report.choices import choices, shared_recipes
 from lorcbench.report.claims import Verdict
 from lorcbench.report.comparison import Change
 from lorcbench.report.conventions import Candidate
@@ -30,6 +30,7 @@ from lorcbench.report.recommend import Advice, RankCost
 from lorcbench.report.results import CellResult
 from lorcbench.report.scorecard import Row
 from lorcbench.report.seeds import Spread
+from lorcbench.report.shared import Shared
 from lorcbench.report.sources import Beside
 from lorcbench.study.cells import Cell, Study
 from lorcbench.study.ranks import rank_share
@@ -49,7 +50,9 @@ class Findings:
         advice: what to use, per kind of model.
         rank_costs: what LoRC adds to the size of each model.
         choices: the cells that a user may want to take away.
+        shared: the recipes that a user may want to take away for all models.
         equal_bits: whether LoRC pays for its bits, in one sentence; "" without cells that tell.
+        codes: in which rows of the recommendations codes of 4 bits stand.
         mixed: cells of mixed formats beside their rivals.
         corrections: what was found about kinds of correction, where a study has several.
     """
@@ -62,18 +65,22 @@ class Findings:
     advice: list[Advice] = field(default_factory=list)
     rank_costs: list[RankCost] = field(default_factory=list)
     equal_bits: str = ""
+    codes: str = ""
     beside: list[Beside] = field(default_factory=list)
     corrections: Corrections = corrections.NOTHING
     choices: list[Choice] = field(default_factory=list)
+    shared: list[Shared] = field(default_factory=list)
     mixed: list[Mixed] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """All of it in short, for the terminal."""
         published = [*agreement.summary(self.scorecard, self.orderings), *sources.summary(self.beside)]
-        use = headline.lines(self.advice, self.rank_costs, "" if self.corrections.sentences else self.equal_bits)
+        pays = "" if self.corrections.sentences else self.equal_bits
+        use = headline.lines(self.advice, self.rank_costs, pays, self.codes)
         candidates = conventions.summary(self.candidates)
         kinds = [f"  {sentence}" for sentence in [*self.corrections.sentences, *mixed.sentences(self.mixed)]]
-        return [*use, *kinds, *tally.lines(self.verdicts), *published, *candidates, *seeds.summary(self.spreads)]
+        # What to use comes last, where people look first.
+        return [*tally.lines(self.verdicts), *published, *candidates, *seeds.summary(self.spreads), *kinds, *use]
 
 
 def find(study: Study, results: list[CellResult], changes: dict[Cell, Change], arguments: list[str] | None = None) -> Findings:
@@ -97,6 +104,7 @@ def find(study: Study, results: list[CellResult], changes: dict[Cell, Change], a
     kinds = corrections.find(measured, changes, {result.cell: rank_share(study, result.cell) for result in measured})
     command = command_of(arguments or [f"study={study.name}"])
     taken = choices(study.name, results, changes, command)
+    shared = shared_recipes(results, changes, advice)
     return Findings(
         verdicts,
         rows,
@@ -106,8 +114,10 @@ def find(study: Study, results: list[CellResult], changes: dict[Cell, Change], a
         advice,
         costs,
         pays,
+        headline.codes_sentence(measured),
         beside,
         kinds,
         taken,
+        shared,
         mixed.find(measured),
     )

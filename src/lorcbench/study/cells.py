@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
@@ -18,8 +17,6 @@ from lorcbench.study import published
 FIELDS = dict(zip(AXES, ("model", "method", "calibration", "weight", "activation", "lorc", "rank"), strict=True))
 RECIPE = tuple(FIELDS.values())  # the order in which tables and tags name a cell
 SHORT_WINDOW = 512  # tokens; of a published model, a number in shorter windows needs a remark
-_SHOWN = 3  # values of an axis that a line has room for
-_UNASKED = ("none", "w16")  # of full precision: its method, calibration and correction, and its weights
 # What the cells of one evaluation have in common: all but the LoRC setting and its rank.
 _EVALUATED = ("model", "method", "calibration", "weight", "trained", "activation")
 
@@ -175,23 +172,6 @@ class Study:
         """Whether a model's full-precision perplexity must be the published one before anything of it is quantized."""
         return self.config.gate == "check" and published.full_precision(model, published.GATE_PROTOCOL) is not None
 
-    def outline(self) -> list[str]:
-        """What the study is, for the terminal: one line with its cells by axis, and what needs a line of its own.
-
-        That is what the command line gave, and a warning where it replaced an axis of several grids.
-        """
-        axes = []
-        for axis, attribute in FIELDS.items():
-            counts = Counter(str(getattr(cell, attribute)) for cell in self.cells)
-            if axis not in ("calibrations", "lorc") or len(counts.keys() - {"none"}) > 1:  # else the method and rank say it
-                axes.append(f"{axis}: {_counted(counts, axis in self.replaced)}")
-        lines = [f"study {self.name}: {len(self.cells)} cells; {'; '.join(axes)}"]
-        lines += self.given_lines()
-        if len(self.config.grids) > 1 and (everywhere := [axis for axis in self.replaced if axis != "models"]):
-            grids = f"each of the {len(self.config.grids)} grids, whose other axes stay"
-            lines.append(f"{', '.join(everywhere)} replaced in {grids}; study.exactly=true takes only what you name")
-        return lines
-
     def given_lines(self) -> list[str]:
         """A line for a model and a text that the command line gave, and what a reader must know of the text of such a model."""
         lines = [f"model {name} is {place}" for name, place in self.folders.items()]
@@ -221,19 +201,6 @@ class Study:
             for cell in cells:
                 groups.setdefault(tuple(getattr(cell, name) for name in _EVALUATED), []).append(cell)
         return grouped
-
-
-def _counted(counts: Counter[str], all_of_them: bool) -> str:
-    """The values of one axis, each with the number of cells that have it; only how many there are, if they are many.
-
-    Every study has cells of full precision, so their values are not counted with those that it asks about: ``4 and none``.
-    """
-    if len(counts) == 1:
-        return next(iter(counts))
-    if len(counts) > _SHOWN and not all_of_them:
-        asked = [value for value in counts if value not in _UNASKED]
-        return " and ".join([str(len(asked)), *(value for value in counts if value in _UNASKED)])
-    return ", ".join(f"{value} {count}" for value, count in counts.items())
 
 
 def model_config(name: str, folders: dict[str, str]) -> ModelConfig:

@@ -1,0 +1,44 @@
+"""What a study is, for the terminal: one line with its cells by axis, and what needs a line of its own.
+
+It is not in `lorcbench.study.cells`, so that better words make nothing run again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from lorcbench.study.cells import FIELDS, Study
+
+_SHOWN = 3  # values of an axis that a line has room for
+
+
+def outline(study: Study) -> list[str]:
+    """The line, what the command line gave, and a warning where that replaced an axis of several grids."""
+    quantized = [cell for cell in study.cells if not cell.is_full_precision]
+    whole = len(study.cells) - len(quantized)
+    axes = []
+    for axis, attribute in FIELDS.items():
+        counts = Counter(str(getattr(cell, attribute)) for cell in quantized or study.cells)
+        if axis == "methods" and len(counts) > 1:
+            del counts["none"]  # cells whose activations alone are rounded
+        if axis not in ("calibrations", "lorc") or len(counts.keys() - {"none"}) > 1:  # else the method and rank say it
+            axes.append(f"{axis}: {_counted(counts, axis in study.replaced)}")
+    axes.append(f"full precision: {whole} cell{'' if whole == 1 else 's'}")
+    lines = [f"study {study.name}: {len(study.cells)} cells; {'; '.join(axes)}", *study.given_lines()]
+    grids = len(study.config.grids)
+    if grids > 1 and (everywhere := [axis for axis in study.replaced if axis != "models"]):
+        lines.append(
+            f"{', '.join(everywhere)} replaced in each of the {grids} grids of the study's file, whose other axes stay; "
+            "exactly=true takes only what you name"
+        )
+    return lines
+
+
+def _counted(counts: Counter[str], all_of_them: bool) -> str:
+    """The values of one axis, each with the number of cells that have it; only how many there are, if they are many."""
+    if len(counts) == 1:
+        return next(iter(counts))
+    if len(counts) > _SHOWN and not all_of_them:
+        return str(len(counts))
+    (first, count), *others = counts.items()
+    return ", ".join([f"{first} ({count} cells)", *(f"{value} ({count})" for value, count in others)])
