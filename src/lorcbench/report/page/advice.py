@@ -79,8 +79,8 @@ def by_model(results: list[CellResult], changes: dict[Cell, Change], advice: lis
         f'<tr><th scope="row">{escape(name)}</th>{"".join(row)}</tr>' for name, row in zip(down, entries, strict=True)
     )
     note = (
-        "Each model by itself: the cell of lowest mean PPL within a budget. It is on the front: no other cell of the model is at "
-        "least as good in both bits and mean PPL, and better in one."
+        "Each model by itself: the cell of lowest mean PPL within a budget. It is on the front: no other cell of the model is "
+        "at least as good in both bits and mean PPL, and better in one."
     )
     return f'<p class="note">{note}</p>' + table([first, *across], rows, "The best cell of each model within a budget")
 
