@@ -43,8 +43,8 @@ def draw(results: list[CellResult], folder: Path) -> Figure | None:
         _draw_family(ax, [result for result in points if result.family == family], mebibytes, looks)
     axis_labels(fig, "size of the block linears in MiB: codes, scales, zero points and factors", "mean PPL of the corpora")
     caption = (
-        "Every cell of the study; lower and further left is better. A cell is on the line unless another one of its family is at "
-        "least as good in both size and perplexity, and better in one; the others are pale."
+        "Every cell of the study; lower and further left is better. A cell is on the line unless another one of its family is "
+        "at least as good in both size and perplexity, and better in one; the others are pale."
     )
     if hidden := len(mebibytes) - len(points):
         caption += f" Cells with a perplexity above {number(ceiling)} are not drawn: {hidden}."

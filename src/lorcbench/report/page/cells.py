@@ -89,7 +89,10 @@ def _note(results: list[CellResult], at_equal_bits: bool) -> str:
     if any(result.folders for result in results):
         note += " “Jobs” opens settings, digests and logs of all that a cell rests on."
     if any(result.derived for result in results):
-        note += " A derived row is chosen from measured ones by its own perplexity, as the paper chose; it looks a little better than it is."
+        note += (
+            " A derived row is chosen from measured ones by its own perplexity, as the paper chose; it looks a little better than "
+            "it is."
+        )
     return note
 
 
