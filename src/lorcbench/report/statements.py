@@ -250,9 +250,7 @@ def _scaled(group: int, result: CellResult) -> int:
     return group // SCALE if result.standin else group
 
 
-def _stand_for(
-    what: str, scaled: Callable[[int, CellResult], int], published: tuple[int, ...], result: CellResult
-) -> str:
+def _stand_for(what: str, scaled: Callable[[int, CellResult], int], published: tuple[int, ...], result: CellResult) -> str:
     """Which groups or ranks of a stand-in stand for those that a claim names; "" on another model."""
     own = " and ".join(str(scaled(number, result)) for number in published)
     return f"here {what} {own} stand for {' and '.join(map(str, published))}" if result.standin else ""
