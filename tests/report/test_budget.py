@@ -182,15 +182,15 @@ def test_the_command_prints_all_that_keeps_the_budget_if_asked_each_with_its_exp
 
 
 def test_else_it_prints_the_best_of_each_model_and_how_many_others_there_are(finished, capsys):
-    budget.recommend(["study=synthetic", "4.25"])
+    budget.recommend(["study=synthetic", "8"])
     told = capsys.readouterr().out.splitlines()
-    fitting = [budget.within(front, Budget.parse("4.25")) for front in budget.fronts(finished).values()]
+    fitting = [budget.within(front, Budget.parse("8")) for front in budget.fronts(finished).values()]
     best = [line for line in told if line.startswith("best for ")]
     assert len(best) == len(fitting) == 2
     for line, (first, *_) in zip(best, fitting, strict=True):
         assert line.startswith(f"best for {first.model}: {first.recipe}: {first.bits_per_weight:.2f} bits")
     others = sum(len(rest) for _, *rest in fitting)
-    assert told[-1].startswith(f"{others} more cells are within 4.25; --all")
+    assert told[-1].startswith(f"{others} more cells are within 8; --all")
     assert sum("export=" in line for line in told) == 2
 
 
@@ -326,8 +326,8 @@ def test_shared_recipes_fit_on_every_model_and_more_bits_lose_less(seed):
         rises = [compared[result.cell].relative.value for result in own]
         assert min(rises) - 1e-12 <= one.rise <= max(rises) + 1e-12 and one.rise_low <= one.rise <= one.rise_high
     assert [one.rise for one in recipes] == sorted((one.rise for one in recipes), reverse=True)
-    (best,) = recommend(found, compared, [4.25])
-    (line,) = shared.lines(recipes, Budget.parse("4.25"))
+    (best,) = recommend(found, compared, [9])
+    (line,) = shared.lines(recipes, Budget.parse("9"))
     assert best.words in line and line.startswith("best of one recipe for all 2 stand-ins: ")
     assert shared.lines(recipes, Budget.parse("0.5ppl")) == [] and len(shared.lines(recipes, Budget.parse("900%"))) == 1
 

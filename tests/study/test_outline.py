@@ -28,7 +28,7 @@ def test_an_axis_runs_through_every_grid_and_a_line_says_so():
     rounded = sum(cell.activation == "a8-asym-token" for cell in quantized)
     assert study.startswith("study demo") and f": {len(cells)} cells; models: 4; methods: gptq; weights: w3-asym-g64; " in study
     plain = len(quantized) - rounded
-    assert f"activations: a8-asym-token ({rounded} cells), a16 ({plain}); ranks: 0 (" in study and rounded > 0
+    assert f"activations: a8-asym-token ({rounded} cells), a16 ({plain}); ranks: " in study and rounded > 0
     assert study.endswith(f"; full precision: {len(cells) - len(quantized)} cells")
     grids = len(load_study("demo").config.grids)
     assert replaced == (
@@ -73,7 +73,7 @@ def test_a_study_as_its_file_has_it_is_one_short_line():
         study = load_study(name)
         (line,) = outline(study)
         assert line.startswith(f"study {study.name}: {len(study.cells)} cells; models: ")
-        assert len(line) < 200
+        assert len(line) < 240
 
 
 def test_the_line_names_a_model_that_replaces_all_others_without_a_warning():

@@ -5,6 +5,7 @@ It is not in `lorcbench.study.cells`, so that better words make nothing run agai
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 from lorcbench.study.cells import FIELDS, Study
@@ -24,7 +25,8 @@ def outline(study: Study) -> list[str]:
         if axis not in ("calibrations", "lorc") or len(counts.keys() - {"none"}) > 1:  # else the method and rank say it
             axes.append(f"{axis}: {_counted(counts, axis in study.replaced)}")
     axes.append(f"full precision: {whole} cell{'' if whole == 1 else 's'}")
-    lines = [f"study {study.name}: {len(study.cells)} cells; {'; '.join(axes)}", *study.given_lines()]
+    counted = re.sub(r"\((\d+)\)", r"(\1 cells)", "; ".join(axes), count=1)  # the unit once
+    lines = [f"study {study.name}: {len(study.cells)} cells; {counted}", *study.given_lines()]
     grids = len(study.config.grids)
     if grids > 1 and (everywhere := [axis for axis in study.replaced if axis != "models"]):
         lines.append(
@@ -40,5 +42,4 @@ def _counted(counts: Counter[str], all_of_them: bool) -> str:
         return next(iter(counts))
     if len(counts) > _SHOWN and not all_of_them:
         return str(len(counts))
-    (first, count), *others = counts.items()
-    return ", ".join([f"{first} ({count} cells)", *(f"{value} ({count})" for value, count in others)])
+    return ", ".join(f"{value} ({count})" for value, count in counts.items())

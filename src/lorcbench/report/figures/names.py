@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +13,7 @@ from lorcbench.report.figures.style import EDGE
 _LETTER, _LINE = 0.62, 1.2  # a letter's width and a line's height, as shares of the font size
 _MARK = 5.0  # points from its centre that a mark takes
 _NEAR = 14.0  # points from its mark within which a name needs no line
-_DISTANCES = (9, 13, 18, 24, 31, 39, 48, 60, 75)
+_DISTANCES = (9, 13, 18, 24, 31, 39, 48)
 ALL_AROUND = (135, 45, 90, 180, 0, 225, 315, 270)  # degrees, the preferred first
 BELOW_LEFT = (225, 240, 210, 255, 195, 270, 180)
 
@@ -33,7 +34,7 @@ class Names:
         self._low, self._high = ax.transAxes.transform([(0, 0), (1, 1)]) * self._unit
         taken = [self._on_page(place) for place in points]
         ends = [self._on_page(place) for place in corners]
-        for start, end in zip(ends, ends[1:], strict=False):
+        for start, end in pairwise(ends):
             steps = max(2, int(np.hypot(*(end - start)) / 3))
             taken += list(np.linspace(start, end, steps))
         self._taken = np.array(taken).reshape(-1, 2)
@@ -48,17 +49,17 @@ class Names:
         return self._ax.transData.transform(place) * self._unit
 
     def put(self, text: str, place: Place, angles: Iterable[int], size: float, colour: str, is_needed: bool = False) -> None:
-        """Write a name as near to its place as it covers nothing; where there is no room, not at all.
+        """Write a name as near to its place as it covers nothing; where there is no room beside it, not at all.
 
         Args:
             angles: of the directions in which it may stand, the preferred first.
             size: of its letters, in points.
-            is_needed: write it where it covers least.
+            is_needed: write it where it covers least, however far, with a line to its place.
         """
         half = np.array([_LETTER * size * len(text), _LINE * size]) / 2
         own = self._on_page(place)
         best = None
-        for distance in _DISTANCES:
+        for distance in _DISTANCES if is_needed else _DISTANCES[:2]:
             for angle in angles:
                 towards = np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
                 offset = distance * towards + half * np.sign(np.round(towards, 6))
