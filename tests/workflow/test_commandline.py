@@ -276,3 +276,10 @@ def test_short_spellings_of_settings_are_written_out_for_the_stages_that_take_wh
 def test_a_plan_takes_the_spellings_of_a_run(capsys):
     done = invoke("plan", "smoke", "models=[opt-standin-xs]", "ranks=[0]")
     assert "study smoke+models=opt-standin-xs+ranks=0: " in done.output + capsys.readouterr().out
+
+
+def test_a_model_of_ones_own_asks_for_the_study_own_in_every_command():
+    given = ["model_path=/data/llama", "text_path=/data/book.txt"]
+    assert commandline.with_study(given) == ["study=own", *given]
+    assert commandline.with_study([*given, "study=lorc"]) == [*given, "study=lorc"]
+    assert commandline.with_study(["lorc", *given]) == ["study=lorc", *given]

@@ -26,7 +26,12 @@ def is_study(argument: str) -> bool:
 
 
 def with_study(arguments: list[str]) -> list[str]:
-    """Arguments whose first may be the name of a study as it stands, with ``study=`` before it."""
+    """Arguments whose first may be the name of a study as it stands, with ``study=`` before it.
+
+    A first argument that names a model of one's own asks for the study `own`, as for Snakemake's ``--config``.
+    """
+    if arguments and arguments[0].startswith("model_path=") and not any(part.startswith("study=") for part in arguments):
+        return ["study=own", *arguments]
     if arguments and arguments[0].partition("+")[0] in compose.names("study") and is_study(arguments[0]):
         return [f"study={arguments[0]}", *arguments[1:]]
     return arguments

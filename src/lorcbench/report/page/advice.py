@@ -79,9 +79,9 @@ def by_model(results: list[CellResult], changes: dict[Cell, Change], advice: lis
         f'<tr><th scope="row">{escape(name)}</th>{"".join(row)}</tr>' for name, row in zip(down, entries, strict=True)
     )
     note = (
-        "The cell of lowest mean PPL within a budget; no other cell of the model is at least as good in both bits and mean PPL, "
-        "and better in one. Intervals are of the difference to full precision. A cell is not told apart if the interval of its "
-        "difference to the cell of the next smaller budget contains zero."
+        "The cell of lowest mean PPL within a budget; no other cell of the model is at least as good in both bits and mean "
+        "PPL, and better in one. Intervals are of the difference to full precision. A cell is not told apart if the interval "
+        "of its difference to the cell of the next smaller budget contains zero."
     )
     body = table([first, *across], rows, "The best cell of each model within a budget")
     return f'<h3>Each model by itself</h3><p class="note">{note}</p>{body}'

@@ -43,8 +43,8 @@ def chosen(choices: list[Choice]) -> str:
         "Per model and budget the cell that loses least, the largest first. "
         f'<span id="budget-help">For another budget type {escape(budget.EXPECTED)}.</span> '
         "Of the cells within a budget of size, the one of least loss is best; within one of loss, the smallest. "
-        "The other cells are those on the front of their model: no other cell is at least as good in both size and perplexity, and "
-        "better in one. "
+        "The other cells are those on the front of their model: no other cell is at least as good in both size and perplexity, "
+        "and better in one. "
         "MB (10⁶ bytes) are of a packed checkpoint: the linears of the blocks at these bits, all other numbers in 16 bits. "
         f"On the terminal: <code>lorcbench recommend {escape(spelled)} 4.25</code>"
     )
