@@ -90,8 +90,8 @@ def _note(results: list[CellResult], at_equal_bits: bool) -> str:
         note += " “Jobs” opens settings, digests and logs of all that a cell rests on."
     if any(result.derived for result in results):
         note += (
-            " A derived row is chosen from measured ones by its own perplexity, as the paper chose; it looks a little better than "
-            "it is."
+            " A derived row is chosen from measured ones by its own perplexity, as the paper chose; it looks a little better "
+            "than it is."
         )
     return note
 
