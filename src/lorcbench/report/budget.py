@@ -20,6 +20,7 @@ from lorcbench.common import paths
 from lorcbench.config import foreign
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.variants import Variant
+from lorcbench.report import shared
 from lorcbench.report.spelling import number, percent
 
 TABLE = "recommended.csv"
@@ -294,9 +295,8 @@ def recommend(settings: list[str], everything: bool = False) -> None:
     arguments = [text for text in settings if "=" in text]
     folder = Path(paths.STUDY.format(study=_study_name(arguments)))
     choices = read(folder, command_of(arguments))
-    from lorcbench.report import shared  # here: that module knows this one
-
-    print("\n".join([*shared.lines(shared.read(folder), budget), *lines(choices, budget, everything)]))
+    of_all = shared.lines(shared.read(folder), budget.quantity, budget.most, budget.is_size)
+    print("\n".join([*of_all, *lines(choices, budget, everything)]))
     if not any(map(budget.allows, choices)):
         sys.exit(1)
 
