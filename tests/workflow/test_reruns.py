@@ -17,7 +17,7 @@ WORDS = {
     },
     "a progress line": {
         "src/lorcbench/jobs/shards.py": [('self._depth, "block")', 'self._depth, "layer")')],
-        "src/lorcbench/jobs/job.py": [("{what} {int(done)}/{total}", "{what} {int(done)} of {total}")],
+        "src/lorcbench/jobs/progress.py": [("{what} {int(done)}/{total}", "{what} {int(done)} of {total}")],
     },
     "a comment, a docstring, the plan": {
         "src/lorcbench/core/gptq.py": [("_TILE = 64  # rows at a time", "_TILE = 64  # rows per tile")],

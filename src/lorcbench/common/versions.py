@@ -24,6 +24,7 @@ MACHINERY = (
         "lorcbench.study.graph",
         "lorcbench.jobs.job",
         "lorcbench.jobs.devices",
+        "lorcbench.jobs.progress",
         "lorcbench.jobs.records",
         "lorcbench.stages",
     ),
