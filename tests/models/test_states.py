@@ -11,7 +11,7 @@ import torch
 from lorcbench.core.formats import ActivationFormat
 from lorcbench.models import discovery, states
 from lorcbench.models.blocks import BlockWalk
-from lorcbench.models.perplexity import window_losses
+from lorcbench.models.perplexity import scores_of_ranks, window_losses
 from lorcbench.models.states import KeptStates
 
 WINDOWS = {"a": tiny.windows(5, 16), "b": tiny.windows(3, 8)}
@@ -125,3 +125,40 @@ def test_without_room_the_walk_goes_on_and_says_what_a_kill_would_cost(tmp_path,
     (line,) = said
     assert "not kept (they take 0.0 GB" in line and "starts again at its first block" in line
     assert not list(tmp_path.iterdir())
+
+
+def failing(error: BaseException, at: int):
+    """Weights of a rank that are the checkpoint's own before block `at`, which cannot be had."""
+
+    def weights(index: int) -> dict:
+        if index == at:
+            raise error
+        return {}
+
+    return weights
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_fails_at_one_rank_ends_its_walk_alone_also_behind_a_kill(tmp_path, killed):
+    folder, sound, whole = tiny.checkpoint(tmp_path / "opt", "opt"), failing(Killed(), at=-1), ActivationFormat(16)
+    alone = window_losses(walk(folder), WINDOWS, sound, whole)
+    if killed:
+        ranks = {"sound": failing(Killed(), at=2), "damaged": sound}
+        with pytest.raises(Killed), kept(tmp_path) as states_:
+            scores_of_ranks(walk(folder), WINDOWS, ranks, whole, None, states_)
+    said = []
+    with kept(tmp_path, said=said) as states_:
+        ranks = {"sound": sound, "damaged": failing(ArithmeticError("no block 1"), at=1)}
+        scores = scores_of_ranks(walk(folder), WINDOWS, ranks, whole, None, states_)
+    assert len(said) == killed
+    assert scores["sound"]["nll"] == alone
+    assert str(scores["damaged"]) == "no block 1"
+
+
+def test_a_walk_all_of_whose_ranks_have_failed_loads_no_further_block(tmp_path, monkeypatch):
+    opened, loaded, original = walk(tiny.checkpoint(tmp_path / "opt", "opt")), [], BlockWalk.block
+    monkeypatch.setattr(BlockWalk, "block", lambda self, index: loaded.append(index) or original(self, index))
+    ranks = {name: failing(ValueError(name), at=1) for name in ("one", "other")}
+    scores = scores_of_ranks(opened, WINDOWS, ranks, ActivationFormat(16))
+    assert {name: str(error) for name, error in scores.items()} == {"one": "one", "other": "other"}
+    assert loaded == [0, 1]

@@ -76,12 +76,11 @@ def scores_of_ranks(
     first = [group[0] for group in walk.architecture.linears]
     hidden = _embedded(walk, windows, list(weights_of_block))
     failed: dict[str, Exception] = {}
-    every = {f"{rank} {corpus}": states for rank, of_rank in hidden.items() for corpus, states in of_rank.items()}
-    start, notes = kept.restore(every) if kept else (0, None)
-    del every
+    start, notes = kept.restore(_by_name(hidden)) if kept else (0, None)
     for index in range(start):
-        for weights in weights_of_block.values():
-            weights(index)
+        for rank in list(hidden):
+            with _alone(rank, hidden, failed):
+                weights_of_block[rank](index)
     if start and channels is not None:
         channels.update(notes)
     progress(start, walk.depth)
@@ -92,22 +91,35 @@ def scores_of_ranks(
             counted = _counted(block, lambda share, index=index: progress(index + share, walk.depth), count)
             with watched as maxima, counted, rounded_inputs(block, walk.architecture.linear_names, activation):
                 for rank in list(hidden):
-                    try:
+                    with _alone(rank, hidden, failed):
                         install_weights(block, weights_of_block[rank](index))
                         for states in hidden[rank].values():
                             walk.advance(block, states)
-                    except FAILURES as error:
-                        failed[rank] = error
-                        del hidden[rank]
+            if not hidden:
+                break
             for name, largest in maxima.items():
                 channels.setdefault(name, []).append(unevenness(largest))
         if kept:
-            every = {f"{rank} {corpus}": states for rank, of_rank in hidden.items() for corpus, states in of_rank.items()}
-            kept.keep(index + 1, every, channels)
+            kept.keep(index + 1, _by_name(hidden), channels)
     for of_rank in hidden.values():
         store(of_rank)
     scores = _scored(walk, windows, hidden, full)
     return {rank: failed.get(rank) or scores[rank] for rank in weights_of_block}
+
+
+@contextmanager
+def _alone(rank: str, hidden: dict[str, dict[str, torch.Tensor]], failed: dict[str, Exception]) -> Iterator[None]:
+    """What fails while this is open ends the walk of one rank, and of no other."""
+    try:
+        yield
+    except FAILURES as error:
+        failed[rank] = error
+        del hidden[rank]
+
+
+def _by_name(hidden: dict[str, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The hidden states of all ranks and corpora, as they are kept."""
+    return {f"{rank} {corpus}": states for rank, of_rank in hidden.items() for corpus, states in of_rank.items()}
 
 
 def bytes_of_rank(walk: BlockWalk, windows: dict[str, torch.Tensor]) -> int:

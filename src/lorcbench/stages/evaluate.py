@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from lorcbench.common.artifacts import FAILURES, fingerprint, read_json
 from lorcbench.jobs.job import Job
@@ -11,6 +12,10 @@ from lorcbench.jobs.variants import Found, bring_up_to_date, mark, split
 from lorcbench.stages import run_by_old_name
 from lorcbench.study.graph import full_precision
 from lorcbench.study.stages import EVALUATE, TOKENS
+
+if TYPE_CHECKING:  # torch is not imported where nothing is missing
+    from lorcbench.jobs.inputs import CellWeights
+    from lorcbench.models.checkpoint import Checkpoint
 
 SAME = {"kl": 0.0, "agree": 1.0}  # of predictions that are the same
 
@@ -30,7 +35,7 @@ def _open_model(job: Job) -> Callable[[list[str]], Found]:
     import torch
 
     from lorcbench.jobs import full_precision as reference
-    from lorcbench.jobs import inputs, sources
+    from lorcbench.jobs import sources
     from lorcbench.jobs.walks import block_walk
     from lorcbench.models.perplexity import bytes_of_rank, scores_of_ranks
     from lorcbench.models.states import KeptStates
@@ -49,14 +54,7 @@ def _open_model(job: Job) -> Callable[[list[str]], Found]:
 
     def measure(variants: list[str]) -> dict[str, dict | Exception]:
         """What is measured of ranks that walk together, as the result file has it."""
-        weights, found = {}, {}
-        for variant in variants:
-            beside = next(iter(weights.values()), None)
-            names, fmt, device = job.names, job.weight_format, job.runtime.device
-            try:
-                weights[variant] = inputs.CellWeights(names, fmt, checkpoint, *split(variant), device, beside)
-            except FAILURES as error:
-                found[variant] = error
+        weights, found = _weights(job, checkpoint, variants)
         if not weights:
             return found
         channels = {} if is_full else None
@@ -95,6 +93,21 @@ def _open_model(job: Job) -> Callable[[list[str]], Found]:
             yield from found.items()
 
     return measured
+
+
+def _weights(job: Job, checkpoint: Checkpoint, variants: list[str]) -> tuple[dict[str, CellWeights], dict[str, Exception]]:
+    """The weights of ranks that share what they read; and of those that cannot be opened, why."""
+    from lorcbench.jobs.inputs import CellWeights
+
+    opened, failed = {}, {}
+    names, fmt, device = job.names, job.weight_format, job.runtime.device
+    for variant in variants:
+        beside = next(iter(opened.values()), None)
+        try:
+            opened[variant] = CellWeights(names, fmt, checkpoint, *split(variant), device, beside)
+        except FAILURES as error:
+            failed[variant] = error
+    return opened, failed
 
 
 def _walk_mark(job: Job, variants: list[str]) -> str:
