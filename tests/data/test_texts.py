@@ -398,7 +398,8 @@ def test_a_table_of_tasks_names_its_columns(tmp_path):
     from synthetic import result, study
 
     from lorcbench.report.comparison import changes
-    from lorcbench.report.tables import HARNESS_COLUMNS, as_csv, harness_rows
+    from lorcbench.report.rows import as_csv
+    from lorcbench.report.tables import HARNESS_COLUMNS, harness_rows
 
     both = [result("opt-125m none w16 r0"), result("opt-125m rtn w2-asym-row r0")]
     for one, value in zip(both, (0.5, 0.25), strict=True):

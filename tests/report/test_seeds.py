@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from synthetic import result
 
-from lorcbench.report import comparison, seeds, tables
+from lorcbench.report import comparison, rows, seeds
 from lorcbench.report.page import evidence
 from lorcbench.study.expansion import load_study
 
@@ -78,7 +78,7 @@ def test_failed_cells_and_published_models_have_no_part_in_it():
 
 def test_table_terminal_and_page_show_the_same_spread():
     (spread,) = found(measured("opt-standin-s", dict(zip(SEEDS, (0.1, 0.2, 0.4), strict=True))))
-    (row,) = csv.DictReader(io.StringIO(tables.as_csv(seeds.COLUMNS, [spread.row()])))
+    (row,) = csv.DictReader(io.StringIO(rows.as_csv(seeds.COLUMNS, [spread.row()])))
     assert (row["model"], row["method"], row["weight"], row["seeds"]) == ("opt-standin-s", "gptq", "w2-asym-row", "123 234 456")
     assert float(row["delta_ppl_sd"]) == spread.sd
     assert float(row["delta_ppl_half_width"]) == spread.half_width

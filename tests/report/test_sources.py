@@ -11,7 +11,7 @@ import pytest
 from page_reader import Reader, shown
 from synthetic import result
 
-from lorcbench.report import conventions, recommend, scorecard, sources, tables
+from lorcbench.report import conventions, recommend, rows, scorecard, sources
 from lorcbench.report.agreement import agreements, orderings, summary
 from lorcbench.report.comparison import changes
 from lorcbench.report.figures.size import _in_print
@@ -60,7 +60,7 @@ def test_all_sources_of_a_cell_stand_in_one_row(rounded):
 
 
 def test_the_row_of_the_csv_has_columns_per_source(rounded):
-    (row,) = csv.DictReader(io.StringIO(tables.as_csv(sources.COLUMNS, (one.columns() for one in rounded[3]))))
+    (row,) = csv.DictReader(io.StringIO(rows.as_csv(sources.COLUMNS, (one.columns() for one in rounded[3]))))
     assert (row["model"], row["weight"], row["corpus"], row["protocol"]) == ("opt-125m", "w3-asym-g128", WIKI, "gptq-old")
     assert [row[source] for source in SOURCES] == ["3446.89", "", "51.22", "", "", "51.2001"]
     assert [row[f"{source}_within"] for source in SOURCES] == ["False", "", "True", "", "", "True"]

@@ -7,8 +7,6 @@ terminal, the page and `recommended.csv` show the same choices, and a budget onl
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import shlex
 import sys
@@ -20,7 +18,7 @@ from lorcbench.common import paths
 from lorcbench.config import foreign
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.variants import Variant
-from lorcbench.report import shared
+from lorcbench.report import rows, shared
 from lorcbench.report.spelling import number, percent
 
 TABLE = "recommended.csv"
@@ -156,11 +154,7 @@ COLUMNS = tuple(field.name for field in fields(Choice))
 
 def as_csv(choices: Iterable[Choice]) -> str:
     """The table as text."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(choice.row() for choice in choices)
-    return text.getvalue()
+    return rows.as_csv(COLUMNS, (choice.row() for choice in choices))
 
 
 def read(folder: Path, command: str) -> list[Choice]:
@@ -174,12 +168,9 @@ def read(folder: Path, command: str) -> list[Choice]:
     """
     path = folder / TABLE
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return [Choice.of_row(row) for row in csv.DictReader(file)]
+        return rows.read(path, Choice.of_row)
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing; run the study first: {command}") from None
-    except (KeyError, ValueError):
-        raise ConfigError(f"{path} has other columns than this version writes; delete it and run the study again") from None
 
 
 def fronts(choices: Iterable[Choice]) -> dict[tuple[str, str], list[Choice]]:

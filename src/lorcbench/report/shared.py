@@ -6,13 +6,11 @@ mean loss. `lorcbench.report.choices` computes them, once per report. Nothing he
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from lorcbench.config.checks import ConfigError
+from lorcbench.report import rows
 from lorcbench.report.spelling import percent
 
 TABLE = "recommended-shared.csv"
@@ -63,13 +61,12 @@ _SEVERAL = ("models", "cells")  # no name and no key has a blank in it
 
 def as_csv(recipes: Iterable[Shared]) -> str:
     """The table as text."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for recipe in recipes:
-        row = {name: "" if value is None else str(value) for name, value in vars(recipe).items()}
-        writer.writerow(row | {name: " ".join(getattr(recipe, name)) for name in _SEVERAL})
-    return text.getvalue()
+    return rows.as_csv(COLUMNS, (_row(recipe) for recipe in recipes))
+
+
+def _row(recipe: Shared) -> dict[str, str]:
+    row = {name: "" if value is None else str(value) for name, value in vars(recipe).items()}
+    return row | {name: " ".join(getattr(recipe, name)) for name in _SEVERAL}
 
 
 def read(folder: Path) -> list[Shared]:
@@ -79,13 +76,7 @@ def read(folder: Path) -> list[Shared]:
         ConfigError: the table is one of another version.
     """
     path = folder / TABLE
-    if not path.is_file():
-        return []
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return [_of_row(row) for row in csv.DictReader(file)]
-    except (KeyError, ValueError):
-        raise ConfigError(f"{path} has other columns than this version writes; delete it and run the study again") from None
+    return rows.read(path, _of_row) if path.is_file() else []
 
 
 def _of_row(row: dict[str, str]) -> Shared:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable
-
 from lorcbench.report import equal_bits
 from lorcbench.report.comparison import Change
 from lorcbench.report.intervals import perplexity
@@ -118,12 +114,3 @@ def harness_rows(study: Study, results: list[CellResult], changes: dict[Cell, Ch
                 row |= {"delta_low": difference.low, "delta_high": difference.high}
             table.append({column: "" if row.get(column) is None else row[column] for column in HARNESS_COLUMNS})
     return table
-
-
-def as_csv(columns: tuple[str, ...], table: Iterable[dict]) -> str:
-    """The table as the text of a CSV file."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    return text.getvalue()

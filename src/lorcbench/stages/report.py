@@ -15,7 +15,7 @@ from lorcbench.config import compose
 from lorcbench.jobs.job import Job
 from lorcbench.pipeline import machine
 from lorcbench.pipeline.closing import SUMMARY
-from lorcbench.report import budget, comparison, conventions, figures, results, seeds, shared, sources, tables
+from lorcbench.report import budget, comparison, conventions, figures, results, rows, seeds, shared, sources, tables
 from lorcbench.report.derived import derive
 from lorcbench.report.findings import Findings, find
 from lorcbench.report.page.render import render
@@ -54,8 +54,8 @@ def main(job: Job) -> None:
 
     cells = tables.rows(study, everything, changes)
     tasks = tables.harness_rows(study, measured, changes)
-    write_text(folder / "cells.csv", tables.as_csv(tables.COLUMNS, cells))
-    write_text(folder / "tasks.csv", tables.as_csv(tables.HARNESS_COLUMNS, tasks))
+    write_text(folder / "cells.csv", rows.as_csv(tables.COLUMNS, cells))
+    write_text(folder / "tasks.csv", rows.as_csv(tables.HARNESS_COLUMNS, tasks))
     _write_findings(folder, findings)
     drawn = figures.draw(everything, changes, folder / "figures", findings.scorecard)
     imported = _imported(folder)
@@ -85,9 +85,9 @@ def _write_findings(folder: Path, findings: Findings) -> None:
     write_text(folder / budget.TABLE, budget.as_csv(findings.choices))
     write_text(folder / shared.TABLE, shared.as_csv(findings.shared))
     write_text(folder / "claims.json", json.dumps([vars(verdict) for verdict in findings.verdicts], indent=1) + "\n")
-    write_text(folder / "scorecard.csv", tables.as_csv(sources.COLUMNS, (number.columns() for number in findings.beside)))
-    write_text(folder / "fingerprint.csv", tables.as_csv(conventions.COLUMNS, map(vars, findings.candidates)))
-    write_text(folder / "seeds.csv", tables.as_csv(seeds.COLUMNS, (spread.row() for spread in findings.spreads)))
+    write_text(folder / "scorecard.csv", rows.as_csv(sources.COLUMNS, (number.columns() for number in findings.beside)))
+    write_text(folder / "fingerprint.csv", rows.as_csv(conventions.COLUMNS, map(vars, findings.candidates)))
+    write_text(folder / "seeds.csv", rows.as_csv(seeds.COLUMNS, (spread.row() for spread in findings.spreads)))
 
 
 def _imported(folder: Path) -> dict | None:
