@@ -2,7 +2,7 @@
 
 A *choice* is a cell on the Pareto front of its model (`lorcbench.report.choices` computes them all, once per report). The
 terminal, the page and `recommended.csv` show the same choices, and a budget only filters them. Nothing heavy is imported here:
-``lorcbench recommend study=NAME 4.25`` reads the table that the report left.
+``lorcbench recommend NAME 4.25`` reads the table that the report left.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -21,6 +20,7 @@ from lorcbench.config import foreign
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.variants import Variant
 from lorcbench.report.spelling import number, percent
+from lorcbench.study import started
 
 TABLE = "recommended.csv"
 EXPECTED = "bits per weight such as 4.25, megabytes such as 80MB, or the loss that you accept, such as 0.5ppl or 2%"
@@ -36,8 +36,6 @@ UNITS = {
     "%": ("rise", 0.01),
 }
 SIZES = ("bits_per_weight", "megabytes")
-_PLACES = ("model_path", "text_path", "foreign")
-_OWN = ("study", "name", *_PLACES)  # keys of `--config` by themselves; all else is an override
 _SPELLED = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z%]*)")
 
 
@@ -248,27 +246,12 @@ def remarks(choice: Choice, budget: Budget) -> list[str]:
     return said
 
 
-def command_of(arguments: list[str]) -> str:
-    """The command of the workflow that runs a study.
-
-    Args:
-        arguments: of the stage ``report``: ``study=NAME``, overrides, ``model_path`` and so on.
-    """
-    from lorcbench.config import compose
-
-    values = dict(argument.partition("=")[::2] for argument in arguments)
-    own = {key: values[key] for key in _OWN if key in values}
-    own |= {key: compose.unquoted(own[key]) for key in _PLACES if key in own}
-    overrides = [argument for argument in arguments if argument.partition("=")[0] not in _OWN]
-    own |= {"overrides": " ".join(overrides)} if overrides else {}
-    return " ".join(["snakemake --cores all --config", *(shlex.quote(f"{key}={value}") for key, value in own.items())])
-
-
-def recommend(settings: list[str]) -> None:
+def recommend(settings: list[str], folder: str | None = None) -> None:
     """Print what to take of a finished study within a budget.
 
     Args:
         settings: ``study=NAME`` and what else the workflow was started with, and the budget, which is the one without ``=``.
+        folder: of the study under results/, if it was named by that.
 
     Raises:
         ConfigError: the budget or the study makes no sense, or the study has no page yet.
@@ -276,10 +259,11 @@ def recommend(settings: list[str]) -> None:
     """
     budgets = [text for text in settings if "=" not in text]
     if len(budgets) != 1:
-        raise ConfigError(f"{len(budgets)} budgets; expected one beside study=NAME: {EXPECTED}")
+        raise ConfigError(f"{len(budgets)} budgets; expected one beside the study: {EXPECTED}")
     budget = Budget.parse(budgets[0])
     arguments = [text for text in settings if "=" in text]
-    choices = read(Path(paths.STUDY.format(study=_study_name(arguments))), command_of(arguments))
+    place = Path(paths.STUDY.format(study=folder or _study_name(arguments)))
+    choices = read(place, started.command(arguments))
     print("\n".join(lines(choices, budget)))
     if not any(map(budget.allows, choices)):
         sys.exit(1)

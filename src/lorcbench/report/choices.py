@@ -28,7 +28,7 @@ def choices(study: str, results: list[CellResult], changes: dict[Cell, Change], 
         study: the name of their study.
         results: all cells of the study; failed and derived ones are left out.
         changes: what they lost to full precision; a cell without that is left out.
-        command: that runs the study, of `lorcbench.report.budget.command_of`.
+        command: that exports cells of the study, up to their keys: of `lorcbench.study.started.command`.
     """
     front = fronts(results)
     fitting: dict[tuple[str, str], list[CellResult]] = {}
@@ -82,7 +82,7 @@ def _export(cell: Cell, command: str) -> str:
     """The command that makes a checkpoint of a cell, or what takes its place where there is one."""
     if settings_of(cell.method).kind == foreign.METHOD:
         return f"(a checkpoint already: {Variant.parse(cell.method).setting('of')})"
-    return f"{command} {shlex.quote(f'export={cell.key}')}"
+    return f"{command} {shlex.quote(cell.key)}"
 
 
 def packed_megabytes(result: CellResult) -> float | None:

@@ -19,7 +19,7 @@ from lorcbench.report import (
     tally,
 )
 from lorcbench.report.agreement import Ordering
-from lorcbench.report.budget import Choice, command_of
+from lorcbench.report.budget import Choice
 from lorcbench.report.choices import choices
 from lorcbench.report.claims import Verdict
 from lorcbench.report.comparison import Change
@@ -31,6 +31,7 @@ from lorcbench.report.results import CellResult
 from lorcbench.report.scorecard import Row
 from lorcbench.report.seeds import Spread
 from lorcbench.report.sources import Beside
+from lorcbench.study import started
 from lorcbench.study.cells import Cell, Study
 from lorcbench.study.ranks import rank_share
 
@@ -95,7 +96,7 @@ def find(study: Study, results: list[CellResult], changes: dict[Cell, Change], a
     candidates = conventions.rank(rows)
     pays = equal_bits.sentence(measured)
     kinds = corrections.find(measured, changes, {result.cell: rank_share(study, result.cell) for result in measured})
-    command = command_of(arguments or [f"study={study.name}"])
+    command = started.command(arguments or [f"study={study.name}"], "export")
     taken = choices(study.name, results, changes, command)
     return Findings(
         verdicts,

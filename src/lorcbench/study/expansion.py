@@ -76,7 +76,7 @@ def load_study(
     given.check_path("text_path", text_path, "a file of plain text, JSON lines or Parquet")
     given.check_path(foreign.KEY, foreign_paths, "the folder of a checkpoint that was quantized elsewhere")
     if name.partition("+")[0] not in compose.names("study"):
-        raise ConfigError(f"study {name!r} is unknown; conf/study has {', '.join(compose.names('study'))}")
+        raise ConfigError(compose.unknown("study", name.partition("+")[0]))
     composed = compose.compose([f"study={name}", *(part for part in overrides if not part.startswith(given.OVERRIDES))])
     request = _request(name, OmegaConf.to_object(composed.study), overrides, model_path, text_path, foreign_paths)
     protocol = compose.canonical("eval", request.config.eval)
@@ -108,13 +108,14 @@ def load_study(
 def study_from_arguments(arguments: list[str]) -> Study:
     """The study that a stage was started for: ``study=NAME``, then overrides and ``model_path`` as the workflow got them."""
     values = dict(argument.partition("=")[::2] for argument in arguments)
-    if "study" not in values:
+    study = given.study_of(values)
+    if study is None:
         raise ConfigError(f"study=NAME is missing; known: {', '.join(compose.names('study'))}")
     own = ("study=", "model_path=", "text_path=", "foreign=", "name=")
     overrides = [argument for argument in arguments if not argument.startswith(own)]
     given_places = (compose.unquoted(values[key]) if key in values else None for key in ("model_path", "text_path", "foreign"))
     model, text, quantized = given_places
-    return load_study(values["study"], overrides, model, values.get("name"), text, quantized)
+    return load_study(study, overrides, model, values.get("name"), text, quantized)
 
 
 def _tasks(names: Iterable[str]) -> list[str]:
