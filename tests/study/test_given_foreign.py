@@ -16,7 +16,7 @@ from lorcbench.config import compose, foreign
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.folders import model_name
 from lorcbench.pipeline.rules import Pipeline
-from lorcbench.study import exports
+from lorcbench.study import exports, outline
 from lorcbench.study.expansion import load_study, study_from_arguments
 
 TOKEN = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
@@ -53,7 +53,7 @@ def test_a_folder_is_one_cell_more_of_its_own_method(base):
     assert (cell.method, cell.weight, cell.activation, cell.rank) == (method, "w4-sym-g128", "a16", 0)
     assert cell.model == model_name(base) and study.foreign == {method: str(quantized)}
     assert model_name(quantized) in study.name and study.name != without.name
-    assert f"method {method} is {quantized}" in study.outline()
+    assert f"method {method} is {quantized}" in outline.lines(study)
     assert compose.load("method", cell.method).of == model_name(quantized)
 
 

@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from lorcbench.config.checks import ConfigError
+from lorcbench.study import outline
 from lorcbench.study.expansion import load_study
 
 MEANT = ["study.methods=[gptq]", "study.weights=[w3-asym-g64]"]
@@ -21,18 +22,17 @@ def recipes(overrides: list[str], study: str = "demo") -> set[tuple]:
 
 def test_an_axis_runs_through_every_grid_and_a_line_says_so():
     assert ("gptq", "w3-asym-g64", "a8-asym-token", 0) in recipes(MEANT)  # of the grid none/w16/a8
-    study, replaced = load_study("demo", MEANT).outline()
+    study, replaced = outline.lines(load_study("demo", MEANT))
     cells = load_study("demo", MEANT).cells
     counts = {weight: sum(cell.weight == weight for cell in cells) for weight in ("w16", "w3-asym-g64")}
     rounded = sum(cell.activation == "a8-asym-token" for cell in cells)
-    assert (
-        study.startswith("study demo") and f": {len(cells)} cells; models: 4; methods: none 4, gptq {len(cells) - 4}; " in study
-    )
-    assert f"weights: w16 {counts['w16']}, w3-asym-g64 {counts['w3-asym-g64']}; " in study
-    assert f"activations: a16 {len(cells) - rounded}, a8-asym-token {rounded}; ranks: " in study and rounded > 0
+    assert study.startswith("study demo") and f": {len(cells)} cells; models: 4; " in study
+    assert f"methods: none (4 cells), gptq ({len(cells) - 4}); " in study
+    assert f"weights: w16 ({counts['w16']}), w3-asym-g64 ({counts['w3-asym-g64']}); " in study
+    assert f"activations: a16 ({len(cells) - rounded}), a8-asym-token ({rounded}); ranks: " in study and rounded > 0
     grids = len(load_study("demo").config.grids)
     assert replaced == (
-        f"methods, weights replaced in each of the {grids} grids, whose other axes stay; "
+        f"methods, weights replaced in each of the {grids} grids, which keep their own activations, ranks; "
         "study.exactly=true takes only what you name"
     )
 
@@ -45,7 +45,7 @@ def test_exactly_takes_the_product_of_what_is_named():
     study = load_study("demo", [*MEANT, EXACTLY])
     assert study.models == load_study("demo").models
     assert {cell.calibration for cell in study.cells} == {"none", "stdlib"}  # the study's own, for all its grids
-    (line,) = study.outline()
+    (line,) = outline.lines(study)
     assert "activations: a16; ranks: 0" in line and f"{2 * len(study.models)} cells" in line
 
 
@@ -71,11 +71,37 @@ def test_exactly_wants_the_axes_that_only_grids_have():
 def test_a_study_as_its_file_has_it_is_one_short_line():
     for name in ("demo", "smoke", "lorc+standins=true"):
         study = load_study(name)
-        (line,) = study.outline()
+        (line,) = outline.lines(study)
         assert line.startswith(f"study {study.name}: {len(study.cells)} cells; models: ")
         assert len(line) < 200
 
 
 def test_the_line_names_a_model_that_replaces_all_others_without_a_warning():
-    (line,) = load_study("demo", ["study.models=[opt-standin-s]"]).outline()
+    (line,) = outline.lines(load_study("demo", ["study.models=[opt-standin-s]"]))
     assert "models: opt-standin-s;" in line
+
+
+def test_grids_that_are_alike_once_their_axes_are_replaced_need_no_warning():
+    alike = ["study.methods=[rtn]", "study.weights=[w4-asym-row,w4-asym-g96]", "study.ranks=[0]"]
+    line, left_out = outline.lines(load_study("own", alike))
+    assert "; ranks: 0" in line and left_out.startswith("left out, because groups do not divide the width: w4-asym-g96 on ")
+    _, replaced = outline.lines(load_study("own", ["study.methods=[rtn,gptq]"]))
+    assert replaced.startswith("methods replaced in each of the 2 grids, which keep their own ranks; ")
+
+
+@pytest.mark.parametrize(
+    ("axes", "said"),
+    [
+        ("study.weights=[w4-asm-g128]", "did you mean w4-asym-g128?"),
+        ("study.activations=[a8-asym-tokens]", "did you mean a8-asym-token?"),
+        ("study.methods=[gtpq]", "did you mean gptq?"),
+        ("study.methods=[something-else]", "zq_local"),
+        ("study.weights=[w3-asym-g33]", "no cells; groups of w3-asym-g33 do not divide the widths of opt-standin-m, 128, 512;"),
+        ("study.weights=[w3-asym-g33]", "expected a row, or groups of 8, 16, 32, 64, 128"),
+        ("study.weights=[w3-asym-g33] study.indivisible=refuse", "its width 128; expected a row, or groups of 8, 16, 32, 64, 128"),
+    ],
+)
+def test_a_format_or_a_name_that_does_not_fit_is_answered_with_one_that_does(axes, said):
+    with pytest.raises(ConfigError) as error:
+        load_study("own", axes.split())
+    assert said in str(error.value) and "\n" not in str(error.value)

@@ -18,6 +18,7 @@ from synthetic import Wildcards
 from lorcbench.config import compose, folders
 from lorcbench.config.checks import ConfigError
 from lorcbench.pipeline.rules import Pipeline
+from lorcbench.study import outline
 from lorcbench.study.expansion import load_study
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("elsewhere")]
@@ -152,7 +153,7 @@ def test_a_folder_may_be_named(tmp_path):
     pipeline = Pipeline({"study": "smoke", "model_path": str(folder), "overrides": f"model.name=mine {RTN}"})
     assert pipeline.study.folders == {"mine": str(folder)}
     assert pipeline.model_arguments(Wildcards(model="mine")).startswith("model=folder model.name=mine ")
-    assert "model mine is " + str(folder) in pipeline.study.outline()
+    assert "model mine is " + str(folder) in outline.lines(pipeline.study)
     for wrong in ("opt-standin-s", "../x", "a/b", ""):
         with pytest.raises(ConfigError, match=r"model\.name="):
             Pipeline({"study": "smoke", "model_path": str(folder), "overrides": f"model.name={wrong} {RTN}"})

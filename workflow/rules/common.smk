@@ -9,7 +9,7 @@ from lorcbench.common.artifacts import pull_back_times
 from lorcbench.config.checks import ConfigError
 from lorcbench.pipeline.console import install
 from lorcbench.pipeline.rules import Pipeline
-from lorcbench.study import views
+from lorcbench.study import outline, views
 
 console = install(logger)
 
@@ -29,7 +29,7 @@ try:
     if workflow.is_main_process:
         pull_back_times(Path(paths.CACHE))
         views.refresh(pipeline.study)
-        for line in pipeline.study.outline():
+        for line in outline.lines(pipeline.study):
             logger.info(line)
         for line in pipeline.device_lines():
             logger.info(line)

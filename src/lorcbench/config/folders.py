@@ -20,6 +20,7 @@ from lorcbench.config.shape import Input, Shape
 # What a checkpoint is read from: configurations, tokenizers of every format, weights.
 _READ = ("*.json", "*.txt", "*.model", "*.safetensors", "pytorch_model*.bin")
 
+NOWHERE = "no such file or folder"  # of a path that the user gave
 _LONGEST_HEADER = 100_000_000  # bytes, as in the safetensors library
 _IN_BLOCK = re.compile(r"(?:(.*?)\.)?(\d+)\.(.*)\.weight")  # list of blocks, block, linear
 # What ``config.json`` calls sizes, by family.
@@ -41,11 +42,12 @@ def resolved(path: str, key: str) -> Path:
     """
     try:
         folder = Path(path).expanduser().resolve()
-        is_checkpoint = (folder / "config.json").is_file()
+        is_there, is_checkpoint = folder.exists(), (folder / "config.json").is_file()
     except (OSError, RuntimeError):  # a name too long for the file system, or a user who is unknown
-        is_checkpoint = False
+        is_there = is_checkpoint = False
     if not is_checkpoint:
-        raise ConfigError(f"{key}={path}: expected a checkpoint folder with config.json and safetensors files")
+        found = "no config.json there" if is_there else NOWHERE
+        raise ConfigError(f"{key}={path}: {found}; expected a checkpoint folder with config.json and safetensors files")
     return folder
 
 

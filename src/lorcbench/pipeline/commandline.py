@@ -166,7 +166,7 @@ def stage_arguments(words: Words) -> list[str]:
 
 
 def of_finished(arguments: list[str], table: str) -> tuple[list[str], list[str], str | None]:
-    """What ``lorcbench recommend`` asks: the arguments of a stage, the words beside them, and the study's folder under results/.
+    """What ``lorcbench recommend`` asks: arguments of a stage, the words beside them, and the study's folder under results/.
 
     Args:
         arguments: a study, and a budget, which begins with a digit or is no setting.

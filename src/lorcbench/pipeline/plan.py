@@ -17,6 +17,7 @@ import psutil
 from lorcbench.common import paths
 from lorcbench.common.artifacts import ArtifactError, read_json
 from lorcbench.common.paths import Wildcards
+from lorcbench.common.spelling import counted
 from lorcbench.config import compose
 from lorcbench.config.schema import RuntimeConfig
 from lorcbench.pipeline import machine as of_machine
@@ -164,10 +165,10 @@ def report(study: Study, runtime: RuntimeConfig, machine: Machine) -> tuple[str,
     disk = sum(takes.disk for takes in known)
     gpus = f", GPUs of {', '.join(f'{gpu / 1024:.0f}' for gpu in machine.gpus)} GiB" if machine.gpus else ""
     lines = [
-        f"study {study.name}: {len(study.cells)} cells on {len({cell.model for cell in study.cells})} models, "
-        f"{len(planned)} jobs, {len(planned) - len(to_do)} of them done",
-        f"this machine: {machine.cores} cores of {machine.rate / 1e9:.0f} GFLOP/s, {machine.memory / 1024:.1f} GiB of memory "
-        f"for jobs, {machine.disk / 1024:.0f} GiB of disk free{gpus}",
+        f"study {study.name}: {counted(len(study.cells), 'cell')} on {counted(len(study.models), 'model')}, "
+        f"{counted(len(planned), 'job')}, {len(planned) - len(to_do)} of them done",
+        f"this machine: {counted(machine.cores, 'core')} of {machine.rate / 1e9:.0f} GFLOP/s, "
+        f"{machine.memory / 1024:.1f} GiB of memory for jobs, {machine.disk / 1024:.0f} GiB of disk free{gpus}",
         *machine.products,
         "",
         *_table(planned, runtime, machine, corrected),
@@ -299,4 +300,4 @@ def _dtype(job: PlannedJob) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+    return counted(round(seconds / 60), "minute") if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
@@ -18,7 +17,6 @@ from lorcbench.study import published
 FIELDS = dict(zip(AXES, ("model", "method", "calibration", "weight", "activation", "lorc", "rank"), strict=True))
 RECIPE = tuple(FIELDS.values())  # the order in which tables and tags name a cell
 SHORT_WINDOW = 512  # tokens; of a published model, a number in shorter windows needs a remark
-_SHOWN = 3  # values of an axis that a line has room for
 # What the cells of one evaluation have in common: all but the LoRC setting and its rank.
 _EVALUATED = ("model", "method", "calibration", "weight", "trained", "activation")
 
@@ -174,35 +172,6 @@ class Study:
         """Whether a model's full-precision perplexity must be the published one before anything of it is quantized."""
         return self.config.gate == "check" and published.full_precision(model, published.GATE_PROTOCOL) is not None
 
-    def outline(self) -> list[str]:
-        """What the study is, for the terminal: one line with its cells by axis, and what needs a line of its own.
-
-        That is what the command line gave, and a warning where it replaced an axis of several grids.
-        """
-        axes = []
-        for axis, attribute in FIELDS.items():
-            counts = Counter(str(getattr(cell, attribute)) for cell in self.cells)
-            if axis not in ("calibrations", "lorc") or len(counts.keys() - {"none"}) > 1:  # else the method and rank say it
-                axes.append(f"{axis}: {_counted(counts, axis in self.replaced)}")
-        lines = [f"study {self.name}: {len(self.cells)} cells; {'; '.join(axes)}"]
-        lines += self.given_lines()
-        if len(self.config.grids) > 1 and (everywhere := [axis for axis in self.replaced if axis != "models"]):
-            grids = f"each of the {len(self.config.grids)} grids, whose other axes stay"
-            lines.append(f"{', '.join(everywhere)} replaced in {grids}; study.exactly=true takes only what you name")
-        return lines
-
-    def given_lines(self) -> list[str]:
-        """A line for a model and a text that the command line gave, and what a reader must know of the text of such a model."""
-        lines = [f"model {name} is {place}" for name, place in self.folders.items()]
-        lines += [f"text {name} is {text.path}" for name, text in self.texts_given.items()]
-        lines += [f"method {name} is {folder}" for name, folder in self.foreign.items()]
-        protocol = compose.load("eval", self.eval)
-        if self.folders and "stdlib" in protocol.texts():
-            lines.append("the text is what Python carries about itself, since there is no text_path=FILE of your own")
-        if self.folders and not protocol.fit and protocol.window < SHORT_WINDOW:
-            lines.append(f"its windows have {protocol.window} tokens, few for a language model: study=own takes longer ones")
-        return lines
-
     def wildcards(self, cell: Cell) -> Wildcards:
         """The names of the jobs that a cell of this study rests on."""
         return cell.wildcards(self.eval)
@@ -220,15 +189,6 @@ class Study:
             for cell in cells:
                 groups.setdefault(tuple(getattr(cell, name) for name in _EVALUATED), []).append(cell)
         return grouped
-
-
-def _counted(counts: Counter[str], all_of_them: bool) -> str:
-    """The values of one axis, each with the number of cells that have it; only how many there are, if they are many."""
-    if len(counts) == 1:
-        return next(iter(counts))
-    if len(counts) > _SHOWN and not all_of_them:
-        return str(len(counts))
-    return ", ".join(f"{value} {count}" for value, count in counts.items())
 
 
 def model_config(name: str, folders: dict[str, str]) -> ModelConfig:

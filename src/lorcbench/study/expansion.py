@@ -16,7 +16,7 @@ from lorcbench.config.checks import MOST, ConfigError
 from lorcbench.config.protocols import TextConfig
 from lorcbench.config.schema import AXES, GridConfig, StudyConfig
 from lorcbench.config.variants import Variant
-from lorcbench.study import given, naming, rehearsal
+from lorcbench.study import given, groups, naming, rehearsal
 from lorcbench.study.cells import FIELDS, Cell, Study, activation_format, model_config, needs_calibration, weight_format
 from lorcbench.study.ranks import of_width
 
@@ -197,6 +197,8 @@ def _expand(request: _Request) -> tuple[list[Cell], list[tuple[str, str]], list[
     if not cells and too_large:
         smallest = min(model_config(model, request.folders).block_weights for model in too_large)
         raise ConfigError(f"study.max_params={limit:g}: the smallest model of {request.name} has {smallest:.3g}")
+    if not cells and indivisible:
+        raise ConfigError(f"study {request.name}: no cells; {groups.no_cells(indivisible, widths)}")
     if not cells:
         raise ConfigError(f"study {request.name}: no cells; expected at least one grid with models, methods and weights")
     cells |= dict.fromkeys(_foreign_cells(request, {cell.model for cell in cells}))
@@ -269,7 +271,8 @@ def _values(request: _Request, axis: str, values: list | None) -> list:
         try:
             return [str(parse(value)) for value in values]
         except ValueError as error:
-            raise ConfigError(str(error)) from None
+            wrong = next((value for value in values if repr(value) in str(error)), "")
+            raise ConfigError(f"{error}{compose.nearest(wrong, groups.usual(axis))}") from None
     return [value if value in request.folders else compose.canonical(FIELDS[axis], value) for value in values]
 
 
@@ -339,7 +342,8 @@ def _indivisible(request: _Request, cell: Cell, widths: tuple[int, ...]) -> str 
         for width in widths:
             if fmt.group and width % fmt.group:
                 if request.config.indivisible == "refuse":
-                    raise ConfigError(f"{fmt} on {cell.model}: groups of {fmt.group} do not divide its width {width}")
+                    wrong = f"groups of {fmt.group} do not divide its width {width}"
+                    raise ConfigError(f"{fmt} on {cell.model}: {wrong}; expected {groups.that_divide(widths)}")
                 return str(fmt)
     return None
 

@@ -102,6 +102,6 @@ def _made(name: str) -> list[str]:
 
 
 def folders() -> list[str]:
-    """The names of the folders under results/ whose command is known, but for those that are called as a study of conf/study."""
+    """The names of the folders whose command is known; those that are called as a study of conf/study are left out."""
     found = sorted(path.parent.name for path in Path(_RESULTS).glob(f"*/{COMMAND}"))
     return [name for name in found if name not in compose.names("study")]

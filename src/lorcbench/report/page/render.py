@@ -31,6 +31,7 @@ from lorcbench.report.results import jobs as files_of_jobs
 from lorcbench.report.scorecard import counted
 from lorcbench.report.summary import window_lines
 from lorcbench.study.cells import Cell, Study
+from lorcbench.study.outline import given_lines
 from lorcbench.study.published import PAPER, REPRODUCTION
 from lorcbench.study.ranks import rank_lines, rank_share
 
@@ -225,7 +226,7 @@ def _alerts(study: Study, results: list[CellResult]) -> str:
         text = "small models that this pipeline trained itself. Their perplexities are no published model's"
         ranks = "".join(f"<li>{escape(line)}</li>" for line in rank_lines(study))
         alerts.append(f'<div class="box"><b>Stand-ins.</b> {who} stand-ins, {text}.{ranks and f"<ul>{ranks}</ul>"}</div>')
-    if lines := [*study.given_lines(), *window_lines(study, results)]:
+    if lines := [*given_lines(study), *window_lines(study, results)]:
         items = "".join(f"<li>{escape(line)}</li>" for line in lines)
         alerts.append(f'<div class="box"><b>What is measured here.</b><ul>{items}</ul></div>')
     if planted := sorted({result.cell.model for result in results if result.planted}):
