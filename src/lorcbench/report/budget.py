@@ -88,8 +88,8 @@ class Choice:
         recipe: the cell in words.
         kind: of the model: ``stand-ins`` and so on.
         bits_per_weight: all that is stored for the linears of the blocks.
-        megabytes: of a packed checkpoint: the linears at these bits, and all other numbers in 16 bits. None where the files of
-            the model are not here.
+        megabytes: of the tensors that `export` writes in the format that it takes by itself: `lorcbench.report.exported`. None
+            where the files of the model are not here.
         ppl, ppl_fp: the mean perplexity of the corpora, and full precision's.
         delta_ppl, delta_ppl_low, delta_ppl_high: their difference, with its interval.
         rise, rise_low, rise_high: the same as a share of full precision's perplexity.

@@ -14,6 +14,7 @@ from lorcbench.config.variants import Variant
 from lorcbench.report.budget import Choice
 from lorcbench.report.comparison import Change, windows
 from lorcbench.report.derived import settings_of
+from lorcbench.report.exported import tensor_bytes
 from lorcbench.report.intervals import relative_change
 from lorcbench.report.recommend import USABLE, fronts, kind_of
 from lorcbench.report.results import CellResult
@@ -63,7 +64,7 @@ def _choice(study: str, change: Change, alike: list[CellResult], command: str) -
         recipe=recipe(cell),
         kind=kind_of(result),
         bits_per_weight=result.bits_per_weight,
-        megabytes=packed_megabytes(result),
+        megabytes=exported_megabytes(result),
         ppl=result.mean_ppl,
         ppl_fp=change.baseline.mean_ppl,
         delta_ppl=change.mean.value,
@@ -85,11 +86,8 @@ def _export(cell: Cell, command: str) -> str:
     return f"{command} {shlex.quote(cell.key)}"
 
 
-def packed_megabytes(result: CellResult) -> float | None:
-    """The size of a packed checkpoint in 10⁶ bytes, None if it is not known.
-
-    The linears of the blocks have the cell's bits, all other numbers 16.
-    """
-    if not result.parameters or not result.weights:
+def exported_megabytes(result: CellResult) -> float | None:
+    """The size in 10⁶ bytes of what a cell is exported to, without tokenizer and small files; None if it is not known."""
+    if result.files is None or result.bits_per_weight is None:
         return None
-    return (result.weights * result.bits_per_weight + 16 * (result.parameters - result.weights)) / 8e6
+    return tensor_bytes(result.files, result.cell, result.family, result.bits_per_weight) / 1e6

@@ -32,7 +32,7 @@ def chosen(choices: list[Choice]) -> str:
         "The cells on the front of each model, the largest first: no other cell is at least as good in both size and "
         f'perplexity. <span id="budget-help">Type {escape(budget.EXPECTED)}.</span> '
         "Of those within a budget of size, the one of least loss is called best; within one of loss, the smallest. "
-        "MB (10⁶ bytes) are of a packed checkpoint: the linears of the blocks at these bits, all other numbers in 16 bits. "
+        "MB (10⁶ bytes) are what the command writes, embeddings and head included, without the tokenizer and small files. "
         f"On the terminal: <code>lorcbench recommend {escape(choices[0].study)} 4.25</code>"
     )
     body = table(list(_HEADS), rows, "Cells that can be taken away", _NUMERIC, name="choices")
