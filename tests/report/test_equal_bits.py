@@ -34,7 +34,7 @@ def test_only_what_has_no_more_bits_is_a_rival(loss, bits, verdict):
     sentence = equal_bits.sentence(found)
     beaten = int(verdict == "contradicted")
     assert (
-        f"for {beaten} of 1 cells" in sentence and f"({beaten} beyond" in sentence and f"; {1 - beaten} are better" in sentence
+        f"in {beaten} of 1 cases ({beaten} beyond" in sentence and f"the one with LoRC in {1 - beaten} (" in sentence
     )
 
 

@@ -227,11 +227,11 @@ def export_command(arguments: list[str]) -> list[str]:
         else:
             others.append(argument)
     expected = "expected a cell, such as opt-125m/gptq/c4-128x2048/w4-asym-g128/a16/r0, or best@BUDGET such as best@4.25"
-    if not cells:
-        raise ConfigError(f"export: {expected}")
     rest = read(others).rest
     if rest and not rest[0].startswith("-"):
         raise ConfigError(f"{rest[0]}: {expected}")
+    if not cells:
+        raise ConfigError(f"export: {expected}")
     return command([*others, f"export={','.join(cells)}"], "export")
 
 

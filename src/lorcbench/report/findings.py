@@ -74,7 +74,9 @@ class Findings:
         use = headline.lines(self.advice, self.rank_costs, "" if self.corrections.sentences else self.equal_bits)
         candidates = conventions.summary(self.candidates)
         kinds = [f"  {sentence}" for sentence in [*self.corrections.sentences, *mixed.sentences(self.mixed)]]
-        return [*use, *kinds, *tally.lines(self.verdicts), *published, *candidates, *seeds.summary(self.spreads)]
+        own = tally.is_about_others(self.verdicts)
+        claimed = tally.brief(self.verdicts) if own else tally.lines(self.verdicts)
+        return [*use, *kinds, *claimed, *published, *candidates, *seeds.summary(self.spreads)]
 
 
 def find(study: Study, results: list[CellResult], changes: dict[Cell, Change], arguments: list[str] | None = None) -> Findings:
