@@ -116,6 +116,15 @@ def test_megabytes_are_those_of_codes_scales_zero_points_and_all_else_in_its_typ
     assert exported_megabytes(dataclasses.replace(one, files=None)) is None
 
 
+def test_the_command_names_the_format_that_a_checkpoint_of_conv1d_needs():
+    found = measured()
+    assert not any("format=" in choice.export for choice in of(found))
+    for one in found:
+        one.files = dataclasses.replace(FILES, packs=False)
+    assert all(choice.export.endswith(f"{choice.cell} format=merged") for choice in of(found))
+    assert min(choice.megabytes for choice in of(found)) == 2 * (800_000 + 8 * 128 * 256) / 1e6
+
+
 def test_where_the_size_is_not_known_no_budget_of_megabytes_is_kept_and_it_is_said():
     found = [dataclasses.replace(one, files=None) for one in results()]
     limit = Budget.parse("1000000MB")

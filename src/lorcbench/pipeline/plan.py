@@ -29,6 +29,7 @@ from lorcbench.study.ranks import rank_lines
 from lorcbench.study.stages import STAGES, StageJob, sensitivities, spectra
 
 _SMALL = {"tokens": Estimate(600, 0, 30), "gate": Estimate(100, 0, 0), "gate_half": Estimate(100, 0, 0)}  # alike for all models
+_LONG = 5400  # seconds, from which times are spelled in hours
 _START = 2.0  # seconds of a job that are no arithmetic
 _SHARE_OF_PRODUCTS = 0.5  # of the rate of products, what a job gets done with all that it does beside them
 USUAL_RATE = 30e9  # floating-point operations per second that any core gets done
@@ -189,15 +190,18 @@ def report(study: Study, runtime: RuntimeConfig, machine: Machine) -> tuple[str,
 def _table(planned: list[PlannedJob], runtime: RuntimeConfig, machine: Machine, corrected: dict[str, float]) -> list[str]:
     """A line per stage: its jobs, and what those that are to do take; GPU memory too if the jobs use a GPU."""
     on_gpu = runtime.device == "cuda"
-    head = f"{'stage':10}{'jobs':>7}{'done':>7}{'hours':>10}{'peak GiB':>10}{'disk GiB':>10}"
+    waiting = [job for job in planned if job.takes and not job.done]
+    total = sum(_seconds(job, runtime, machine, corrected) for job in waiting)
+    unit, size = ("minutes", 60) if total < _LONG else ("hours", 3600)
+    head = f"{'stage':10}{'jobs':>7}{'done':>7}{unit:>10}{'peak GiB':>10}{'disk GiB':>10}"
     lines = [head + f"{'GPU GiB':>10}" if on_gpu else head]
     counts, done = Counter(job.stage for job in planned), Counter(job.stage for job in planned if job.done)
     for stage in counts:
         waiting = [job for job in planned if job.stage == stage and job.takes and not job.done]
-        hours = sum(_seconds(job, runtime, machine, corrected) for job in waiting) / 3600
+        times = sum(_seconds(job, runtime, machine, corrected) for job in waiting) / size
         takes = [job.takes for job in waiting]
         peak, written = max((one.memory for one in takes), default=0), sum(one.disk for one in takes)
-        line = f"{stage:10}{counts[stage]:7}{done[stage]:7}{hours:10.2f}{peak / 1024:10.1f}{written / 1024:10.1f}"
+        line = f"{stage:10}{counts[stage]:7}{done[stage]:7}{times:10.1f}{peak / 1024:10.1f}{written / 1024:10.1f}"
         gpu = max((one.gpu for one in takes), default=0)
         lines.append(line + f"{gpu / 1024:10.1f}" if on_gpu else line)
     return lines
@@ -300,4 +304,6 @@ def _dtype(job: PlannedJob) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return counted(round(seconds / 60), "minute") if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+    if seconds >= _LONG:
+        return f"{seconds / 3600:.1f} hours"
+    return counted(max(round(seconds / 60), int(seconds > 0)), "minute")

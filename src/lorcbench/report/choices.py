@@ -14,7 +14,7 @@ from lorcbench.config.variants import Variant
 from lorcbench.report.budget import Choice
 from lorcbench.report.comparison import Change, windows
 from lorcbench.report.derived import settings_of
-from lorcbench.report.exported import tensor_bytes
+from lorcbench.report.exported import format_of, tensor_bytes
 from lorcbench.report.intervals import relative_change
 from lorcbench.report.recommend import USABLE, fronts, kind_of
 from lorcbench.report.results import CellResult
@@ -75,15 +75,17 @@ def _choice(study: str, change: Change, alike: list[CellResult], command: str) -
         rise_high=change.relative.high,
         usable=change.relative.value <= USABLE,
         alike=tuple(one.cell.key for one in alike),
-        export=_export(cell, command),
+        export=_export(result, command),
     )
 
 
-def _export(cell: Cell, command: str) -> str:
+def _export(result: CellResult, command: str) -> str:
     """The command that makes a checkpoint of a cell, or what takes its place where there is one."""
+    cell = result.cell
     if settings_of(cell.method).kind == foreign.METHOD:
         return f"(a checkpoint already: {Variant.parse(cell.method).setting('of')})"
-    return f"{command} {shlex.quote(cell.key)}"
+    needed = "" if result.files is None or result.files.packs else f" format={format_of(result.files, cell, result.family)}"
+    return f"{command} {shlex.quote(cell.key)}{needed}"
 
 
 def exported_megabytes(result: CellResult) -> float | None:

@@ -50,10 +50,12 @@ class Files:
     Attributes:
         linears: of all blocks, each different one with how often it is there.
         others: (bytes of a number, whether it is one of floating point, how many): embeddings, head, norms, biases.
+        packs: whether formats with packed codes hold it, which they do not if its linears are stored (in, out), as GPT-2's are.
     """
 
     linears: tuple[tuple[Linear, int], ...]
     others: tuple[tuple[int, bool, int], ...]
+    packs: bool = True
 
 
 def files(folder: Path, architecture: dict[str, Any]) -> Files | None:
@@ -74,7 +76,10 @@ def files(folder: Path, architecture: dict[str, Any]) -> Files | None:
             linears[Linear(rows, width, tensor.size, parts)] += 1
         else:
             others[tensor.size, tensor.is_float] += tensor.count
-    return Files(tuple(linears.items()), tuple((*kind, count) for kind, count in others.items())) if linears else None
+    if not linears:
+        return None
+    counted = tuple((*kind, count) for kind, count in others.items())
+    return Files(tuple(linears.items()), counted, not architecture["transposed"])
 
 
 def _numberless(name: str) -> str:
@@ -89,6 +94,15 @@ def _pattern(stored: str, architecture: dict[str, Any]) -> str:
     return pattern if pattern.startswith((root, "lm_head.")) else root + pattern
 
 
+def format_of(held: Files, cell: Cell, family: str | None) -> str:
+    """The format to which a cell is exported if people name none, or the one that they must name for this checkpoint.
+
+    Args:
+        family: of its model.
+    """
+    return exports.default(cell, family) if held.packs else "merged"
+
+
 @cache
 def tensor_bytes(held: Files, cell: Cell, family: str | None, bits: float) -> float:
     """Bytes of the tensors of a cell's export.
@@ -101,7 +115,7 @@ def tensor_bytes(held: Files, cell: Cell, family: str | None, bits: float) -> fl
     size = held.linears[0][0].size
     if compose.load("method", cell.method).kind == foreign.METHOD:  # a checkpoint already
         return sum(linear.rows * linear.width * count for linear, count in held.linears) * bits / 8 + _others(held, 2)
-    if exports.default(cell, family) == "merged":
+    if format_of(held, cell, family) == "merged":
         linears = sum(linear.rows * linear.width * size * count for linear, count in held.linears)
         return linears + _others(held, size)
     method, fmt = compose.load("method", cell.method), cell.weight_format
