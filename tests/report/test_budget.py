@@ -152,7 +152,7 @@ def test_failed_and_derived_cells_are_no_choices():
 
 def test_the_command_is_the_one_that_ran_the_study():
     assert started.command(["study=smoke"]) == "lorcbench run smoke"
-    typed = ["study=own", "name=mine", "study.ranks=[0,8]", "eval.tasks=[a]", 'model_path="/a b/c"', "study.title=\"It's\""]
+    typed = ["study=own", "name=mine", "study.ranks=[0,8]", "eval.tasks=[a]", 'model_path="/a b/c"', 'study.title="It\'s"']
     expected = "own name=mine 'study.ranks=[0,8]' 'eval.tasks=[a]' 'model_path=/a b/c' "
     assert started.command(typed, "export").startswith(f"lorcbench export {expected}")
     words = commandline.read(shlex.split(started.command(typed))[2:])

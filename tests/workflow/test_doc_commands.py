@@ -158,7 +158,9 @@ def test_a_command_of_ours_takes_its_arguments(words, readers, elsewhere, tmp_pa
         _own_files(tmp_path / "mine", monkeypatch, readers)
     arguments = _without_assignments(words)
     name, rest = _parsed(arguments), arguments[1:]
-    write_text(tmp_path / "results/mine" / started.COMMAND, started.command(["study=smoke", "name=mine"]) + "\n")  # of the pages
+    write_text(
+        tmp_path / "results/mine" / started.COMMAND, started.command(["study=smoke", "name=mine"]) + "\n"
+    )  # of the pages
     if name == "stage":
         commands.check(rest[1:])
     elif name in ("run", "plan", "export"):

@@ -90,7 +90,9 @@ def test_what_the_commands_print_can_be_pasted_and_means_the_same_study():
 
 def test_a_change_beside_a_folder_is_refused_with_the_words_that_can_be_changed():
     finish("mine", MINE)
-    expected = "ranks=[0]: mine is a study as it was run; expected the words with which it was run, and another name: lorcbench run"
+    expected = (
+        "ranks=[0]: mine is a study as it was run; expected the words with which it was run, and another name: lorcbench run"
+    )
     assert refusal("run", "mine", "ranks=[0]").startswith(f"{expected} smoke name=mine ")
     assert told(["mine", "runtime.threads=2"]) == [*MINE, "runtime.threads=2"]
     finish("lorc+standins=true", ["study=lorc", "study.standins=true"])  # which is also a study with a change behind its name
@@ -122,7 +124,9 @@ def test_an_unknown_study_is_one_line_with_those_there_are():
 
 def test_a_file_that_is_no_command_is_refused():
     (finish("mine", MINE) / started.COMMAND).write_text("make demo\n")
-    with pytest.raises(ConfigError, match=r"results/mine/command\.txt: expected one line such as lorcbench run demo; delete it"):
+    with pytest.raises(
+        ConfigError, match=r"results/mine/command\.txt: expected one line such as lorcbench run demo; delete it"
+    ):
         told(["mine"])
 
 

@@ -2,7 +2,7 @@
 
 The tensors are counted in the types and layouts in which `lorcbench.jobs.export` writes them, in the format that a cell gets if
 none is named. So a checkpoint in float32 keeps its embeddings in 32 bits, its scales too, and factors of 8 bits are in 32,
-since no reader of adapters knows codes. A test holds it against the files. Beside the tensors lie the tokenizer and small files.
+since no reader of adapters knows codes. A test holds it against the files. The tokenizer and small files are beside it.
 """
 
 from __future__ import annotations

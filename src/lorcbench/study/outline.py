@@ -1,4 +1,4 @@
-"""What a study is, in the few lines with which a run begins. Apart from `lorcbench.study.cells`, so that words recompute nothing."""
+"""What a study is, in the few lines with which a run begins. Not in `lorcbench.study.cells`: words recompute nothing."""
 
 from __future__ import annotations
 
