@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import tiny_exports
 import torch
@@ -55,7 +53,7 @@ def written(names, family: str) -> tuple[str, int]:
 @pytest.mark.parametrize(("kind", "dtype", "weight", "rank", "method", "activation"), CELLS)
 def test_the_megabytes_of_a_cell_are_those_of_its_tensors(kind, dtype, weight, rank, method, activation, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    tiny_exports.prepare(Path(), kind, dtype)
+    tiny_exports.prepare(tmp_path, kind, dtype)
     names = tiny_exports.cell(weight, rank, method=method, activation=activation)
     result = measured(names)
     export, size = written(names, result.family)
@@ -70,7 +68,7 @@ def test_the_megabytes_of_a_cell_are_those_of_its_tensors(kind, dtype, weight, r
 def test_a_budget_in_megabytes_is_kept_by_the_folder_up_to_its_small_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny_exports.in_this_process(monkeypatch)
-    tiny_exports.prepare(Path(), "opt", torch.float32)
+    tiny_exports.prepare(tmp_path, "opt", torch.float32)
     names = tiny_exports.cell("w3-asym-row", 4)
     said = exported_megabytes(measured(names))
     folder = tiny_exports.run(names, "compressed-tensors", verify="tensors")
