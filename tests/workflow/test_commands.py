@@ -132,7 +132,7 @@ def test_the_plan_is_a_command_too(tmp_path):
     line = [sys.executable, "-m", "lorcbench", "plan", "study=smoke", "study.models=[opt-standin-xs]", "runtime.memory_gib=4"]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("study smoke+models=opt-standin-xs: 5 cells on 1 models, ")
+    assert done.stdout.startswith("study smoke+models=opt-standin-xs: 5 cells on 1 model, ")
 
 
 def test_the_console_script_is_the_command():
