@@ -96,7 +96,7 @@ def test_grids_that_are_alike_once_their_axes_are_replaced_need_no_warning():
         ("study.activations=[a8-asym-tokens]", "did you mean a8-asym-token?"),
         ("study.methods=[gtpq]", "did you mean gptq?"),
         ("study.methods=[something-else]", "zq_local"),
-        ("study.weights=[w3-asym-g33]", "no cells; groups of w3-asym-g33 do not divide the widths of opt-standin-m, 128, 512;"),
+        ("study.weights=[w3-asym-g33]", "no cells; the groups of w3-asym-g33 do not divide the widths of opt-standin-m, 128, 512;"),
         ("study.weights=[w3-asym-g33]", "expected a row, or groups of 8, 16, 32, 64, 128"),
         ("study.weights=[w3-asym-g33] study.indivisible=refuse", "its width 128; expected a row, or groups of 8, 16, 32, 64"),
     ],

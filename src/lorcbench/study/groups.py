@@ -25,7 +25,7 @@ def no_cells(indivisible: Iterable[tuple[str, str]], widths: Mapping[str, Iterab
     there = sorted({width for model in models for width in widths[model]})
     where = models[0] if len(models) == 1 else f"{len(models)} models"
     numbers = ", ".join(map(str, there))
-    return f"groups of {', '.join(formats)} do not divide the widths of {where}, {numbers}; expected {that_divide(there)}"
+    return f"the groups of {', '.join(formats)} do not divide the widths of {where}, {numbers}; expected {that_divide(there)}"
 
 
 def that_divide(widths: Iterable[int]) -> str:
