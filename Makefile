@@ -9,6 +9,7 @@
 #   make install-gptq  gptqmodel in an environment of its own, $(VENV)-gptq: to export to GPTQ's format
 #   make clean   remove what linters and tests leave; results and .venv stay
 #   make bench   benchmarks/README.md anew, as far as peers are installed (make bench-peers, 6 GB): about 20 minutes
+#   make bench-guard  our code beside the plain code that it replaces: has a change doubled the work? two minutes, busy or not
 #   make ui      MLflow on 127.0.0.1:$(PORT); prints where each study's runs are compared
 #   make wheel   dist/lorcbench-….whl, which works in an empty folder once it is installed
 #   make docs    the documentation's site, strictly: site/index.html; mkdocs has an environment of its own, $(VENV)-docs
@@ -46,7 +47,7 @@ GPTQ_INSTALLED := $(VENV)-gptq/.lorcbench-installed
 DOCS := mkdocs==1.6.1 mkdocs-material==9.8.2 'mkdocstrings[python]==1.0.8' ruff==0.17.6
 DOCS_INSTALLED := $(VENV)-docs/.lorcbench-installed
 
-.PHONY: docs demo real install-real install-gptq lint check check-tensors check-rest test slow-runs slow-rest test-slurm test-faults test-all clean ui wheel lock install bench bench-peers
+.PHONY: docs demo real install-real install-gptq lint check check-tensors check-rest test slow-runs slow-rest test-slurm test-faults test-all clean ui wheel lock install bench bench-guard bench-peers
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -61,7 +62,7 @@ lint: $(INSTALLED)
 	$(BIN)/snakefmt --check Snakefile workflow
 
 check: lint
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync check-tensors check-rest
+	@+MAKE="$(MAKE)" sh tests/support/beside.sh check-tensors check-rest
 
 check-tensors: $(INSTALLED)
 	$(BIN)/python -m pytest -m $(QUICK) $(TENSORS)
@@ -70,7 +71,7 @@ check-rest: $(INSTALLED)
 	$(BIN)/python -m pytest -m $(QUICK) $(TENSORS:%=--ignore=%) tests
 
 test: $(REAL_INSTALLED) check
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync slow-runs slow-rest
+	@+MAKE="$(MAKE)" sh tests/support/beside.sh slow-runs slow-rest
 
 slow-runs: $(INSTALLED)
 	$(BIN)/python -m pytest -m $(SLOW) $(RUNS)
@@ -108,6 +109,10 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/speed.py svd --repeats 1
 	$(BIN)/python benchmarks/speed.py solve --repeats 3
 	$(BIN)/python benchmarks/speed.py single --repeats 1
+	$(BIN)/python benchmarks/growth.py --repeats 1
+
+bench-guard: $(INSTALLED)
+	$(BIN)/python benchmarks/guard.py
 
 bench-peers: $(INSTALLED)
 	$(BIN)/python benchmarks/peers.py

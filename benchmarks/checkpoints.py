@@ -22,6 +22,7 @@ from lorcbench.study.stages import CALIBRATION_TOKENS, EVALUATE
 
 SHAPES = {  # layers, hidden, ffn, heads of the published models
     "opt-125m": (12, 768, 3072, 12),
+    "opt-350m": (24, 1024, 4096, 16),
     "opt-1.3b": (24, 2048, 8192, 32),
     "opt-6.7b": (32, 4096, 16384, 32),
 }

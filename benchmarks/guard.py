@@ -104,7 +104,7 @@ def pairs(folder: Path) -> Iterator[tuple[str, Pair]]:
         Pair(
             lambda: quantizer.dequantize(quantizer.from_stored(stored, fine, WIDTH)),
             lambda: quantizer.quantize(weight, fine),
-            0.5,
+            0.35,
         ),
     )
     yield from _perplexity(folder)
@@ -135,7 +135,9 @@ def _by_root(error: torch.Tensor, metric: torch.Tensor) -> torch.Tensor:
 def _perplexity(folder: Path) -> Iterator[tuple[str, Pair]]:
     """The walk over blocks beside transformers' own forward, which has all weights in memory."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     checkpoints.write(folder, SHAPE, torch.float32)
     checkpoint = discovery.opened(folder)
     windows = torch.randint(4, checkpoints.VOCABULARY, (8, 512), generator=torch.Generator().manual_seed(0))

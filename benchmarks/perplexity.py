@@ -1,6 +1,7 @@
 """How near the perplexity of a quantized model comes to the rate at which this machine multiplies.
 
-    python benchmarks/perplexity.py              OPT-125m's shape, 64 × 512 tokens     (about 3 minutes a repeat)
+    python benchmarks/perplexity.py              OPT-125m's shape, 64 × 512 tokens     (about 6 minutes a repeat)
+    python benchmarks/perplexity.py --shape opt-1.3b --layers 2 --only float32         (about 3 minutes a repeat)
 
 Beside our stage ``evaluate`` (rank 0; ranks 0, 4, 8 and 16; without the comparison with full precision) runs transformers' own
 forward of the same checkpoint on the same windows. Imports are left out on both sides, and transformers' reading of the model
@@ -22,7 +23,7 @@ from common import Sample, environment, interleaved, machine, measure, median, p
 
 from lorcbench.study.stages import TOKENS
 
-SHAPE, WINDOWS, LENGTH = "opt-125m", 64, 512
+WINDOWS, LENGTH = 64, 512
 CELL = ["method=rtn", "calibration=none", "weight=w4-sym-g128"]
 COLUMNS = {"seconds": "seconds", "cpu_seconds": "CPU seconds", "rss": "peak memory, GiB"}
 RANKS = "[r0,plain-int8/r4,plain-int8/r8,plain-int8/r16]"
@@ -76,7 +77,9 @@ def forward(given) -> None:
 def main() -> None:
     """Measure, and print the table."""
     arguments = parser(__doc__)
-    arguments.add_argument("--layers", type=int, default=SHAPES[SHAPE][0], help="blocks, fewer for a quick try")
+    arguments.add_argument("--shape", choices=SHAPES, default="opt-125m")
+    arguments.add_argument("--layers", type=int, help="blocks, fewer for a quick try")
+    arguments.add_argument("--only", default="", help="runs with this in their name, such as bfloat16")
     arguments.add_argument("--measure", help="measure transformers in this process, in this type")
     arguments.add_argument("--model", type=Path)
     arguments.add_argument("--tokens", type=Path)
@@ -84,29 +87,34 @@ def main() -> None:
     if given.measure:
         forward(given)
         return
-    work = given.bench / "perplexity"
-    path = given.bench / "checkpoints" / f"{SHAPE}-{given.layers}"
-    checkpoints.write(path, (given.layers, *SHAPES[SHAPE][1:]), torch.float32)
+    work, shape = given.bench / "perplexity", SHAPES[given.shape]
+    given.layers = given.layers or shape[0]
+    path = given.bench / "checkpoints" / f"{given.shape}-{given.layers}"
+    checkpoints.write(path, (given.layers, *shape[1:]), torch.float32)
     checkpoints.write_tokenizer(path)
     write_conf(work, (16, LENGTH), LENGTH)
     protocol(work)
     given.model, named = path.name, folder(path.name, path)
     prepared(work, given.threads, named, "bench", "eval=scored", "eval=scored-bf16")
     stage(work, given.threads, "quantize", *named, *CELL)
-    stage(work, given.threads, "lorc", *named, *CELL, "lorc=plain-int8", "cap=32")
+    removed(work / "results/cache/lorc" / path.name)
+    factors = stage(work, given.threads, "lorc", *named, *CELL, "lorc=plain-int8", "cap=32", timed=True)
     tokens = work / TOKENS.pattern.format(model=path.name, protocol="scored") / "tokens.safetensors"
     runs = {
-        "ours": partial(ours, given, work, named, "scored", "[r0]"),
-        "transformers": partial(theirs, given, path, tokens, "float32"),
+        "ours, float32": partial(ours, given, work, named, "scored", "[r0]"),
+        "transformers, float32": partial(theirs, given, path, tokens, "float32"),
         "ours, bfloat16": partial(ours, given, work, named, "scored-bf16", "[r0]"),
         "transformers, bfloat16": partial(theirs, given, path, tokens, "bfloat16"),
-        "ours, four ranks": partial(ours, given, work, named, "scored", RANKS),
+        "ours, float32, four ranks": partial(ours, given, work, named, "scored", RANKS),
+        "ours, bfloat16, four ranks": partial(ours, given, work, named, "scored-bf16", RANKS),
     }
+    runs = {name: run for name, run in runs.items() if given.only in name}
     header, found = machine(given.threads), limits.rates(given.bench, given.threads)
     samples = interleaved(runs, given.repeats)
-    amount = operations(given.layers, *SHAPES[SHAPE][1:3])
+    amount = operations(given.layers, *shape[1:3])
     lines = [header, "", f"{path.name}, {WINDOWS} × {LENGTH} tokens, {given.repeats} repeats.", "", table(samples, COLUMNS), ""]
     lines += [limits.describe(found), ""]
+    lines.append(f"- LoRC's factors up to rank 32, before all this: {factors['seconds']:.1f} s, {factors['rss']:.2f} GiB")
     for name, taken in samples.items():
         dtype, walks = "bfloat16" if "bfloat16" in name else "float32", 4 if "four" in name else 1
         least = walks * amount / found[f"product {dtype}"]

@@ -1,7 +1,9 @@
 """How fast, beside code that we did not write: interleaved repeats in fresh processes, threads pinned alike on both sides.
 
     python benchmarks/speed.py single    GPTQ of one cell, OPT-125m's shape           (about 4 minutes a repeat with four peers)
+    python benchmarks/speed.py single --shape opt-1.3b --layers 3                     (about 3 minutes a repeat with one peer)
     python benchmarks/speed.py sweep     12 cells with LoRC, against 12 single ones   (about 3 minutes a repeat)
+    python benchmarks/speed.py sweep --method gptq                                    (about 5 minutes a repeat)
     python benchmarks/speed.py solve     factor and sweep of one OPT-1.3b block       (about 1 minute a repeat)
     python benchmarks/speed.py svd       LoRC factors of one OPT-1.3b block           (about 3 minutes a repeat)
 
@@ -36,9 +38,10 @@ COLUMNS |= {"cpu": "CPU seconds of it ", "rss": "peak memory, GiB"}
 
 def work_folder(given) -> tuple[Path, list[str]]:
     """The folder with conf and results, and the arguments that name the model; checkpoint and tokens are there afterwards."""
+    given.layers = given.layers or SHAPES[given.shape][0]
     work = given.bench / "work"
-    model = given.bench / "checkpoints" / f"{SHAPE}-{given.layers}"
-    checkpoints.write(model, (given.layers, *SHAPES[SHAPE][1:]), torch.float32)
+    model = given.bench / "checkpoints" / f"{given.shape}-{given.layers}"
+    checkpoints.write(model, (given.layers, *SHAPES[given.shape][1:]), torch.float32)
     checkpoints.write_tokenizer(model)
     checkpoints.write_conf(work, (TOKENS // LENGTH, LENGTH), LENGTH)
     named = folder(model.name, model)
@@ -68,7 +71,7 @@ def single(given) -> None:
     samples = interleaved(runs, given.repeats)
     lines = [header, "", f"{given.model}, {TOKENS // LENGTH} × {LENGTH} tokens, w4-sym-g128, {given.repeats} repeats.", ""]
     lines += [table(samples, COLUMNS), "", limits.describe(found), ""]
-    amount = limits.block_work(*SHAPES[SHAPE][1:3], TOKENS, LENGTH)
+    amount = limits.block_work(*SHAPES[given.shape][1:3], TOKENS, LENGTH)
     for name, forward in (("ours", "float32"), ("ours, forward in bfloat16", "bfloat16")):
         least = given.layers * limits.seconds(amount, found, forward)
         lines.append(f"- {name}: limit {least:.1f} s, reached {least / median(samples[name], 'seconds'):.0%} of it")
@@ -101,7 +104,7 @@ def sweep(given) -> None:
     axes = {"calibrations": "[bench]", "lorc": "[plain-int8]", "ranks": str(RANKS)}
     lines = ["defaults: [/schema/study@_here_: study, _self_]", "title: Twelve cells", "eval: bench"]
     lines += [f"{axis}: {values}" for axis, values in axes.items()]
-    lines.append(f"grids: [{{methods: [gptq-cached], weights: [{', '.join(SWEEP)}]}}]")
+    lines.append(f"grids: [{{methods: [{given.method}], weights: [{', '.join(SWEEP)}]}}]")
     study.write_text("\n".join(lines) + "\n")
     apart = given.bench / "sweep"  # a results folder of its own: the workflow's tokens are made by the workflow
     workflow = partial(snakemake, given, work, apart, "bench-sweep", model)
@@ -111,7 +114,8 @@ def sweep(given) -> None:
             runs[LABELS[peer]] = partial(run, given, peer, model, tokens_file(work, given.model))
     removed(apart)
     workflow("--until", "calibration_tokens", "prepare")
-    workflow("--until", "lorc")  # once uncounted: everything compiled and cached that will be
+    if not given.cold:
+        workflow("--until", "lorc")  # once uncounted: everything compiled and cached that will be
     header = machine(given.threads)
     samples = interleaved(runs, given.repeats)
     for taken in samples["ours, the workflow"]:
@@ -119,7 +123,7 @@ def sweep(given) -> None:
     text = [
         header,
         "",
-        f"{given.model}: {len(SWEEP)} weight formats × ranks {RANKS}, gptq-cached, {given.repeats} repeats.",
+        f"{given.model}: {len(SWEEP)} weight formats × ranks {RANKS}, {given.method}, {given.repeats} repeats.",
         "",
     ]
     text += [table(samples, COLUMNS), "", *ratios(samples, "seconds", len(SWEEP))]
@@ -219,15 +223,15 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("what", choices=WHAT)
     arguments.add_argument("--gptq", type=Path, default=checkout(), help="checkout of the public GPTQ code")
-    arguments.add_argument(
-        "--layers", type=int, default=SHAPES[SHAPE][0], help="blocks of single and sweep, fewer for a quick try"
-    )
+    arguments.add_argument("--layers", type=int, help="blocks of single and sweep, fewer for a quick try")
+    arguments.add_argument("--shape", choices=SHAPES, default=SHAPE, help="of the model of single and sweep")
+    arguments.add_argument("--method", default="gptq-cached", help="of the sweep: gptq is the published, propagated one")
     arguments.add_argument("--scale", type=int, default=1, help="divides the shape of solve and svd, for a quick try")
     arguments.add_argument("--fastest", help="sweep: measure this peer alone (by default all)")
     arguments.add_argument(
         "--job-threads", type=int, default=1, help="sweep: kernel threads a job; the jobs share --threads cores"
     )
-    arguments.add_argument("--cold", action="store_true", help="single: no uncounted first run")
+    arguments.add_argument("--cold", action="store_true", help="no uncounted first run")
     arguments.add_argument("--no-quality", dest="quality", action="store_false", help="no ΔPPL on a trained stand-in")
     given = arguments.parse_args()
     WHAT[given.what](given)

@@ -1,4 +1,4 @@
-"""What tests of more than one room use, and which tier a test is in."""
+"""What tests of more than one folder use, and which tier a test is in."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lorcbench.config.compose import RUNTIME_VARIABLE
 
 TESTS = Path(__file__).parent
 # A tier is a marker. These follow from where a test lies and what it uses; others are written at the test. See README.md.
-TIER_OF_ROOM = {"cluster": "slurm", "faults": "faults"}
+TIER_OF_FOLDER = {"cluster": "slurm", "faults": "faults"}
 SLOW_FIXTURES = {"smoke", "server", "browser", "hub"}
 
 
@@ -29,9 +29,9 @@ SLOW_FIXTURES = {"smoke", "server", "browser", "hub"}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test with its tier; one without a marker is quick."""
     for item in items:
-        room = item.path.relative_to(TESTS).parts[0]
-        if room in TIER_OF_ROOM:
-            item.add_marker(TIER_OF_ROOM[room])
+        folder = item.path.relative_to(TESTS).parts[0]
+        if folder in TIER_OF_FOLDER:
+            item.add_marker(TIER_OF_FOLDER[folder])
         elif SLOW_FIXTURES & set(item.fixturenames):
             item.add_marker("slow")
 

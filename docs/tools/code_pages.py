@@ -19,7 +19,7 @@ from lorcbench import stages
 from lorcbench.cli import app
 from lorcbench.config import compose
 from lorcbench.config.protocols import CorpusConfig, SourceConfig
-from lorcbench.config.schema import SCHEMAS, StandinConfig
+from lorcbench.config.schema import AXES, AXIS_DEFAULTS, SCHEMAS, StandinConfig, StudyConfig
 
 # What a folder of conf/ is for, in the order in which a newcomer meets them.
 GROUPS = {
@@ -85,8 +85,10 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
-def _default(spec: Field) -> str:
+def _default(schema: type, spec: Field) -> str:
     value: Any = spec.default if spec.default_factory is NO_DEFAULT else spec.default_factory()
+    if schema is StudyConfig and spec.name in AXES:  # None there only says that the study names no values
+        value = AXIS_DEFAULTS.get(spec.name, MISSING)
     if value is NO_DEFAULT or value == MISSING:
         return "**needed**"
     if isinstance(value, dict | list) and not value:
@@ -105,7 +107,7 @@ def _table(schema: type, left_out: tuple[str, ...] = ()) -> list[str]:
     lines = ["| key | default | meaning |", "| --- | --- | --- |"]
     for meaning, specs in rows.items():
         keys = ", ".join(f"`{spec.name}`" for spec in specs)
-        lines.append(f"| {keys} | {', '.join(dict.fromkeys(map(_default, specs)))} | {meaning} |")
+        lines.append(f"| {keys} | {', '.join(dict.fromkeys(_default(schema, spec) for spec in specs))} | {meaning} |")
     return [*lines, ""] if rows else ["It has no settings.", ""]
 
 

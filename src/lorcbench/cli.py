@@ -185,15 +185,20 @@ def show(settings: Settings) -> None:
 
 
 @app.command(no_args_is_help=True)
-def recommend(study: Study, budget: Annotated[list[str], typer.Argument(metavar="BUDGET", show_default=False)] = ()) -> None:
-    """What to take of a finished study, within a budget.
+def recommend(
+    study: Study,
+    budget: Annotated[list[str], typer.Argument(metavar="BUDGET", show_default=False)] = (),
+    everything: Annotated[bool, typer.Option("--all", help="Print all cells within the budget, not the best alone.")] = False,
+) -> None:
+    """What to take of a finished study, within a budget: the best recipe for all models, and the best of each.
 
-    Each recipe comes with its interval, and with the command that exports it.
+    Each comes with its interval; that of a model comes with the command that exports it.
 
     \b
       lorcbench recommend demo 4.25     bits per weight
       lorcbench recommend demo 80MB     megabytes
       lorcbench recommend demo 2%       the loss that you accept; 0.5ppl is one in perplexity
+      lorcbench recommend demo 4.25 --all
 
     A study is named by the words that lorcbench run took, or by its folder under results/.
     """
@@ -202,7 +207,7 @@ def recommend(study: Study, budget: Annotated[list[str], typer.Argument(metavar=
     from lorcbench.report.budget import recommend as print_recommended
 
     arguments, budgets, folder = of_finished([study, *budget], TABLE)
-    print_recommended([*arguments, *budgets], folder)
+    print_recommended([*arguments, *budgets], everything, folder)
 
 
 @app.command(context_settings=_HANDED_ON, no_args_is_help=True)

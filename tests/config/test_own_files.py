@@ -6,6 +6,7 @@ import pytest
 
 from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
+from lorcbench.config.recipes import METHODS
 from lorcbench.core.gptq import GptqSettings
 from lorcbench.study.expansion import load_study
 
@@ -61,8 +62,8 @@ def test_they_are_validated_like_all_others(conf):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("method/gptq-mine.yaml", "act_order: true\n", "kind=None: expected kind: one of none, rtn, gptq, zeroquant"),
-        ("method/gptq-mine.yaml", "kind: gptp\n", "kind=gptp: expected kind: one of none, rtn, gptq, zeroquant"),
+        ("method/gptq-mine.yaml", "act_order: true\n", f"kind=None: expected kind: one of {', '.join(METHODS)}"),
+        ("method/gptq-mine.yaml", "kind: gptp\n", f"kind=gptp: expected kind: one of {', '.join(METHODS)}"),
         ("text/book.yaml", "- a\n- b\n", "expected keys of a text"),
         ("text/book.yaml", "source: [file\n", "no YAML"),
         ("text/book.yaml", "", "unknown|needs|expected|source"),

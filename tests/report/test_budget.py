@@ -19,16 +19,16 @@ from lorcbench import cli
 from lorcbench.common.artifacts import write_text
 from lorcbench.config.checks import ConfigError
 from lorcbench.pipeline import commandline
-from lorcbench.report import budget
+from lorcbench.report import budget, shared
 from lorcbench.report.budget import Budget, Choice
-from lorcbench.report.choices import choices, exported_megabytes
+from lorcbench.report.choices import choices, exported_megabytes, shared_recipes
 from lorcbench.report.comparison import changes
 from lorcbench.report.exported import Files, Linear
 from lorcbench.report.findings import find
 from lorcbench.report.intervals import relative_change
 from lorcbench.report.page import take_away
 from lorcbench.report.page.render import render
-from lorcbench.report.recommend import fronts
+from lorcbench.report.recommend import BUDGETS, advise, fronts, recommend
 from lorcbench.study import started
 
 # A checkpoint in float16, most of which is embeddings.
@@ -175,7 +175,8 @@ def test_the_page_has_a_row_per_choice_whose_numbers_a_budget_can_limit():
     assert len(rows) == len(findings.choices) > 4
     sizes = Counter((float(row["data-bits_per_weight"]), float(row["data-rise"])) for row in rows)
     assert sizes == Counter((choice.bits_per_weight, choice.rise) for choice in findings.choices)
-    assert all(f"lorcbench export synthetic {choice.cell}<" in html for choice in findings.choices)
+    command = "<span>lorcbench</span> <span>export</span> <span>synthetic</span>"
+    assert all(f"{command} <span>{choice.cell}</span>" in html for choice in findings.choices)
     (units,) = [json.loads(attributes["data-units"]) for _, attributes in reader.elements if "data-units" in attributes]
     assert {name: tuple(pair) for name, pair in units.items()} == budget.UNITS
     assert take_away.chosen([]) == ""
@@ -190,11 +191,24 @@ def finished(tmp_path, monkeypatch):
     return chosen
 
 
-def test_the_command_prints_what_keeps_the_budget_each_with_its_export(finished, capsys):
-    budget.recommend(["4.25", "study=synthetic"])
+def test_the_command_prints_all_that_keeps_the_budget_if_asked_each_with_its_export(finished, capsys):
+    budget.recommend(["4.25", "study=synthetic"], everything=True)
     told = capsys.readouterr().out
     kept = [choice for choice in finished if choice.bits_per_weight <= 4.25]
     assert kept and told.count("lorcbench export ") == len(kept) and all(choice.export in told for choice in kept)
+
+
+def test_else_it_prints_the_best_of_each_model_and_how_many_others_there_are(finished, capsys):
+    budget.recommend(["study=synthetic", "8"])
+    told = capsys.readouterr().out.splitlines()
+    fitting = [budget.within(front, Budget.parse("8")) for front in budget.fronts(finished).values()]
+    best = [line for line in told if line.startswith("best for ")]
+    assert len(best) == len(fitting) == 2
+    for line, (first, *_) in zip(best, fitting, strict=True):
+        assert line.startswith(f"best for {first.model}: {first.recipe}: {first.bits_per_weight:.2f} bits")
+    others = sum(len(rest) for _, *rest in fitting)
+    assert told[-1].startswith(f"{others} more cells are within 8; --all")
+    assert sum("lorcbench export " in line for line in told) == 2
 
 
 def test_the_command_ends_with_1_if_nothing_keeps_the_budget(finished, capsys):
@@ -259,9 +273,10 @@ def page(tmp_path_factory):
 def typed(browser: Browser, text: str) -> tuple[list[str], list[str]]:
     """The export commands in the rows that are left once a budget is typed, and in those that are called best."""
     field = "document.getElementById('budget-field')"
+    browser.run("document.getElementById('budget-all').checked = true")
     browser.run(f"{field}.value = {json.dumps(text)}; {field}.dispatchEvent(new Event('input'))")
     rows = "Array.from(document.querySelectorAll('#choices tbody tr:not([hidden])'))"
-    commands = ".map(row => row.cells[row.cells.length - 1].textContent)"
+    commands = ".map(row => row.querySelector('code.command').textContent)"
     best = f"{rows}.filter(row => row.querySelector('.chip').getClientRects().length)"
     return browser.run(rows + commands), browser.run(best + commands)
 
@@ -288,3 +303,62 @@ def test_the_page_says_what_would_be_right_and_shows_all_without_a_budget(page):
         assert browser.run(says) == f"Expected {budget.EXPECTED}."
     assert len(typed(browser, "")[0]) == len(chosen)
     assert browser.run(f"{field}.getAttribute('aria-invalid')") == "false" and browser.run(says) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["", "3", "4.25 bits", "1.7MB", "1.5%", "0"])
+def test_the_page_shows_the_best_alone_until_all_are_asked_for(page, text):
+    browser, chosen = page
+    typed(browser, text)
+    box = "document.getElementById('budget-all')"
+    browser.run(f"{box}.checked = false; {box}.dispatchEvent(new Event('change'))")
+    rows = "Array.from(document.querySelectorAll('#choices tbody tr:not([hidden])'))"
+    shown = browser.run(f"{rows}.map(row => row.querySelector('code.command').textContent)")
+    limits = [Budget.parse(text)] if text else [Budget(str(most), "bits_per_weight", most) for most in BUDGETS]
+    fitting = [budget.within(front, limit) for front in budget.fronts(chosen).values() for limit in limits]
+    assert sorted(shown) == sorted({first.export for first, *_ in filter(None, fitting)})
+    assert len(shown) < len(chosen)
+
+
+@pytest.mark.slow
+def test_the_page_breaks_no_command_inside_a_name(page):
+    browser, _ = page
+    words = "Array.from(document.querySelectorAll('#choices .command span'))"
+    assert browser.run(f"{words}.every(word => word.getClientRects().length <= 1)")
+
+
+# One recipe for all models
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shared_recipes_fit_on_every_model_and_more_bits_lose_less(seed):
+    found = measured(seed)
+    compared = changes(found)
+    recipes = shared_recipes(found, compared, advise(found, compared))
+    assert recipes and all(len(one.cells) == len(one.models) == 2 for one in recipes)
+    by_key = {one.cell.key: one for one in found}
+    for one in recipes:
+        own = [by_key[key] for key in one.cells]
+        assert one.bits_per_weight == max(result.bits_per_weight for result in own)
+        rises = [compared[result.cell].relative.value for result in own]
+        assert min(rises) - 1e-12 <= one.rise <= max(rises) + 1e-12 and one.rise_low <= one.rise <= one.rise_high
+    assert [one.rise for one in recipes] == sorted((one.rise for one in recipes), reverse=True)
+    (best,) = recommend(found, compared, [9])
+    (line,) = shared.lines(recipes, Budget.parse("9"))
+    assert best.words in line and line.startswith("best of one recipe for all 2 stand-ins: ")
+    assert shared.lines(recipes, Budget.parse("0.5ppl")) == [] and len(shared.lines(recipes, Budget.parse("900%"))) == 1
+
+
+def test_shared_recipes_survive_the_table_and_one_model_has_none(tmp_path):
+    found = measured()
+    compared = changes(found)
+    recipes = shared_recipes(found, compared, advise(found, compared))
+    recipes[0] = dataclasses.replace(recipes[0], megabytes=None)
+    write_text(tmp_path / shared.TABLE, shared.as_csv(recipes))
+    assert shared.read(tmp_path) == recipes
+    alone = [one for one in found if one.cell.model == found[0].cell.model]
+    assert shared_recipes(alone, changes(alone), advise(alone, changes(alone))) == []
+    assert shared.read(tmp_path / "elsewhere") == []
+    write_text(tmp_path / shared.TABLE, "study,model\na,b\n")
+    with pytest.raises(ConfigError, match="other columns than this version writes"):
+        shared.read(tmp_path)

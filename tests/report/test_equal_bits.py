@@ -33,7 +33,10 @@ def test_only_what_has_no_more_bits_is_a_rival(loss, bits, verdict):
     assert judged.verdict == verdict and judged.is_ours and judged.counted
     sentence = equal_bits.sentence(found)
     beaten = int(verdict == "contradicted")
-    assert f"in {beaten} of 1 cases ({beaten} beyond" in sentence and f"the one with LoRC in {1 - beaten} (" in sentence
+    assert (
+        f"{beaten} of them have a higher perplexity than that cell ({beaten} beyond" in sentence
+        and f"{1 - beaten} a lower one ({1 - beaten} beyond" in sentence
+    )
 
 
 def test_a_rival_is_the_best_of_its_kind():

@@ -175,6 +175,7 @@ def test_the_terminal_says_which_rank_and_which_block_and_how_long_it_will_take(
 
     quantized(6)
     monkeypatch.setattr(progress, "_EVERY", 0)
+    monkeypatch.setattr("lorcbench.jobs.job._BETWEEN_IN_A_FILE", 0)
     monkeypatch.setattr(progress, "_PART", 0)
     measured("r0", "plain-int8/r2")
     lines = [line for line in capsys.readouterr().err.splitlines() if "block" in line]

@@ -17,8 +17,9 @@ from lorcbench.config.shape import Input
 from lorcbench.jobs.job import Job
 from lorcbench.pipeline.rules import Pipeline
 from lorcbench.stages import prepare
-from lorcbench.study import meaning, outline
+from lorcbench.study import meaning
 from lorcbench.study.expansion import load_study, study_from_arguments
+from lorcbench.study.outline import outline
 from lorcbench.study.stages import PREPARE, StageJob
 
 # A study for 32 positions.
@@ -87,7 +88,7 @@ def test_a_study_runs_on_it_as_on_a_folder(file):
     (name,) = study.models
     assert name == places.model_name(str(file)) and name.startswith("My-tiny.Q4_1-")
     assert study.folders == {name: str(file)} and study.name.startswith(f"own+model_path={name}")
-    assert f"model {name} is {file}" in outline.lines(study)
+    assert f"model {name} is {file}" in outline(study)
     assert {cell.rank for cell in study.cells} == {0, 2}  # 3 % of the width
     assert study.model(name).source == "gguf"
     again = study_from_arguments(["study=own", "study.indivisible=skip", f"model_path={compose.quoted(str(file))}"])

@@ -12,8 +12,8 @@ from lorcbench.config.checks import ConfigError
 from lorcbench.jobs.job import Job
 from lorcbench.pipeline import checks
 from lorcbench.pipeline.rules import Pipeline
-from lorcbench.study import outline
 from lorcbench.study.expansion import load_study, study_from_arguments
+from lorcbench.study.outline import outline
 from lorcbench.study.stages import CALIBRATION_TOKENS, TOKENS
 
 LLAMA = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 576, "intermediate_size": 1536, "vocab_size": 500}
@@ -70,7 +70,7 @@ def test_a_text_is_part_of_the_names_of_what_is_made_with_it(model, book):
     assert study.name == f"own+model_path={study.models[0]}+text_path={name}"
     assert name in str(TOKENS.folder(study.wildcards(study.cells[0])))
     assert name in str(CALIBRATION_TOKENS.folder(study.wildcards(study.cells[-1])))
-    assert f"text {name} is {book}" in outline.lines(study)
+    assert f"text {name} is {book}" in outline(study)
     protocol, calibration = compose.load("eval", study.eval), compose.load("calibration", study.calibrations[0])
     assert protocol.corpora["text"].part == "test" and calibration.corpora["text"].part == "calibration"
 
@@ -137,10 +137,10 @@ def test_a_folder_that_is_no_checkpoint_is_told_from_one_that_is_not_there(tmp_p
 
 def test_what_is_measured_is_said_where_there_is_no_text_and_where_windows_are_short(model):
     own = load_study("own", model_path=str(model))
-    assert any("what Python carries about itself, since there is no text_path=FILE" in line for line in outline.lines(own))
+    assert any("what Python carries about itself, since there is no text_path=FILE" in line for line in outline(own))
     demo = load_study("demo", ["study.indivisible=skip"], str(model))
-    assert any("its windows have 128 tokens, few for a language model" in line for line in outline.lines(demo))
-    assert not any("windows" in line for line in outline.lines(own))
+    assert any("its windows have 128 tokens, few for a language model" in line for line in outline(demo))
+    assert not any("windows" in line for line in outline(own))
 
 
 @pytest.mark.parametrize(
@@ -224,5 +224,5 @@ def test_a_model_on_the_hub_whose_config_is_there_is_known_before_the_first_job(
     told = pipeline.model_arguments(Wildcards(model=name))
     assert told == f"model=hub model.name={name} model.repo=some/Llama model.revision=v2"
     assert folders.positions(places.config_folder(pipeline.study.model(name))) == 8192
-    assert f"model {name} is {place}" in outline.lines(pipeline.study)
+    assert f"model {name} is {place}" in outline(pipeline.study)
     assert pipeline.downloads() == [f"results/cache/checkpoint/{name}/result.json"]

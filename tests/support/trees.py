@@ -45,14 +45,20 @@ def change(tree: Path, changes: dict) -> None:
 
 
 def apply(tree: Path, *pages: str) -> None:
-    """Apply the diff of each of these pages of docs/ to a tree, as a reader would."""
+    """Apply the diffs of each of these pages of docs/ to a tree, one after the other, as a reader would."""
+    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tree.parent)}
     for page in pages:
-        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-        (diff,) = re.findall(r"^```diff\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-        environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tree.parent)}
-        line = ["git", "apply", "-"]
-        done = subprocess.run(line, cwd=tree, input=diff, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{page}: {done.stderr}"
+        for diff in diffs(page):
+            line = ["git", "apply", "-"]
+            done = subprocess.run(line, cwd=tree, input=diff, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{page}: {done.stderr}"
+
+
+def diffs(page: str) -> list[str]:
+    """The diffs of a page of docs/, at least one."""
+    found = re.findall(r"^```diff\n(.*?)^```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert found, page
+    return found
 
 
 def run(tree: Path, folder: Path, *arguments: str) -> str:

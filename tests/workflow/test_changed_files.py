@@ -18,8 +18,8 @@ from synthetic import Wildcards
 from lorcbench.config import compose, folders
 from lorcbench.config.checks import ConfigError
 from lorcbench.pipeline.rules import Pipeline
-from lorcbench.study import outline
 from lorcbench.study.expansion import load_study
+from lorcbench.study.outline import outline
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("elsewhere")]
 
@@ -153,7 +153,7 @@ def test_a_folder_may_be_named(tmp_path):
     pipeline = Pipeline({"study": "smoke", "model_path": str(folder), "overrides": f"model.name=mine {RTN}"})
     assert pipeline.study.folders == {"mine": str(folder)}
     assert pipeline.model_arguments(Wildcards(model="mine")).startswith("model=folder model.name=mine ")
-    assert "model mine is " + str(folder) in outline.lines(pipeline.study)
+    assert "model mine is " + str(folder) in outline(pipeline.study)
     for wrong in ("opt-standin-s", "../x", "a/b", ""):
         with pytest.raises(ConfigError, match=r"model\.name="):
             Pipeline({"study": "smoke", "model_path": str(folder), "overrides": f"model.name={wrong} {RTN}"})

@@ -262,3 +262,15 @@ def test_another_programs_conf_is_passed_over_and_a_checkout_beside_a_wheel_is_n
     (own / "model/opt-125m.yaml").write_text("# Changed.\n")
     with pytest.raises(ConfigError, match="differs from the model that lorcbench was installed with; expected pip install -e"):
         compose.names("model")
+
+
+def test_a_plan_takes_the_spellings_of_a_run(capsys):
+    done = invoke("plan", "smoke", "models=[opt-standin-xs]", "ranks=[0]")
+    assert "study smoke+models=opt-standin-xs+ranks=0: " in done.output + capsys.readouterr().out
+
+
+def test_a_model_of_ones_own_asks_for_the_study_own_in_every_command():
+    given = ["model_path=/data/llama", "text_path=/data/book.txt"]
+    assert commandline.with_study(given) == ["study=own", *given]
+    assert commandline.with_study([*given, "study=lorc"]) == [*given, "study=lorc"]
+    assert commandline.with_study(["lorc", *given]) == ["study=lorc", *given]

@@ -94,6 +94,13 @@ def test_what_is_left_follows_what_jobs_of_a_stage_took():
     for number in (8, 9):
         remaining.finish(number, 2.0)
     assert remaining.seconds(42.0) == pytest.approx((6 * 40 + 6 * 2) / 2)
+    jobs[100] = Expected("", "evaluate", 1000.0, None)
+    later = Remaining(jobs, 0.0)
+    for number in (0, 1, 8, 9):
+        later.finish(number, 40.0)
+    assert later.seconds(42.0) is None  # most of what is left is of a stage that has finished no job
+    later.finish(100, 1000.0)
+    assert later.seconds(1042.0) is not None
     remaining.finish(10, None)
     assert remaining.seconds(42.0) == pytest.approx((6 * 40 + 5 * 2) / 2)
     assert [duration(seconds) for seconds in (2, 84, 300, 9000)] == ["10 s", "80 s", "5 min", "2.5 h"]

@@ -35,7 +35,8 @@ _PLACEHOLDER = re.compile(r"─►|\b(FOLDER|FILE|OWNER|NAME|HOST|STUDY|CELL|KEY
 # What stands on the pages for files of the reader; a place on the hub is asked by no test.
 _MODELS = ("/data/my-llama", "/data/my-opt", "my-model")
 _TEXTS = ("/data/book.txt", "my.txt")
-_ADDED = ("roots", "gpt_neox", "clipped")  # what pages about extending add: tests/workflow/test_extending.py runs it
+# What pages about extending add: tests/workflow/test_extending.py runs it.
+_ADDED = ("roots", "gpt_neox", "clipped", "searched")
 _OPAQUE = ("overrides", "study", "name", "model_path", "text_path", "foreign", "export")  # values that are not read as YAML
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import site_pages
 import yaml
 from runs import ROOT, skip_or_fail
+from trees import diffs
 
 from lorcbench.config import compose
 from lorcbench.report import budget, tables
@@ -148,10 +150,7 @@ def test_the_picture_of_the_rules_has_all_of_them():
 
 @pytest.mark.parametrize("page", [page.name for page in PAGES if page.name.startswith("add-")])
 def test_the_diffs_of_a_page_apply(page):
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    diffs = re.findall(r"^```diff\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert diffs
-    for diff in diffs:
+    for diff in diffs(page):
         done = subprocess.run(
             ["git", "apply", "--check", "-"], cwd=ROOT, input=diff, capture_output=True, text=True, check=False
         )
@@ -192,6 +191,18 @@ def test_the_notebook_runs_on_another_study(smoke, monkeypatch):
     assert said.startswith("32 rows; corpora: docstrings, reference, source, mean")
     assert "nats [" in said
     assert [axis.get_title() for axis in names["axes"][0]] == ["opt-standin-xs", "bloom-standin-xs"]
+
+
+def test_the_difference_of_two_cells_has_an_interval(smoke, monkeypatch):
+    monkeypatch.chdir(smoke)
+    text = (ROOT / "docs/numbers.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    value, low, high = map(float, re.findall(r"[+-]\d+\.\d+", notebook_page.run(snippet, {})))
+    with open(smoke / "results/smoke/cells.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["corpus"] == "mean" and row["model"] == "opt-standin-xs"]
+    mean = {row["method"]: float(row["ppl"]) for row in rows if row["rank"] == "0"}
+    assert value == pytest.approx(mean["gptq"] - mean["rtn"], abs=1e-3)
+    assert low < value < high
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ from trees import apply, run
 
 from lorcbench.config import folders
 from lorcbench.core.formats import WeightFormat
-from lorcbench.core.quantizer import quantize, to_stored
+from lorcbench.core.moments import from_triangle
+from lorcbench.core.quantizer import dequantize, quantize, to_stored
 from lorcbench.models import discovery
 
 FMT = "w3-asym-row"
@@ -25,9 +26,21 @@ STUDY = """defaults: [/schema/study@_here_: study, _self_]
 title: A method of our own
 eval: stdlib
 models: [opt-standin-xs]
-methods: [clipped+clip=0.8]
+methods: [clipped+clip=0.8, searched+smallest=0.8]
+calibrations: [stdlib]
 weights: [w3-asym-row]
 """
+
+
+def rounded(weight: torch.Tensor, *shares: float, squares: torch.Tensor | float = 1.0) -> torch.Tensor:
+    """The codes of a matrix, row by row: of the share of the row's largest weight that has the least weighted error."""
+    chosen = []
+    for row in weight.float():
+        bounds = [share * row.abs().max() for share in shares]
+        tried = [quantize(row.clamp(-bound, bound)[None], WeightFormat.parse(FMT)) for bound in bounds]
+        errors = [float(((dequantize(made)[0] - row).double().square() * squares).sum()) for made in tried]
+        chosen.append(tried[errors.index(min(errors))])
+    return torch.stack([to_stored(made)["codes"][0] for made in chosen])
 
 
 def test_a_method_is_a_dataclass_a_function_and_a_conf_file(tree, copy):
@@ -40,20 +53,27 @@ def test_a_method_is_a_dataclass_a_function_and_a_conf_file(tree, copy):
     assert {(row["method"], row["weight"], row["status"]) for row in rows} == {
         ("none", "w16", "ok"),
         ("clipped+clip=0.8", FMT, "ok"),
+        ("searched+smallest=0.8", FMT, "ok"),
     }
     after = digests(copy)
     added = {name.rpartition("/")[0] for name in after.keys() - before.keys()}
     assert added == {
         f"quantize/opt-standin-xs/clipped+clip=0.8/none/{FMT}/a16",
         f"evaluate/opt-standin-xs/clipped+clip=0.8/none/{FMT}/a16/a16/stdlib",
+        "calibration/opt-standin-xs/stdlib/statistics",
+        f"quantize/opt-standin-xs/searched+smallest=0.8/stdlib/{FMT}/a16",
+        f"evaluate/opt-standin-xs/searched+smallest=0.8/stdlib/{FMT}/a16/a16/stdlib",
     }
     assert all(after[name] == digest for name, digest in before.items() if "checkpoint" in name)
-    checkpoint, fmt = discovery.opened(copy / "results/cache/checkpoint/opt-standin-xs"), WeightFormat.parse(FMT)
-    stored = load_file(copy / f"results/cache/quantize/opt-standin-xs/clipped+clip=0.8/none/{FMT}/a16/block001.safetensors")
+    cache, block = copy / "results/cache", "block001.safetensors"
+    checkpoint = discovery.opened(cache / "checkpoint/opt-standin-xs")
+    moments = load_file(cache / "calibration/opt-standin-xs/stdlib/statistics" / block)
+    clipped = load_file(cache / f"quantize/opt-standin-xs/clipped+clip=0.8/none/{FMT}/a16" / block)
+    searched = load_file(cache / f"quantize/opt-standin-xs/searched+smallest=0.8/stdlib/{FMT}/a16" / block)
     for name, weight in checkpoint.linears(1).items():
-        rows = [row.clamp(-0.8 * row.abs().max(), 0.8 * row.abs().max()) for row in weight.float()]
-        expected = to_stored(quantize(torch.stack(rows), fmt))
-        assert torch.equal(stored[f"{name}.codes"], expected["codes"])
+        squares = from_triangle(moments[checkpoint.architecture.input_of(name)]).diagonal().double()
+        assert torch.equal(clipped[f"{name}.codes"], rounded(weight, 0.8))
+        assert torch.equal(searched[f"{name}.codes"], rounded(weight, 1, 0.95, 0.9, 0.85, 0.8, squares=squares))
 
 
 def starcoder(folder: Path, tokenizer: Path) -> Starcoder2ForCausalLM:

@@ -9,7 +9,8 @@ from lorcbench.common.artifacts import pull_back_times
 from lorcbench.config.checks import ConfigError
 from lorcbench.pipeline.console import install
 from lorcbench.pipeline.rules import Pipeline
-from lorcbench.study import outline, views
+from lorcbench.study import views
+from lorcbench.study.outline import outline
 
 console = install(logger)
 
@@ -29,7 +30,9 @@ try:
     if workflow.is_main_process:
         pull_back_times(Path(paths.CACHE))
         views.refresh(pipeline.study)
-        for line in outline.lines(pipeline.study):
+        if console:  # whether it is a dry run is not known yet
+            console.answer = lambda: "" if workflow.dryrun else pipeline.closing.known()
+        for line in outline(pipeline.study):
             logger.info(line)
         for line in pipeline.device_lines():
             logger.info(line)
@@ -70,15 +73,21 @@ onstart:
     if workflow.local_exec != local:
         sys.exit("error: --jobs is for a cluster; a run on this machine has --cores alone")
     pipeline.lifecycle.take_lock()
+    jobs = list(workflow.dag.needrun_jobs())
+    rules_to_run = {job.rule.name for job in jobs}
+    pipeline.closing.begin(rules_to_run)
     if console:
-        console.expect({workflow.dag.jobid(job): pipeline.expected(job) for job in workflow.dag.needrun_jobs()})
+        console.expect({workflow.dag.jobid(job): pipeline.expected(job) for job in jobs})
     if workflow.local_exec:
-        pipeline.lifecycle.start_warm({job.rule.name for job in workflow.dag.needrun_jobs()})
+        pipeline.lifecycle.start_warm(rules_to_run)
 
 
 onsuccess:
     pipeline.lifecycle.finish()
+    pipeline.closing.at_exit()
 
 
 onerror:
+    pipeline.closing.forget()
     pipeline.lifecycle.report_failure()
+    pipeline.closing.at_exit()

@@ -6,6 +6,7 @@ import signal
 import sys
 
 PARENT = "LORCBENCH_JOB"  # environment variable: the process that starts a workflow's stages
+SUMMARY_LATER = "LORCBENCH_SUMMARY_LATER"  # environment variable: the workflow prints what the report would print
 SLEEPING = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_THREAD_TIMEOUT": "4"}  # OpenBLAS: sleep after 2^4 rounds of waiting
 # Freed memory is given back only when the process has grown by this many bytes: to get it again costs time.
 _KEPT = 64 << 20

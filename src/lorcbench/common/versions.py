@@ -37,7 +37,10 @@ _SAID = {"log", "progress"}  # methods of a job whose words reach no result
 
 @cache
 def code_version(stage: str) -> str:
-    """16 hexadecimal digits that change when, and only when, code that can change the bytes of `stage`'s results changes."""
+    """16 hexadecimal digits that change whenever code changes that can change the bytes of `stage`'s results.
+
+    They change too often rather than too seldom: also with a function that only moved, or a name.
+    """
     modules = {_UNDER_EVERY_STAGE, *imported(f"lorcbench.stages.{stage}")}
     digests = {name: _read(name)[1] for name in sorted(modules) if not is_machinery(name)}
     return hashlib.sha256(repr((FORMAT_VERSION, digests)).encode()).hexdigest()[:16]

@@ -1,8 +1,8 @@
 """What may stand on the command line of a stage: choices of groups, a job's own values, and facts of the machine.
 
-Every setting that changes bytes is part of the path of what is made with it. So a setting is changed in a name, and an
-override that reaches past the names (``method.damp=0.05``, whatever its prefix) is refused: it would write into the folder of a
-name that means something else.
+Every setting that changes bytes is part of the path of what is made with it. So a setting is changed in a name:
+``method=gptq+damp=0.05``. An override that changes a value and no name (``method.damp=0.05``, whatever its prefix) is refused,
+since it would write into the folder of a name that means something else.
 """
 
 from __future__ import annotations

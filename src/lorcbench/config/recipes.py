@@ -277,6 +277,7 @@ METHODS = {
     "gptq": GptqMethod,
     "zeroquant": ZeroQuantMethod,
     "foreign": ForeignMethod,
+    # The line of a new method goes here, above this comment.
 }
 
 

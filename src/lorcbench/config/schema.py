@@ -187,7 +187,8 @@ class StudyConfig:
 
     Attributes:
         title: one line for the report.
-        models … ranks: an axis for every grid that does not name its own.
+        models, methods, weights: an axis each, for every grid that does not name its own; needed here or in every grid.
+        calibrations, activations, lorc, ranks: the other axes, likewise; the defaults are in the same order.
         eval: the perplexity protocol.
         grids: products of axes, concatenated.
         exclude: cells matching every axis that an entry names are left out.
@@ -198,7 +199,8 @@ class StudyConfig:
             before anything of it is quantized (the stage gate); ``off``: it need not.
         max_params: of the study's own models, those with more weights in their blocks are not run but listed; models that the
             command line names are run whatever their size. None is no limit.
-        standins: ask the same of stand-ins instead (`lorcbench.study.rehearsal`).
+        standins: run the same cells on small models that the pipeline trains itself, in place of the models of the study
+            (`lorcbench.study.rehearsal`).
         rehearsal: axes of the study itself that stand-ins are asked about as they are written here; the others are translated.
         ranks_of_width: the ranks of the study's file are those of a model of this width; another model has the rank that is the
             same share of its own. Ranks that the command line gives are taken as they are.
@@ -239,6 +241,8 @@ class StudyConfig:
 
 
 AXES = tuple(field.name for field in fields(GridConfig))
+# What a grid has on an axis that neither it nor its study names; all other axes must be named.
+AXIS_DEFAULTS = {"calibrations": ["none"], "activations": ["a16"], "lorc": ["plain-int8"], "ranks": [0]}
 
 
 @dataclass

@@ -1,4 +1,8 @@
-"""Scales and zero points, rounding to codes and back, and dense bit packing: the only rounding in the project.
+"""Scales and zero points, rounding to codes and back, and dense bit packing.
+
+Weights and activations are rounded by `lorcbench.core.grids.encode`. Two places repeat its arithmetic in compiled loops, where
+a call per column or per candidate would be slow: GPTQ's sweep (`lorcbench.core.gptq`) and the search for ranges
+(`lorcbench.core.clip`). Factors of LoRC are rounded in `lorcbench.core.lorc`.
 
 Every convention stores unsigned codes q in [0, 2^b - 1], one scale s and one integer zero point z per group, and means
 

@@ -37,6 +37,7 @@ from lorcbench.study import meaning
 from lorcbench.study.stages import HARNESS, LORC, ON_DEVICE, QUANTIZE, Stage, StageJob
 
 Explain = Callable[["Job", BaseException], str | None]
+_BETWEEN_IN_A_FILE = 60.0  # seconds between lines of progress where standard error is no terminal
 
 
 class Job:
@@ -83,6 +84,7 @@ class Job:
         self._slots: Slots | None = None
         self.ranks = Ranks()
         self._progress = Progress(self.started)
+        self._told = -_BETWEEN_IN_A_FILE  # when the terminal last had a line of progress
 
     # What it was told
 
@@ -231,7 +233,7 @@ class Job:
                 print(f"{time.monotonic() - self.started:8.1f} s  {line}", file=self.log_file)
 
     def progress(self, done: float, total: int, what: str) -> None:
-        """Say where a long stage is, on the terminal and in the log: every few seconds, and of one that takes hours less often.
+        """Say where a long stage is, on the terminal and in the log: every few seconds, of one that takes hours less often.
 
         Args:
             done: of `total` steps, with the part of the step under way; of `ranks`, if the stage measures several.
@@ -239,7 +241,10 @@ class Job:
         """
         if line := self._progress.line(self.ranks, done, total, what):
             self.log(line.text)
-            if not line.is_last:
+            # A file with a line every few seconds is read by nobody.
+            between = 0.0 if sys.stderr.isatty() else _BETWEEN_IN_A_FILE
+            if not line.is_last and time.monotonic() >= self._told + between:
+                self._told = time.monotonic()
                 self.say(line.text)
 
     def say(self, line: str) -> None:

@@ -6,7 +6,7 @@ A job that was killed starts again where it stopped. Every stage that writes sha
     for index in range(depth):
         if shards.kept(index) is None:               # no whole shard of an earlier run of this job
             shards.write(index, tensors, notes)
-    job.finish(kind, identity, shards.payload())
+    job.finish(identity, shards.payload())
 
 The identity of the job is in every shard, so that a job with other settings, inputs or code never keeps it.
 """

@@ -31,7 +31,16 @@ def triangles(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def from_cache(stored: dict[str, torch.Tensor], kind: str, device: str) -> MetricOf:
-    """The metrics of a correction of some kind, on a device, from the tensors of a shard, which the calls take out of it."""
+    """R of each input of a block, from the tensors of a shard.
+
+    A call takes the input's tensor out of `stored`, so that memory holds each once: a second call for the same input fails.
+
+    Args:
+        stored: what `to_stored` made.
+        kind: ``exact``: all of E[xᵀx] (in, in). ``diag-rms``: its diagonal E[x²] (in,), the squares of the root mean
+            squares in the name. ``diag-abs``: squares of the largest mean magnitudes (in,).
+        device: where R is to be.
+    """
 
     def metric_of(linear: str) -> torch.Tensor:
         if kind == "diag-abs":
@@ -43,7 +52,7 @@ def from_cache(stored: dict[str, torch.Tensor], kind: str, device: str) -> Metri
 
 
 def from_observed(moments: dict[str, SecondMoment], largest: dict[str, LargestMagnitudes], kind: str) -> MetricOf:
-    """The same from inputs that were observed; `moments` is emptied by the calls."""
+    """As `from_cache`, from inputs that were observed; the calls empty `moments`."""
 
     def metric_of(linear: str) -> torch.Tensor:
         if kind == "diag-abs":

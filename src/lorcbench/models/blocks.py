@@ -8,9 +8,11 @@
     nll = walk.score(hidden, tokens)
 
 The blocks, the embeddings and the head are Hugging Face's own modules, called with the arguments that the model itself passes
-(mask, ALiBi, positions), to each block its own. To embed tokens, the model runs with stand-ins for its blocks, which keep what
-is passed to them; to score, with stand-ins that return the final hidden states. Memory holds the embeddings, one block and the
-hidden states, whatever the depth. A GPU holds the embeddings and the head only while they work, and one block at other times.
+(mask, ALiBi, positions), to each block its own. One thing is not theirs: on the CPU, float32 linears that need no gradient
+multiply through NumPy's library, which adds in another order (`lorcbench.models.numpy_linears`). To embed tokens, the model
+runs with stand-ins for its blocks, which keep what is passed to them; to score, with stand-ins that return the final hidden
+states. Memory holds the embeddings, one block and the hidden states, whatever the depth. A GPU holds the embeddings and the
+head only while they work, and one block at other times.
 """
 
 from __future__ import annotations

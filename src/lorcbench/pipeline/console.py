@@ -13,6 +13,7 @@ import json
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 _HANDLER = "DefaultStreamHandler"  # Snakemake's name for the handler that writes to the terminal; a plugin may have replaced it
 _FEWEST = 3  # finished jobs before the end of the run is estimated
+_KNOWN = 0.5  # of the time that is left by the plan, the share of stages that have finished a job, below which nothing is said
+_NOTHING = "Nothing to be done"
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,9 @@ class Console(logging.Formatter):
 
     Args:
         formatter: Snakemake's own.
+
+    Attributes:
+        answer: what is said of a run that has nothing to do; None if nothing.
     """
 
     def __init__(self, formatter: logging.Formatter) -> None:
@@ -59,6 +65,7 @@ class Console(logging.Formatter):
         self._formatter = formatter
         self._jobs: dict[int, Expected] = {}
         self._finished: list[tuple[int, str]] = []  # since the latest count: its number in Snakemake, and what Snakemake says
+        self.answer: Callable[[], str] | None = None
         self._remaining = Remaining({}, 0.0)
 
     def expect(self, jobs: dict[int, Expected]) -> None:
@@ -76,6 +83,8 @@ class Console(logging.Formatter):
             return "\n".join(self._lines(record.done, record.total))
         if event == LogEvent.JOB_STARTED or (event is None and str(record.msg).startswith("Select jobs")):
             return ""  # they say nothing that is not said better here
+        if self.answer and event is None and str(record.msg).startswith(_NOTHING):
+            return f"{self._formatter.format(record)}\n{self.answer()}".rstrip()
         return self._formatter.format(record)
 
     def _lines(self, done: int, total: int) -> list[str]:
@@ -96,6 +105,9 @@ class Console(logging.Formatter):
 
 class Remaining:
     """How long a run still takes: what the plan says of its jobs, corrected by how long jobs of each stage took until now.
+
+    A stage that has finished no job goes by the plan alone. While such stages hold most of what is left, nothing is said: the
+    trainings of a study's first minutes tell nothing of the cells that follow.
 
     Args:
         jobs: of the run, by number.
@@ -121,11 +133,14 @@ class Remaining:
         """Seconds until all have finished, if as many run at a time as until now; None if it is too early to say."""
         if self._count < _FEWEST or now <= self._started:
             return None
-        together = sum(self._taken.values())
-        usual = together / sum(self._expected.values())
-        at_a_time = max(1.0, together / (now - self._started))
+        waiting: dict[str, float] = defaultdict(float)
+        for job in self._waiting.values():
+            waiting[job.stage] += job.seconds
         factors = {stage: self._taken[stage] / expected for stage, expected in self._expected.items()}
-        return sum(job.seconds * factors.get(job.stage, usual) for job in self._waiting.values()) / at_a_time
+        if sum(seconds for stage, seconds in waiting.items() if stage in factors) < _KNOWN * sum(waiting.values()):
+            return None
+        at_a_time = max(1.0, sum(self._taken.values()) / (now - self._started))
+        return sum(seconds * factors.get(stage, 1.0) for stage, seconds in waiting.items()) / at_a_time
 
 
 def duration(seconds: float) -> str:

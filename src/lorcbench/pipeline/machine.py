@@ -61,8 +61,8 @@ def lines(found: Rates) -> list[str]:
     """What people are told: the rates, which type is faster, and how it is chosen."""
     spelled = {name: f"{rate / 1e9:.0f}" for name, rate in asdict(found).items()}
     told = [
-        f"products on one core, GFLOP/s: float32 {spelled['float32']} by NumPy's library and {spelled['float32_torch']} by "
-        f"PyTorch's, bfloat16 {spelled['bfloat16']}"
+        f"products of matrices, in GFLOP/s on one core: float32 {spelled['float32']} by NumPy's library and "
+        f"{spelled['float32_torch']} by PyTorch's, bfloat16 {spelled['bfloat16']}"
     ]
     if half := faster(found):
         told.append(half)

@@ -47,6 +47,7 @@ class PlannedJob:
         takes: what it takes; None for a model of unknown shape.
         sized: what `takes` was computed from; None too for a job that takes as much for all models.
         seconds: that it took on this machine, if it is done.
+        rule: its name in the workflow; the rules `tokens` and `calibration_tokens` run one module.
     """
 
     stage: str
@@ -55,6 +56,7 @@ class PlannedJob:
     takes: Estimate | None
     sized: Sized | None = None
     seconds: float | None = None
+    rule: str = ""
 
     @property
     def model(self) -> str:
@@ -132,7 +134,8 @@ def jobs(study: Study, runtime: RuntimeConfig) -> list[PlannedJob]:
         sized = Sized(stage, shape, job.names, len(cells[folder])) if shape and stage not in _SMALL else None
         takes = sized.takes(runtime) if sized else _SMALL.get(stage)
         done = (folder / "result.json").is_file()
-        planned.append(PlannedJob(stage, job.names, done, takes, sized, _took(folder) if done and takes else None))
+        seconds = _took(folder) if done and takes else None
+        planned.append(PlannedJob(stage, job.names, done, takes, sized, seconds, job.stage.name))
     return planned
 
 
@@ -167,10 +170,12 @@ def report(study: Study, runtime: RuntimeConfig, machine: Machine) -> tuple[str,
     gpus = f", GPUs of {', '.join(f'{gpu / 1024:.0f}' for gpu in machine.gpus)} GiB" if machine.gpus else ""
     lines = [
         f"study {study.name}: {counted(len(study.cells), 'cell')} on {counted(len(study.models), 'model')}, "
-        f"{counted(len(planned), 'job')}, {len(planned) - len(to_do)} of them done",
-        f"this machine: {counted(machine.cores, 'core')} of {machine.rate / 1e9:.0f} GFLOP/s, "
-        f"{machine.memory / 1024:.1f} GiB of memory for jobs, {machine.disk / 1024:.0f} GiB of disk free{gpus}",
+        f"{counted(len(planned), 'job')}, {len(planned) - len(to_do)} of them done; texts, MLflow and the page are a few more",
+        f"this machine: {counted(machine.cores, 'core')}, {machine.memory / 1024:.1f} GiB of memory for jobs, "
+        f"{machine.disk / 1024:.0f} GiB of disk free{gpus}",
         *machine.products,
+        f"the times below count on {machine.rate / 1e9:.0f} GFLOP/s on one core in float32: half of the rate of products, "
+        "since a job does more than products",
         "",
         *_table(planned, runtime, machine, corrected),
         "",
@@ -188,20 +193,19 @@ def report(study: Study, runtime: RuntimeConfig, machine: Machine) -> tuple[str,
 
 
 def _table(planned: list[PlannedJob], runtime: RuntimeConfig, machine: Machine, corrected: dict[str, float]) -> list[str]:
-    """A line per stage: its jobs, and what those that are to do take; GPU memory too if the jobs use a GPU."""
+    """A line per rule: its jobs, and what those that are to do take; GPU memory too if the jobs use a GPU."""
     on_gpu = runtime.device == "cuda"
-    waiting = [job for job in planned if job.takes and not job.done]
-    total = sum(_seconds(job, runtime, machine, corrected) for job in waiting)
+    total = sum(_seconds(job, runtime, machine, corrected) for job in planned if job.takes and not job.done)
     unit, size = ("minutes", 60) if total < _LONG else ("hours", 3600)
-    head = f"{'stage':10}{'jobs':>7}{'done':>7}{unit:>10}{'peak GiB':>10}{'disk GiB':>10}"
+    head = f"{'stage':19}{'jobs':>7}{'done':>7}{unit:>10}{'peak GiB':>10}{'disk GiB':>10}"
     lines = [head + f"{'GPU GiB':>10}" if on_gpu else head]
-    counts, done = Counter(job.stage for job in planned), Counter(job.stage for job in planned if job.done)
-    for stage in counts:
-        waiting = [job for job in planned if job.stage == stage and job.takes and not job.done]
+    counts, done = Counter(job.rule for job in planned), Counter(job.rule for job in planned if job.done)
+    for rule in counts:
+        waiting = [job for job in planned if job.rule == rule and job.takes and not job.done]
         times = sum(_seconds(job, runtime, machine, corrected) for job in waiting) / size
         takes = [job.takes for job in waiting]
         peak, written = max((one.memory for one in takes), default=0), sum(one.disk for one in takes)
-        line = f"{stage:10}{counts[stage]:7}{done[stage]:7}{times:10.1f}{peak / 1024:10.1f}{written / 1024:10.1f}"
+        line = f"{rule:19}{counts[rule]:7}{done[rule]:7}{times:10.1f}{peak / 1024:10.1f}{written / 1024:10.1f}"
         gpu = max((one.gpu for one in takes), default=0)
         lines.append(line + f"{gpu / 1024:10.1f}" if on_gpu else line)
     return lines

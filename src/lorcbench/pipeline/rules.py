@@ -22,6 +22,7 @@ from lorcbench.common.versions import code_version
 from lorcbench.config import compose, folders, gguf
 from lorcbench.data import task_files, texts
 from lorcbench.pipeline import checks, exports, gpus, lifecycle, plan
+from lorcbench.pipeline.closing import Closing
 from lorcbench.pipeline.console import Expected
 from lorcbench.pipeline.resources import Resources
 from lorcbench.study import given, graph, naming
@@ -44,7 +45,7 @@ class Pipeline:
         exports: the results of these exports.
         resources: what its jobs ask for.
         lifecycle: its start and its end.
-
+        closing: its last lines.
         choice: what they compute on.
 
     Args:
@@ -73,6 +74,7 @@ class Pipeline:
         self.folder = paths.STUDY.format(study=self.study.name)
         self.complete = f"{self.folder}/.complete"
         self.targets = [self.complete]
+        self.closing = Closing(self.folder, self.complete)
         self.exports: list[str] = []
         self._settings_given = settings
         self.resources = Resources(self.study, self._runtime, self.choice)
@@ -92,6 +94,7 @@ class Pipeline:
         jobs = exports.jobs(self.study, cells, self._settings_given)
         exports.refuse_misfits(self.study, jobs, self._runtime, plan.total_memory(self._runtime))
         self.exports = [f"{job.folder}/result.json" for job in jobs]
+        self.closing.exported = [f"{job.folder}/{PUBLISHED}" for job in jobs]
         self.targets = [*self.exports, f"{MODELS.folder(Wildcards(study=self.study.name))}/result.json"]
 
     def device_lines(self) -> list[str]:

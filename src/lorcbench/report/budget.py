@@ -193,24 +193,36 @@ def within(choices: Iterable[Choice], budget: Budget) -> list[Choice]:
     return sorted(fitting, key=lambda one: one.ppl if budget.is_size else one.bits_per_weight)
 
 
-def lines(choices: list[Choice], budget: Budget) -> list[str]:
-    """For the terminal: per front the choices that keep a budget, the best first, each with the command that exports it."""
-    told = []
+def lines(choices: list[Choice], budget: Budget, everything: bool = False) -> list[str]:
+    """For the terminal: per front the best choice that keeps a budget, with the command that exports it.
+
+    Args:
+        everything: all choices that keep the budget, the best first.
+    """
+    told, others = [], 0
     for (model, activation), front in fronts(choices).items():
         fitting = within(front, budget)
-        run = "" if activation == "a16" else f", run with {activation}"
-        told.append(f"{model}{run}: {len(fitting)} of {len(front)} cells on the front are within {budget.text}")
-        told += [line for choice in fitting for line in _told(choice, budget)] or [f"  none: {nearest(front, budget)}"]
+        name = model if activation == "a16" else f"{model}, run with {activation}"
+        others += len(fitting[1:])
+        if not fitting:
+            told.append(f"{name}: none: {nearest(front, budget)}")
+        elif everything:
+            told.append(f"{name}: {len(fitting)} of {len(front)} cells on the front are within {budget.text}, the best first")
+            told += [line for choice in fitting for line in _told(choice, budget, "  ")]
+        else:
+            told += _told(fitting[0], budget, f"best for {name}: ")
+    if others and not everything:
+        told.append(f"{others} more cells are within {budget.text}; --all prints them too")
     return told
 
 
-def _told(choice: Choice, budget: Budget) -> list[str]:
+def _told(choice: Choice, budget: Budget, start: str) -> list[str]:
     """A choice in three lines at most."""
-    numbers = [f"{choice.recipe}: {size(choice)}", loss(choice)]
+    numbers = f"{start}{choice.recipe}: {size(choice)}, {loss(choice)}"
     if remark := "; ".join(remarks(choice, budget)):
-        numbers.append(f"({remark})")
+        numbers += f" ({remark})"
     alike = [f"    not told apart from the smaller {', '.join(choice.alike)}"] if choice.alike else []
-    return [f"  {', '.join(numbers[:2])}{''.join(f' {part}' for part in numbers[2:])}", *alike, f"    {choice.export}"]
+    return [numbers, *alike, f"    {choice.export}"]
 
 
 def nearest(front: list[Choice], budget: Budget) -> str:
@@ -246,11 +258,12 @@ def remarks(choice: Choice, budget: Budget) -> list[str]:
     return said
 
 
-def recommend(settings: list[str], folder: str | None = None) -> None:
+def recommend(settings: list[str], everything: bool = False, folder: str | None = None) -> None:
     """Print what to take of a finished study within a budget.
 
     Args:
         settings: ``study=NAME`` and what else the workflow was started with, and the budget, which is the one without ``=``.
+        everything: print all cells that keep the budget, not the best alone.
         folder: of the study under results/, if it was named by that.
 
     Raises:
@@ -264,7 +277,9 @@ def recommend(settings: list[str], folder: str | None = None) -> None:
     arguments = [text for text in settings if "=" in text]
     place = Path(paths.STUDY.format(study=folder or _study_name(arguments)))
     choices = read(place, started.command(arguments))
-    print("\n".join(lines(choices, budget)))
+    from lorcbench.report import shared  # here: that module knows this one
+
+    print("\n".join([*shared.lines(shared.read(place), budget), *lines(choices, budget, everything)]))
     if not any(map(budget.allows, choices)):
         sys.exit(1)
 

@@ -6,18 +6,20 @@ This is computed once per report. What a budget lets through of it is `lorcbench
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterable
 
 from lorcbench.config import foreign
 from lorcbench.config.variants import Variant
 from lorcbench.report.budget import Choice
-from lorcbench.report.comparison import Change, windows
+from lorcbench.report.comparison import Change, mean_change, windows
 from lorcbench.report.derived import settings_of
 from lorcbench.report.exported import format_of, tensor_bytes
 from lorcbench.report.intervals import relative_change
-from lorcbench.report.recommend import USABLE, fronts, kind_of
+from lorcbench.report.recommend import USABLE, Advice, candidates, fronts, kind_of, mean_log
 from lorcbench.report.results import CellResult
+from lorcbench.report.shared import Shared
 from lorcbench.report.wording import recipe
 from lorcbench.study.cells import Cell
 
@@ -43,6 +45,52 @@ def choices(study: str, results: list[CellResult], changes: dict[Cell, Change], 
         for result in members:
             chosen[result.cell] = _choice(study, changes[result.cell], _alike(result, members), command)
     return [chosen[result.cell] for result in results if result.cell in chosen]
+
+
+def shared_recipes(results: list[CellResult], changes: dict[Cell, Change], advice: Iterable[Advice]) -> list[Shared]:
+    """Of each kind with several models the recipes that no other one beats in size and mean loss, the smallest first.
+
+    Args:
+        results: all cells of the study; failed and derived ones are left out.
+        changes: what they lost to full precision.
+        advice: of the same cells; it says which models are of one kind.
+    """
+    found = []
+    for part in advice:
+        of_kind = [result for result in results if result.cell.model in part.models]
+        recipes = candidates(of_kind, changes, part.activation) if len(part.models) > 1 else {}
+        least = math.inf
+        for members in sorted(recipes.values(), key=lambda own: (_most_bits(own), mean_log(own, changes))):
+            loss = mean_log(members, changes)
+            if loss < least:
+                least = loss
+                found.append(_shared(part, list(members.values()), changes))
+    return found
+
+
+def _most_bits(members: dict[str, CellResult]) -> float:
+    return max(result.bits_per_weight for result in members.values())
+
+
+def _shared(part: Advice, members: list[CellResult], changes: dict[Cell, Change]) -> Shared:
+    """A recipe with its numbers."""
+    loss = mean_change([(changes[result.cell].result, changes[result.cell].baseline) for result in members])
+    bits = [result.bits_per_weight for result in members]
+    sizes = [exported_megabytes(result) for result in members]
+    return Shared(
+        kind=part.kind,
+        models=tuple(result.cell.model for result in members),
+        activation=part.activation,
+        recipe=recipe(members[0].cell),
+        cells=tuple(result.cell.key for result in members),
+        least_bits=min(bits),
+        bits_per_weight=max(bits),
+        megabytes=None if None in sizes else max(sizes),
+        rise=loss.value,
+        rise_low=loss.low,
+        rise_high=loss.high,
+        usable=loss.value <= USABLE,
+    )
 
 
 def _alike(result: CellResult, members: Iterable[CellResult]) -> list[CellResult]:

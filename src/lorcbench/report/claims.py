@@ -50,6 +50,7 @@ class Verdict:
         in_print: what the paper printed of this model, in words; "" if nothing.
         agreement: ``as printed`` if print supports or contradicts the claim for this model as the measurement does, ``not as
             printed`` if the other way; "" where either leaves it open.
+        note: what stands on these models for numbers in the claim.
     """
 
     claim: str
@@ -65,6 +66,7 @@ class Verdict:
     p: float = 1.0
     in_print: str = ""
     agreement: str = ""
+    note: str = ""
 
     @property
     def is_ours(self) -> bool:
@@ -176,6 +178,7 @@ def _one_model(statement: Statement, interval: Interval, counted: bool) -> Verdi
         counted,
         in_print=in_print,
         agreement=agreement,
+        note=statement.note,
     )
 
 

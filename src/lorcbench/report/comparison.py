@@ -24,11 +24,12 @@ from lorcbench.study.cells import Cell
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """A finished cell beside the full-precision cell of its model; each interval is computed once, when it is first asked for.
+    """A finished cell beside another one; each interval is computed once, when it is first asked for.
 
     Attributes:
         result: the cell.
-        baseline: full precision of the same model; the cell itself if it is that.
+        baseline: full precision of the same model, which is the cell itself if it is that; or any other cell that read the same
+            windows. What is said below of full precision is then said of that cell.
     """
 
     result: CellResult

@@ -156,11 +156,10 @@ def sentence(results: list[CellResult]) -> str:
         return ""
     if present == [PLAIN]:
         tally = Tally.of(compared.values())
-        beyond = f"({tally.surely_above} beyond the 95 % interval)"
         return (
-            "LoRC at equal bits: beside each cell with LoRC stands the best one without it, of the same method and with no "
-            f"more bits. The one without has the lower perplexity in {tally.above} of {tally.count} cases {beyond}, the one "
-            f"with LoRC in {tally.below} ({tally.surely_below} beyond it)."
+            f"LoRC at equal bits: {tally.count} cells with LoRC are compared, each with the best cell of the same method that "
+            f"has no LoRC and no more bits. {tally.above} of them have a higher perplexity than that cell "
+            f"({tally.surely_above} beyond the 95 % interval), {tally.below} a lower one ({tally.surely_below} beyond it)."
         )
     text = f"LoRC at equal bits, beside the best cell without it of the same method and no more bits: {_by_kind(compared)}."
     if with_plain := compare(results, PLAIN):

@@ -20,7 +20,7 @@ from lorcbench.report import (
 )
 from lorcbench.report.agreement import Ordering
 from lorcbench.report.budget import Choice
-from lorcbench.report.choices import choices
+from lorcbench.report.choices import choices, shared_recipes
 from lorcbench.report.claims import Verdict
 from lorcbench.report.comparison import Change
 from lorcbench.report.conventions import Candidate
@@ -30,6 +30,7 @@ from lorcbench.report.recommend import Advice, RankCost
 from lorcbench.report.results import CellResult
 from lorcbench.report.scorecard import Row
 from lorcbench.report.seeds import Spread
+from lorcbench.report.shared import Shared
 from lorcbench.report.sources import Beside
 from lorcbench.study import started
 from lorcbench.study.cells import Cell, Study
@@ -50,7 +51,9 @@ class Findings:
         advice: what to use, per kind of model.
         rank_costs: what LoRC adds to the size of each model.
         choices: the cells that a user may want to take away.
+        shared: the recipes that a user may want to take away for all models.
         equal_bits: whether LoRC pays for its bits, in one sentence; "" without cells that tell.
+        codes: in which rows of the recommendations codes of 4 bits stand.
         mixed: cells of mixed formats beside their rivals.
         corrections: what was found about kinds of correction, where a study has several.
     """
@@ -63,20 +66,24 @@ class Findings:
     advice: list[Advice] = field(default_factory=list)
     rank_costs: list[RankCost] = field(default_factory=list)
     equal_bits: str = ""
+    codes: str = ""
     beside: list[Beside] = field(default_factory=list)
     corrections: Corrections = corrections.NOTHING
     choices: list[Choice] = field(default_factory=list)
+    shared: list[Shared] = field(default_factory=list)
     mixed: list[Mixed] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """All of it in short, for the terminal."""
         published = [*agreement.summary(self.scorecard, self.orderings), *sources.summary(self.beside)]
-        use = headline.lines(self.advice, self.rank_costs, "" if self.corrections.sentences else self.equal_bits)
+        pays = "" if self.corrections.sentences else self.equal_bits
+        use = headline.lines(self.advice, self.rank_costs, pays, self.codes)
         candidates = conventions.summary(self.candidates)
         kinds = [f"  {sentence}" for sentence in [*self.corrections.sentences, *mixed.sentences(self.mixed)]]
+        # What to use comes last, where people look first.
         own = tally.is_about_others(self.verdicts)
         claimed = tally.brief(self.verdicts) if own else tally.lines(self.verdicts)
-        return [*use, *kinds, *claimed, *published, *candidates, *seeds.summary(self.spreads)]
+        return [*claimed, *published, *candidates, *seeds.summary(self.spreads), *kinds, *use]
 
 
 def find(study: Study, results: list[CellResult], changes: dict[Cell, Change], arguments: list[str] | None = None) -> Findings:
@@ -100,6 +107,7 @@ def find(study: Study, results: list[CellResult], changes: dict[Cell, Change], a
     kinds = corrections.find(measured, changes, {result.cell: rank_share(study, result.cell) for result in measured})
     command = started.command(arguments or [f"study={study.name}"], "export")
     taken = choices(study.name, results, changes, command)
+    shared = shared_recipes(results, changes, advice)
     return Findings(
         verdicts,
         rows,
@@ -109,8 +117,10 @@ def find(study: Study, results: list[CellResult], changes: dict[Cell, Change], a
         advice,
         costs,
         pays,
+        headline.codes_sentence(measured),
         beside,
         kinds,
         taken,
+        shared,
         mixed.find(measured),
     )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from lorcbench.report.recommend import USABLE, Advice, RankCost, Recommendation
+from lorcbench.report.recommend import BUDGETS, USABLE, Advice, RankCost, Recommendation
+from lorcbench.report.results import CellResult
 from lorcbench.report.spelling import percent
 
 NONE_USABLE = "none usable"
 WIDE = 4096  # the width of a model of 7 billion weights
 
 
-def lines(advice: list[Advice], costs: list[RankCost], equal_bits: str = "") -> list[str]:
+def lines(advice: list[Advice], costs: list[RankCost], equal_bits: str = "", codes: str = "") -> list[str]:
     """For the terminal: one line per budget, what a rank costs and whether it pays; none without recommendations."""
     told = []
     for part in advice:
@@ -17,7 +18,7 @@ def lines(advice: list[Advice], costs: list[RankCost], equal_bits: str = "") -> 
             told.append(f"  what to use, {about(part)}")
             width = max((len(one.words) for one in part.recommendations if one.usable), default=0)
             told += [f"    up to {one.budget:.1f} bits: {_line(one, width)}" for one in part.recommendations]
-    sentences = filter(None, (rank_sentence(costs), equal_bits))
+    sentences = filter(None, (codes, rank_sentence(costs), equal_bits))
     return [*told, *(f"  {sentence}" for sentence in sentences)] if told else []
 
 
@@ -38,8 +39,9 @@ def none_usable(one: Recommendation) -> str:
 def criterion() -> str:
     """What is called usable, in one sentence."""
     return (
-        f"A recipe is usable if the mean PPL rises by at most {100 * USABLE:.0f} %: of the published OPT and BLOOM models, "
-        "one of a tenth of the weights loses less than that in full precision, and takes fewer bits."
+        f"A recipe is usable if the mean PPL rises by at most {100 * USABLE:.0f} %. Beyond that, a smaller model is the better "
+        "choice: a published OPT or BLOOM model with a tenth of the weights has less than twice the PPL in full precision, in "
+        "less space."
     )
 
 
@@ -83,6 +85,30 @@ def remark(one: Recommendation) -> str:
     if one.broken:
         parts.append(f"not usable for {', '.join(one.broken)}")
     return f" ({'; '.join(parts)})" if parts else ""
+
+
+def codes_sentence(results: list[CellResult]) -> str:
+    """In which rows of the recommendations codes of 4 bits stand, since their scales count, too; "" without cells that tell.
+
+    Where there are none of 4 bits, it is said of those nearest to that.
+    """
+    sizes: dict[int, list[float]] = {}
+    for result in results:
+        fmt = result.cell.weight_format
+        if result.status == "ok" and result.bits_per_weight and not (fmt.is_mixed or fmt.is_full_precision or result.cell.rank):
+            sizes.setdefault(fmt.bits, []).append(result.bits_per_weight)
+    if not sizes:
+        return ""
+    width = min(sizes, key=lambda bits: abs(bits - 4))
+    low, high = min(sizes[width]), max(sizes[width])
+    rows = [next((budget for budget in BUDGETS if budget >= bits), None) for bits in (low, high)]
+    if low <= width or None in rows:
+        return ""
+    where = " and ".join(f"{budget:g}" for budget in dict.fromkeys(rows))
+    return (
+        f"Codes of {width} bits take {_range(sizes[width], '{:.2f}')} bits per weight with their scales and zero points: "
+        f"look for them at up to {where} bits, not at up to {width}."
+    )
 
 
 def rank_sentence(costs: list[RankCost]) -> str:

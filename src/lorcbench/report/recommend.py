@@ -169,6 +169,33 @@ def recommend(
         activation: the format that the models are run with.
     """
     front = fronts(results)
+    fitting_all = candidates(results, changes, activation, front)
+    chosen: list[Recommendation] = []
+    for budget in sorted(budgets):
+        fitting = [key for key, members in fitting_all.items() if _bits(members)[1] <= budget]
+        if not fitting:
+            continue
+        best = min(fitting, key=lambda key: (mean_log(fitting_all[key], changes), _bits(fitting_all[key])[1]))
+        if not chosen or best != chosen[-1].recipe:
+            chosen.append(_recommendation(budget, best, fitting_all[best], changes, front, chosen[-1] if chosen else None))
+    return chosen
+
+
+def candidates(
+    results: list[CellResult],
+    changes: dict[Cell, Change],
+    activation: str = "a16",
+    front: dict[Cell, CellResult | None] | None = None,
+) -> dict[Cell, dict[str, CellResult]]:
+    """The recipes that were measured on all models, and are on the front of one: the cell without its model → its results.
+
+    Args:
+        results: cells of one or several models.
+        changes: what they lost to full precision.
+        activation: the format that the models are run with.
+        front: of `results`, if it is known.
+    """
+    front = fronts(results) if front is None else front
     recipes: dict[Cell, dict[str, CellResult]] = {}
     for result in results:
         cell = result.cell
@@ -176,16 +203,7 @@ def recommend(
             recipes.setdefault(replace(cell, model=""), {})[cell.model] = result
     models = {model for members in recipes.values() for model in members}
     common = {key: members for key, members in recipes.items() if set(members) == models}
-    candidates = {key: members for key, members in common.items() if any(front[one.cell] is None for one in members.values())}
-    chosen: list[Recommendation] = []
-    for budget in sorted(budgets):
-        fitting = [key for key, members in candidates.items() if _bits(members)[1] <= budget]
-        if not fitting:
-            continue
-        best = min(fitting, key=lambda key: (_mean_log(candidates[key], changes), _bits(candidates[key])[1]))
-        if not chosen or best != chosen[-1].recipe:
-            chosen.append(_recommendation(budget, best, candidates[best], changes, front, chosen[-1] if chosen else None))
-    return chosen
+    return {key: members for key, members in common.items() if any(front[one.cell] is None for one in members.values())}
 
 
 def _bits(members: dict[str, CellResult]) -> tuple[float, float]:
@@ -194,7 +212,7 @@ def _bits(members: dict[str, CellResult]) -> tuple[float, float]:
     return min(bits), max(bits)
 
 
-def _mean_log(members: dict[str, CellResult], changes: dict[Cell, Change]) -> float:
+def mean_log(members: dict[str, CellResult], changes: dict[Cell, Change]) -> float:
     """The mean logarithm of perplexity over full precision's."""
     return float(np.mean([np.log1p(changes[result.cell].relative.value) for result in members.values()]))
 

@@ -26,6 +26,7 @@ class Statement:
         terms: coefficient and cell; the last is the recipe that the claim is about.
         low, high: the bounds between which Σ coefficient · perplexity is said to lie.
         pooled: whether models may be pooled; not if the cell of comparison is another one on each.
+        note: what stands on this model for numbers in the claim; "" if nothing does.
     """
 
     claim: str
@@ -34,6 +35,7 @@ class Statement:
     low: float = -math.inf
     high: float = 0.0
     pooled: bool = True
+    note: str = ""
 
     @property
     def subject(self) -> CellResult:
@@ -93,11 +95,13 @@ def below(claim: str, source: str, lower: CellResult, higher: CellResult | None)
         yield Statement(claim, source, ((-1.0, higher), (1.0, lower)))
 
 
-def alike(claim: str, source: str, share: float, reference: CellResult | None, result: CellResult) -> Iterator[Statement]:
+def alike(
+    claim: str, source: str, share: float, reference: CellResult | None, result: CellResult, note: str = ""
+) -> Iterator[Statement]:
     """That `result` is within a share of the perplexity of `reference`; nothing if that was not measured."""
     if reference is not None:
         bound = share * reference.mean_ppl
-        yield Statement(claim, source, ((-1.0, reference), (1.0, result)), -bound, bound)
+        yield Statement(claim, source, ((-1.0, reference), (1.0, result)), -bound, bound, note=note)
 
 
 def weights_only(cell: Cell) -> bool:

@@ -13,7 +13,7 @@ the paper does not know is in `lorcbench.report.statements_corrections` and `sta
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from lorcbench.config import compose
@@ -133,7 +133,8 @@ def _groups(grid: Grid) -> Iterator[Statement]:
         if middle is not None and group <= _scaled(32, result) and base(row) != "RTN":
             claim = f"At {bits} bits, groups of 256 give most of what groups of 32 give to {base(row)}"
             terms = ((-1.0, grid.cells[row]), (-1.0, result), (2.0, middle))
-            yield Statement(claim, _SEVERAL_GROUPS.get((base(row), bits), OURS), terms)
+            note = _stand_for("groups of", _scaled, (256, 32), result)
+            yield Statement(claim, _SEVERAL_GROUPS.get((base(row), bits), OURS), terms, note=note)
 
 
 def _activations(grid: Grid) -> Iterator[Statement]:
@@ -144,13 +145,14 @@ def _activations(grid: Grid) -> Iterator[Statement]:
         if activation.bits != 8 or cell.rank or base(cell) in ("", "RTN") or cell.weight_format.group is None:
             continue
         if activation.group == _scaled(128, result):
+            note = _stand_for("groups of", _scaled, (128,), result)
             claim = f"A8 in groups of 128 stays within {100 * BLOCK_BOUND:g} % of A16"
-            yield from alike(claim, source, BLOCK_BOUND, grid.near(cell, activation="a16", trained="a16"), result)
+            yield from alike(claim, source, BLOCK_BOUND, grid.near(cell, activation="a16", trained="a16"), result, note)
             if not activation.symmetric:
                 other = str(replace(activation, symmetric=True))
                 trained = cell.trained if cell.trained == "a16" else other
                 claim = f"Symmetric and asymmetric A8 in groups of 128 are within {100 * BLOCK_BOUND:g} % of each other"
-                yield from alike(claim, source, BLOCK_BOUND, grid.near(cell, activation=other, trained=trained), result)
+                yield from alike(claim, source, BLOCK_BOUND, grid.near(cell, activation=other, trained=trained), result, note)
 
 
 def _lorc(grid: Grid) -> Iterator[Statement]:
@@ -192,7 +194,8 @@ def _factors(grid: Grid) -> Iterator[Statement]:
         if cell.rank == _scaled_rank(32, result) and zero is not None and eight is not None:
             claim = f"At {cell.weight_format.bits} bits, rank 8 gives most of what rank 32 gives"
             source = "table 9" if (base(cell), cell.weight_format.bits, cell.activation) == ("GPTQ", 4, "a16") else OURS
-            yield Statement(claim, source, ((-1.0, zero), (-1.0, result), (2.0, eight)))
+            note = _stand_for("ranks", _scaled_rank, (8, 32), result)
+            yield Statement(claim, source, ((-1.0, zero), (-1.0, result), (2.0, eight)), note=note)
 
 
 def _classes(grid: Grid) -> Iterator[Statement]:
@@ -245,6 +248,12 @@ def _of_the_paper(cell: Cell) -> bool:
 def _scaled(group: int, result: CellResult) -> int:
     """The group of the paper, or what stands for it on a stand-in."""
     return group // SCALE if result.standin else group
+
+
+def _stand_for(what: str, scaled: Callable[[int, CellResult], int], published: tuple[int, ...], result: CellResult) -> str:
+    """Which groups or ranks of a stand-in stand for those that a claim names; "" on another model."""
+    own = " and ".join(str(scaled(number, result)) for number in published)
+    return f"here {what} {own} stand for {' and '.join(map(str, published))}" if result.standin else ""
 
 
 def _scaled_rank(published: int, result: CellResult) -> int:

@@ -29,10 +29,22 @@ class Claim:
     verdicts: tuple[Verdict, ...]
     status: str
 
-    def tally(self) -> dict[str, int]:
-        """How many counted tests came out each way, each test by itself."""
-        kinds = Counter(verdict.verdict for verdict in self.verdicts if verdict.counted)
-        return {kind: kinds[kind] for kind in VERDICTS if kinds[kind]}
+    def counts(self) -> dict[str, str]:
+        """How many counted tests came out each way, each by itself, and how many of them still do after Holm, in words."""
+        alone = Counter(verdict.verdict for verdict in self.verdicts if verdict.counted)
+        after = Counter(verdict.familywise for verdict in self.verdicts if verdict.counted)
+        lost = {kind: f", {after[kind]} after Holm" for kind in ("supported", "contradicted") if after[kind] < alone[kind]}
+        return {kind: f"{alone[kind]} {kind}{lost.get(kind, '')}" for kind in VERDICTS if alone[kind]}
+
+    @property
+    def is_supported_alone(self) -> bool:
+        """Whether every counted test supports it, each by itself."""
+        return all(verdict.verdict == "supported" for verdict in self.verdicts if verdict.counted)
+
+    @property
+    def note(self) -> str:
+        """What stands on these models for numbers in the claim; "" if nothing does."""
+        return next((verdict.note for verdict in self.verdicts if verdict.note), "")
 
 
 def claims(verdicts: list[Verdict]) -> list[Claim]:
@@ -59,9 +71,15 @@ def _status(familywise: list[str]) -> str:
 
 
 def counted(found: list[Claim], ours: bool) -> tuple[int, int]:
-    """How many of the paper's claims, or of ours, are supported in every test, and how many were tested."""
+    """How many of the paper's claims, or of ours, are supported in every test after Holm, and how many were tested."""
     kind = [claim for claim in found if claim.is_ours == ours and claim.status]
     return sum(claim.status == "supported" for claim in kind), len(kind)
+
+
+def supported(found: list[Claim], ours: bool) -> str:
+    """By what `counted` takes a claim for supported, and how many are if each test stands by itself."""
+    before = sum(claim.is_supported_alone for claim in found if claim.is_ours == ours and claim.status)
+    return f"supported in every test after Holm ({before} before)"
 
 
 def as_printed(verdicts: list[Verdict]) -> tuple[int, int]:
@@ -96,15 +114,16 @@ def lines(verdicts: list[Verdict]) -> list[str]:
     if not tested:
         return []
     models = sorted({verdict.models for verdict in verdicts if verdict.counted})
-    told = [f"  claims, tested on {' and '.join(models)}"]
+    told = [f"  claims, tested on {' and '.join(models)}: {control(verdicts)}"]
     for ours, name in ((False, "of the paper"), (True, "of ours, which no table makes")):
-        supported, count = counted(found, ours)
+        holding, count = counted(found, ours)
         if count:
-            told.append(f"    {name}: {supported} of {count} supported in every test ({control(verdicts)})")
+            told.append(f"    {name}: {holding} of {count} {supported(found, ours)}")
     agree, comparable = as_printed(verdicts)
     if comparable:
         told.append(f"    as printed of the same model: {agree} of {comparable} tests")
     for claim in tested:
-        tally = ", ".join(f"{count} {kind}" for kind, count in claim.tally().items())
-        told.append(f"    {claim.text}{' (ours)' if claim.is_ours else ''}: {tally}")
+        whose = " (ours)" if claim.is_ours else ""
+        note = f" ({claim.note})" if claim.note else ""
+        told.append(f"    {claim.text}{note}{whose}: {'; '.join(claim.counts().values())}")
     return told

@@ -207,6 +207,7 @@ METHODS: dict[str, Callable[[Job, Checkpoint, WeightFormat, QuantizedBlocks], No
     "intrinsic": _paired,
     "split": _paired,
     "joint": _paired,
+    # The line of a new method goes here, above this comment.
 }
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
 
 from lorcbench.common.artifacts import read_json, write_text
 from lorcbench.common.gpus import CPU
+from lorcbench.common.process import SUMMARY_LATER
 from lorcbench.config import compose
 from lorcbench.jobs.job import Job
 from lorcbench.pipeline import machine
-from lorcbench.report import budget, comparison, conventions, figures, results, seeds, sources, tables
+from lorcbench.pipeline.closing import SUMMARY
+from lorcbench.report import budget, comparison, conventions, figures, results, seeds, shared, sources, tables
 from lorcbench.report.derived import derive
 from lorcbench.report.findings import Findings, find
 from lorcbench.report.page.render import render
@@ -35,6 +38,7 @@ ATTACHED = (
     "seeds.csv",
     "claims.json",
     budget.TABLE,
+    shared.TABLE,
 )
 
 
@@ -62,7 +66,10 @@ def main(job: Job) -> None:
         pictures = {file: str(file.parent.relative_to(folder)) for file in sorted((folder / "figures").rglob("*.png"))}
         _attach(job, imported, {folder / name: None for name in ATTACHED} | pictures)
     job.finish({"stage": "report"}, {"cells": len(measured), "content": views.content(study)})
-    print(summary(study, measured, findings, folder, _advice(study, measured)))
+    text = summary(study, measured, findings, folder, _advice(study, measured))
+    write_text(folder / SUMMARY, f"{text}\n")
+    if SUMMARY_LATER not in os.environ:
+        print(text)
 
 
 def _advice(study: Study, measured: list[CellResult]) -> list[str]:
@@ -75,8 +82,9 @@ def _advice(study: Study, measured: list[CellResult]) -> list[str]:
 
 
 def _write_findings(folder: Path, findings: Findings) -> None:
-    """claims.json, recommended.csv, scorecard.csv, fingerprint.csv and seeds.csv."""
+    """claims.json, recommended.csv, recommended-shared.csv, scorecard.csv, fingerprint.csv and seeds.csv."""
     write_text(folder / budget.TABLE, budget.as_csv(findings.choices))
+    write_text(folder / shared.TABLE, shared.as_csv(findings.shared))
     write_text(folder / "claims.json", json.dumps([vars(verdict) for verdict in findings.verdicts], indent=1) + "\n")
     write_text(folder / "scorecard.csv", tables.as_csv(sources.COLUMNS, (number.columns() for number in findings.beside)))
     write_text(folder / "fingerprint.csv", tables.as_csv(conventions.COLUMNS, map(vars, findings.candidates)))

@@ -172,6 +172,18 @@ class Study:
         """Whether a model's full-precision perplexity must be the published one before anything of it is quantized."""
         return self.config.gate == "check" and published.full_precision(model, published.GATE_PROTOCOL) is not None
 
+    def given_lines(self) -> list[str]:
+        """A line for a model and a text that the command line gave, and what a reader must know of the text of such a model."""
+        lines = [f"model {name} is {place}" for name, place in self.folders.items()]
+        lines += [f"text {name} is {text.path}" for name, text in self.texts_given.items()]
+        lines += [f"method {name} is {folder}" for name, folder in self.foreign.items()]
+        protocol = compose.load("eval", self.eval)
+        if self.folders and "stdlib" in protocol.texts():
+            lines.append("the text is what Python carries about itself, since there is no text_path=FILE of your own")
+        if self.folders and not protocol.fit and protocol.window < SHORT_WINDOW:
+            lines.append(f"its windows have {protocol.window} tokens, few for a language model: study=own takes longer ones")
+        return lines
+
     def wildcards(self, cell: Cell) -> Wildcards:
         """The names of the jobs that a cell of this study rests on."""
         return cell.wildcards(self.eval)

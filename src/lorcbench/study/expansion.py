@@ -14,14 +14,11 @@ from omegaconf import OmegaConf
 from lorcbench.config import compose, folders, foreign, mixed, places
 from lorcbench.config.checks import MOST, ConfigError
 from lorcbench.config.protocols import TextConfig
-from lorcbench.config.schema import AXES, GridConfig, StudyConfig
+from lorcbench.config.schema import AXES, AXIS_DEFAULTS, GridConfig, StudyConfig
 from lorcbench.config.variants import Variant
 from lorcbench.study import given, groups, naming, rehearsal
 from lorcbench.study.cells import FIELDS, Cell, Study, activation_format, model_config, needs_calibration, weight_format
 from lorcbench.study.ranks import of_width
-
-# What a grid has on an axis that neither it nor its study names.
-_DEFAULTS = {"calibrations": ["none"], "activations": ["a16"], "lorc": ["plain-int8"], "ranks": [0]}
 
 
 @dataclass(frozen=True)
@@ -257,7 +254,7 @@ def _axes(request: _Request, grid: GridConfig) -> dict[str, list | None]:
 
 def _values(request: _Request, axis: str, values: list | None) -> list:
     """The values of one axis, each known and in its one spelling."""
-    values = _DEFAULTS.get(axis) if values is None else values
+    values = AXIS_DEFAULTS.get(axis) if values is None else values
     if not values:
         raise ConfigError(f"study.{axis}={values}: expected a list with at least one entry")
     if not all(isinstance(value, int if axis == "ranks" else str) for value in values):

@@ -1,55 +1,43 @@
-"""What a study is, in the few lines with which a run begins. Not in `lorcbench.study.cells`: words recompute nothing."""
+"""What a study is, for the terminal: one line with its cells by axis, and what needs a line of its own.
+
+It is not in `lorcbench.study.cells`, so that better words make nothing run again.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
-from lorcbench.common.spelling import counted
-from lorcbench.config import compose
 from lorcbench.config.schema import AXES
-from lorcbench.study.cells import FIELDS, SHORT_WINDOW, Study
+from lorcbench.study.cells import FIELDS, Study
 
 _SHOWN = 3  # values of an axis that a line has room for
 
 
-def lines(study: Study) -> list[str]:
-    """What a study is, for the terminal: one line with its cells by axis, and what needs a line of its own.
-
-    That is what the command line gave, what is left out, and a warning where the command line replaced an axis of several
-    grids that keep others.
-    """
+def outline(study: Study) -> list[str]:
+    """The line, what the command line gave, and a warning where that replaced an axis of several grids."""
+    quantized = [cell for cell in study.cells if not cell.is_full_precision]
+    whole = len(study.cells) - len(quantized)
     axes = []
     for axis, attribute in FIELDS.items():
-        counts = Counter(str(getattr(cell, attribute)) for cell in study.cells)
+        counts = Counter(str(getattr(cell, attribute)) for cell in quantized or study.cells)
+        if axis == "methods" and len(counts) > 1:
+            del counts["none"]  # cells whose activations alone are rounded
         if axis not in ("calibrations", "lorc") or len(counts.keys() - {"none"}) > 1:  # else the method and rank say it
-            axes.append((axis, counts))
-    shown = [_values(counts, axis in study.replaced) for axis, counts in axes]
-    # The first number says what it counts, the others are of the same kind.
-    first = next((index for index, text in enumerate(shown) if "(" in text), None)
-    if first is not None:
-        counts = axes[first][1]
-        number = next(iter(counts.values()))
-        shown[first] = shown[first].replace(f"({number})", f"({counted(number, 'cell')})", 1)
-    told = [f"{axis}: {text}" for (axis, _), text in zip(axes, shown, strict=True)]
-    return [
-        f"study {study.name}: {counted(len(study.cells), 'cell')}; {'; '.join(told)}",
-        *given_lines(study),
-        *left_out(study),
-        *_replaced(study),
-    ]
-
-
-def given_lines(study: Study) -> list[str]:
-    """A line for a model and a text that the command line gave, and what a reader must know of the text of such a model."""
-    told = [f"model {name} is {place}" for name, place in study.folders.items()]
-    told += [f"text {name} is {text.path}" for name, text in study.texts_given.items()]
-    told += [f"method {name} is {folder}" for name, folder in study.foreign.items()]
-    protocol = compose.load("eval", study.eval)
-    if study.folders and "stdlib" in protocol.texts():
-        told.append("the text is what Python carries about itself, since there is no text_path=FILE of your own")
-    if study.folders and not protocol.fit and protocol.window < SHORT_WINDOW:
-        told.append(f"its windows have {protocol.window} tokens, few for a language model: study=own takes longer ones")
-    return told
+            axes.append(f"{axis}: {_counted(counts, axis in study.replaced)}")
+    axes.append(f"full precision: {whole} cell{'' if whole == 1 else 's'}")
+    counted = re.sub(r"\((\d+)\)", r"(\1 cells)", "; ".join(axes), count=1)  # the unit once
+    lines = [f"study {study.name}: {len(study.cells)} cells; {counted}", *study.given_lines(), *left_out(study)]
+    grids = len(study.config.grids)
+    everywhere = [axis for axis in study.replaced if axis != "models"]
+    stated = {axis for grid in study.config.grids for axis in AXES if getattr(grid, axis) is not None}
+    kept = stated - set(study.replaced)
+    if grids > 1 and everywhere and kept:  # else all grids are alike now
+        lines.append(
+            f"{', '.join(everywhere)} replaced in each of the {grids} grids of the study's file, whose other axes stay; "
+            "exactly=true takes only what you name"
+        )
+    return lines
 
 
 def left_out(study: Study) -> list[str]:
@@ -58,18 +46,7 @@ def left_out(study: Study) -> list[str]:
     return [f"left out, because groups do not divide the width: {pairs}"] if pairs else []
 
 
-def _replaced(study: Study) -> list[str]:
-    """That an axis of the command line holds for grids that still differ in others; none where they are all alike now."""
-    everywhere = [axis for axis in study.replaced if axis != "models"]
-    grids = study.config.grids
-    kept = [axis for axis in AXES if axis not in study.replaced and any(getattr(grid, axis) is not None for grid in grids)]
-    if len(grids) < 2 or not everywhere or not kept:
-        return []
-    where = f"each of the {len(grids)} grids, which keep their own {', '.join(kept)}"
-    return [f"{', '.join(everywhere)} replaced in {where}; study.exactly=true takes only what you name"]
-
-
-def _values(counts: Counter[str], all_of_them: bool) -> str:
+def _counted(counts: Counter[str], all_of_them: bool) -> str:
     """The values of one axis, each with the number of cells that have it; only how many there are, if they are many."""
     if len(counts) == 1:
         return next(iter(counts))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lorcbench.report.comparison import Change
-from lorcbench.report.figures.lines import named_places, panel_per_model
+from lorcbench.report.figures.lines import BESIDE, named_places, panel_per_model
 from lorcbench.report.figures.style import Figure, Looks, axis_labels, save
 from lorcbench.report.results import CellResult
 from lorcbench.study.cells import Cell
@@ -38,7 +38,7 @@ def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -
     black = " Black is weights in full precision." if any(result.cell.method == "none" for result in points) else ""
     caption = (
         "Mean perplexity of the corpora when the inputs of the block linears are rounded at run time, divided by the same "
-        f"model's at full precision.{black} Bars are 95 % intervals of the paired difference."
+        f"model's at full precision.{black} Bars are 95 % intervals of the paired difference.{BESIDE}"
     )
     return save(fig, folder, Figure("activation", title, caption))
 

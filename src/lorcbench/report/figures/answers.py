@@ -67,8 +67,9 @@ def _kinds(results: list[CellResult]) -> str:
     counts = Counter(kind_of(cell) for cell, better in front.items() if better is None)
     if not counts:
         return ""
-    names = [f"{counts[kind]} {'no correction' if kind == NONE else kind}" for kind in KINDS if counts[kind]]
-    return f"Of the {counts.total()} cells on the models' fronts up to {most:.2f} bits per weight have {', '.join(names)}."
+    names = [f"{counts[kind]} {'without a correction' if kind == NONE else f'with {kind}'}" for kind in KINDS if counts[kind]]
+    total = counts.total()
+    return f"{total} cells with at most {most:.2f} bits per weight are on the fronts of their models: {', '.join(names)}."
 
 
 def _bits(plain: list[CellResult], changes: Changes) -> str:
@@ -131,8 +132,9 @@ def _sizes(results: list[CellResult]) -> str:
                     count += bool(as_large)
                     better += bool(as_large) and result.mean_ppl < min(as_large)
     return (
-        f"Of {count} quantized cells for which the next smaller model of the family has one that takes at least as much space, "
-        f"{better} have a lower perplexity than all of these."
+        f"{count} quantized cell{'' if count == 1 else 's'} can be compared with cells of the next smaller model of the family "
+        f"that take at least as much space. Of these, {better} reach{'es' if better == 1 else ''} a lower perplexity than each "
+        "such cell."
         if count
         else ""
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lorcbench.report.comparison import Change
-from lorcbench.report.figures.lines import named_places, panel_per_model
+from lorcbench.report.figures.lines import BESIDE, named_places, panel_per_model
 from lorcbench.report.figures.style import Figure, Looks, axis_labels, format_of, save
 from lorcbench.report.results import CellResult
 from lorcbench.study.cells import Cell
@@ -33,7 +33,7 @@ def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -
     axis_labels(fig, "bits per weight, scales and zero points not counted", "PPL ÷ full precision")
     caption = (
         "Mean perplexity of the corpora without LoRC, divided by the same model's at full precision; lower is better. "
-        "Bars are 95 % intervals of the paired difference over the same windows of text."
+        f"Bars are 95 % intervals of the paired difference over the same windows of text.{BESIDE}"
     )
     return save(fig, folder, Figure("bits", title, caption))
 

@@ -52,8 +52,9 @@ def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -
     axis_labels(fig, "bits per weight: codes, scales, zero points and factors", "PPL ÷ full precision")
     caption = (
         "Of each kind of correction the Pareto front of all measured cells, over all methods, weight formats and ranks: no "
-        "cell of the kind has fewer bits and a lower mean perplexity. Further down and left is better: at equal bits the "
-        "lowest cell that is not further right wins. A kind that was measured in fewer cells has fewer chances."
+        "other cell of the kind is at least as good in both bits and mean perplexity, and better in one. Further down and "
+        "left is better: at equal bits the lowest cell that is not further right wins. A kind that was measured in fewer "
+        "cells has fewer chances."
     )
     if hidden := len(points) - sum(result.mean_ppl <= ceiling for result in points):
         caption += f" Cells with a perplexity above {number(ceiling)} are not drawn: {hidden}."

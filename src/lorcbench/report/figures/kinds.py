@@ -12,7 +12,7 @@ from lorcbench.config.recipes import WEIGHTED
 from lorcbench.report import equal_bits
 from lorcbench.report.comparison import Change
 from lorcbench.report.equal_bits import kind_of, kinds, leading
-from lorcbench.report.figures.lines import named_places, plot
+from lorcbench.report.figures.lines import BESIDE, named_places, plot
 from lorcbench.report.figures.style import (
     GREY,
     KIND_LOOKS,
@@ -69,7 +69,7 @@ def draw_ranks(results: list[CellResult], changes: dict[Cell, Change], folder: P
         "Mean perplexity of the corpora, divided by the same model's at full precision, without LoRC and by rank, for each "
         f"kind of correction. Each weight format has its own scale. {_LEADING} Bars are 95 % intervals of the paired "
         "difference. Kinds at one rank take the same bits or nearly so; what the bits buy otherwise is in the figure of equal "
-        "bits."
+        f"bits.{BESIDE}"
     )
     return save(fig, folder, Figure("lorc", title, caption))
 

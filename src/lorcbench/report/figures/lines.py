@@ -15,6 +15,7 @@ from lorcbench.study.cells import Cell
 
 COLLAPSED = 10  # cells whose perplexity is more than this many times the worst at full precision are counted, not drawn
 SPREAD = 0.12  # of a panel's width, over which lines are shifted at most; else cells would seem to lie at another place
+BESIDE = " Points of several lines at one place are drawn side by side, so that all intervals are seen."
 ABREAST = 4  # panels that stand side by side
 
 
@@ -41,16 +42,32 @@ def plot(
     linear = ax.get_xscale() == "linear"
     points = 72 * WIDTH * ax.get_position().width  # of the panel
     between = min(2, min(36, SPREAD * points) / len(lines)) * (right - left) / points if lines else 0
+    at = _at_each_place(lines, place) if linear else {}
     for index, line in enumerate(lines):
-        # A sideways shift of a few points, so that the bars of several lines do not hide one another.
-        shift = between * (index - (len(lines) - 1) / 2) if linear else 0
         rises = [changes[result.cell].relative for result in line]
         ratio = 1 + np.array([rise.value for rise in rises])
         bars = np.array([(rise.value - rise.low, rise.high - rise.value) for rise in rises]).T
         dash = looks.dashes[stroke(line)]
         colour, marker = looks.of(hue(line))
-        x = [place(result) + shift for result in line]
+        x = [place(result) + between * _aside(at.get(place(result), []), index) for result in line]
         ax.errorbar(x, ratio, bars, color=colour, ls=dash, marker=marker, ms=4.5, elinewidth=1, zorder=3)
+
+
+def _at_each_place(lines: list[list[CellResult]], place: Callable[[CellResult], float]) -> dict[float, list[int]]:
+    """Which lines have a point at each place of the horizontal axis."""
+    at: dict[float, list[int]] = {}
+    for index, line in enumerate(lines):
+        for x in dict.fromkeys(map(place, line)):
+            at.setdefault(x, []).append(index)
+    return at
+
+
+def _aside(together: list[int], index: int) -> float:
+    """How far from its place the point of a line is drawn, so that the bars of several lines there do not hide one another.
+
+    In steps between two points; a point alone stands at its place.
+    """
+    return together.index(index) - (len(together) - 1) / 2 if index in together else 0.0
 
 
 def panel_per_model(

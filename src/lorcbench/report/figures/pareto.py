@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from lorcbench.report.figures.lines import collapsed_above, sizes
+from lorcbench.report.figures.names import ALL_AROUND, BELOW_LEFT, Names, Place
 from lorcbench.report.figures.style import GREY, INK, PAPER, Figure, Looks, axis_labels, canvas, log_axis, save, span, unique
 from lorcbench.report.results import CellResult
 from lorcbench.report.spelling import number
@@ -43,8 +43,8 @@ def draw(results: list[CellResult], folder: Path) -> Figure | None:
         _draw_family(ax, [result for result in points if result.family == family], mebibytes, looks)
     axis_labels(fig, "size of the block linears in MiB: codes, scales, zero points and factors", "mean PPL of the corpora")
     caption = (
-        "Every cell of the study; lower and further left is better. No cell of its family is both smaller and better "
-        "than a cell on the line; the others are pale."
+        "Every cell of the study; lower and further left is better. A cell is on the line unless another one of its family is "
+        "at least as good in both size and perplexity, and better in one; the others are pale."
     )
     if hidden := len(mebibytes) - len(points):
         caption += f" Cells with a perplexity above {number(ceiling)} are not drawn: {hidden}."
@@ -57,39 +57,35 @@ def _draw_family(ax: Axes, members: list[CellResult], mebibytes: dict[Cell, floa
     for result in sorted(members, key=lambda result: (mebibytes[result.cell], result.mean_ppl)):
         if not front or result.mean_ppl < front[-1].mean_ppl:
             front.append(result)
-    best = {result.cell: (mebibytes[result.cell], result.mean_ppl) for result in front}
+    places = {result.cell: (mebibytes[result.cell], result.mean_ppl) for result in members}
+    best = {result.cell: places[result.cell] for result in front}
     ax.step(*zip(*best.values(), strict=True), where="post", color=INK)
-    looks_alike: dict[tuple, list[tuple[float, float]]] = {}  # one element of the drawing per look, not per cell
-    for result in members:
-        cell = result.cell
-        place = (mebibytes[cell], result.mean_ppl)
+    looks_alike: dict[tuple, list[Place]] = {}  # one element of the drawing per look, not per cell
+    for cell, place in places.items():
         if cell.is_full_precision:
             ax.plot(*place, marker="*", color=INK, ms=11, zorder=5)
-            ax.annotate(cell.model, place, (-6, 7), textcoords="offset points", fontsize=9, ha="right", zorder=6)
         else:
             looks_alike.setdefault((cell.method, cell in best, cell.rank > 0), []).append(place)
-    for (method, on_front, corrected), places in looks_alike.items():
+    for (method, on_front, corrected), alike in looks_alike.items():
         size, alpha = (7, 1) if on_front else (5, 0.35)
         colour, mark = looks.of(method)
         hollow = HOLLOW | {"mec": colour} if corrected else {}
         style = {"ls": "", "marker": mark, "color": colour, "ms": size, "alpha": alpha, "zorder": 3 + alpha}
-        ax.plot(*zip(*places, strict=True), **style, **hollow)
-    _name_front(ax, {cell: place for cell, place in best.items() if cell.method != "none"})
+        ax.plot(*zip(*alike, strict=True), **style, **hollow)
+    _name(ax, places, best)
 
 
-def _name_front(ax: Axes, front: dict[Cell, tuple[float, float]]) -> None:
-    """Write the weight format to cells of the front, where there is room; nothing else lies below and left of it."""
-    last = np.array([-np.inf, -np.inf])
+def _name(ax: Axes, places: dict[Cell, Place], front: dict[Cell, Place]) -> None:
+    """Write each model to its full precision, and the weight format to cells of the front where there is room."""
+    corners: list[Place] = []
+    for place in front.values():
+        corners += [*([(place[0], corners[-1][1])] if corners else []), place]
+    names = Names(ax, places.values(), corners)
+    for cell, place in places.items():
+        if cell.is_full_precision:
+            names.put(cell.model, place, ALL_AROUND, 9, INK, is_needed=True)
     for cell, place in front.items():
-        point = ax.transData.transform(place) * 72 / ax.get_figure().dpi
-        if np.hypot(*(point - last)) < 13:  # points on the page; closer names would overlap
-            continue
-        last = point
         weight = cell.weight_format
-        text = (
-            "mixed"
-            if weight.is_mixed
-            else f"w{weight.bits} {f'g{weight.group}' if weight.group else 'row'}{f' r{cell.rank}' if cell.rank else ''}"
-        )
-        slanted = {"ha": "right", "va": "top", "rotation": 40, "rotation_mode": "anchor"}
-        ax.annotate(text, place, (-3, -4), textcoords="offset points", color=GREY, fontsize=7.5, **slanted)
+        if cell.method != "none":  # nothing else lies below and left of the front
+            text = f"w{weight.bits} {f'g{weight.group}' if weight.group else 'row'}{f' r{cell.rank}' if cell.rank else ''}"
+            names.put("mixed" if weight.is_mixed else text, place, BELOW_LEFT, 7.5, GREY)

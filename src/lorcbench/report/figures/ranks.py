@@ -10,7 +10,7 @@ import numpy as np
 from lorcbench.report.comparison import Change
 from lorcbench.report.equal_bits import kind_of
 from lorcbench.report.figures.kinds import draw_ranks, several
-from lorcbench.report.figures.lines import named_places, plot
+from lorcbench.report.figures.lines import BESIDE, named_places, plot
 from lorcbench.report.figures.style import (
     GREY,
     Figure,
@@ -60,7 +60,7 @@ def draw(results: list[CellResult], changes: dict[Cell, Change], folder: Path) -
     axis_labels(fig, "rank of the LoRC factors", "PPL ÷ full precision")
     caption = (
         "Mean perplexity of the corpora, divided by the same model's at full precision, without LoRC and by rank. Each "
-        f"bit width has its own scale; those that lose less than {100 * WORTH_MENDING:g} % are left out."
+        f"bit width has its own scale; those that lose less than {100 * WORTH_MENDING:g} % are left out.{BESIDE}"
     )
     return save(fig, folder, Figure("lorc", title, caption))
 

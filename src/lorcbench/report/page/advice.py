@@ -10,7 +10,6 @@ from lorcbench.report.findings import Findings
 from lorcbench.report.page.parts import table
 from lorcbench.report.recommend import Advice, Recommendation, recommend
 from lorcbench.report.results import CellResult
-from lorcbench.report.spelling import percent
 from lorcbench.study.cells import Cell
 
 ABREAST = 6  # models that stand side by side; of more each has a row
@@ -25,7 +24,8 @@ def what_to_use(findings: Findings) -> str:
     lorc = f"<p>{escape(sentences)}</p>" if sentences else ""
     note = (
         "Of all recipes that fit a budget on every model, the one of least mean rise of the mean PPL over full precision. "
-        f"Bits per weight count all that is stored: codes, scales, zero points and factors. {headline.criterion()}"
+        "Bits per weight count all that is stored: codes, scales, zero points and factors. "
+        f"{findings.codes} {headline.criterion()}"
     )
     return f'{"".join(tables)}<p class="note">{note}</p>{lorc}'
 
@@ -79,9 +79,12 @@ def by_model(results: list[CellResult], changes: dict[Cell, Change], advice: lis
         f'<tr><th scope="row">{escape(name)}</th>{"".join(row)}</tr>' for name, row in zip(down, entries, strict=True)
     )
     note = (
-        "Each model by itself: the cell of lowest mean PPL within a budget. No other cell has fewer bits and a lower mean PPL."
+        "The cell of lowest mean PPL within a budget; no other cell of the model is at least as good in both bits and mean "
+        "PPL, and better in one. Intervals are of the difference to full precision. A cell is not told apart if the interval "
+        "of its difference to the cell of the next smaller budget contains zero."
     )
-    return f'<p class="note">{note}</p>' + table([first, *across], rows, "The best cell of each model within a budget")
+    body = table([first, *across], rows, "The best cell of each model within a budget")
+    return f'<h3>Each model by itself</h3><p class="note">{note}</p>{body}'
 
 
 def _own(column: dict[float, Recommendation], budget: float) -> str:
@@ -91,6 +94,7 @@ def _own(column: dict[float, Recommendation], budget: float) -> str:
     one = column[budget]
     if not one.usable:
         return f'<td class="wrap">{escape(headline.none_usable(one))}</td>'
-    (change,) = one.changes.values()
-    numbers = f"<b>{percent(change.relative.value)}</b> <span class='interval'>{escape(headline.size(one))}</span>"
-    return f'<td class="wrap">{numbers}<small>{escape(one.words)}</small></td>'
+    mean, _, interval = headline.mean_loss(one).partition(" [")
+    numbers = f"<b>{escape(mean)}</b> <span class='interval'>[{escape(interval)}</span>"
+    apart = "" if one.is_gain else "<small>not told apart from that of the next smaller budget</small>"
+    return f'<td class="wrap">{numbers}{apart}<small>{escape(headline.size(one))}: {escape(one.words)}</small></td>'

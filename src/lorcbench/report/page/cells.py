@@ -72,7 +72,7 @@ def _note(results: list[CellResult], at_equal_bits: bool) -> str:
     """What the columns mean, and what can be done with the table."""
     note = (
         "ΔPPL is the change of the mean PPL to full precision with its 95 % interval. A cell is on the front unless another "
-        "one of its model, with activations rounded alike, has no more bits and a lower mean PPL. "
+        "one of its model, with activations rounded alike, is at least as good in both bits and mean PPL, and better in one. "
         "Mean KL is how far the predictions are from full precision's, in nats per token, and agreement the share of tokens "
         "for which both hold the same one for the most likely; a dash says that this was not measured."
     )
@@ -90,7 +90,8 @@ def _note(results: list[CellResult], at_equal_bits: bool) -> str:
         note += " “Jobs” opens settings, digests and logs of all that a cell rests on."
     if any(result.derived for result in results):
         note += (
-            " A derived row is chosen from measured ones by its own perplexity, as the paper chose; it is too good by a little."
+            " A derived row is chosen from measured ones by its own perplexity, as the paper chose; it looks a little better "
+            "than it is."
         )
     return note
 

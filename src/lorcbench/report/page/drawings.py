@@ -20,7 +20,7 @@ def drawn(figure: Figure, folder: Path) -> str:
     picture = f'<img alt="{escape(figure.finding or figure.title)}" src="data:image/svg+xml,{image}">'
     return (
         f'<figure id="figure-{figure.stem}">{region(picture, figure.title)}'
-        f"<figcaption>{finding}{escape(figure.caption)} {_links(shown)}{more}</figcaption></figure>"
+        f"<figcaption>{finding}{escape(figure.caption)} {_links(shown)}.{more}</figcaption></figure>"
     )
 
 
@@ -38,4 +38,4 @@ def _uri(svg: str) -> str:
 def _links(file: str) -> str:
     """Links to a drawing; they say which one."""
     name = file.replace("/", " ")
-    return " ".join(f'<a href="figures/{file}.{kind}">{name} as {kind.upper()}</a>' for kind in ("svg", "png"))
+    return ", ".join(f'<a href="figures/{file}.{kind}">{name} as {kind.upper()}</a>' for kind in ("svg", "png"))

@@ -37,8 +37,10 @@ def _claims_note(verdicts: list[Verdict]) -> str:
     """What is tested, on what, and which tests count."""
     note = (
         "Each claim is tested wherever the study has the cells for it; unfold one for its evidence. A claim that no table of "
-        "the paper makes is marked as our extrapolation. Cached statistics, further seeds and pools of models are shown, but "
-        f"are no evidence of their own. The others are {tally.control(verdicts)}; a verdict that this leaves open is marked."
+        "the paper makes is marked as our extrapolation. Some tests are shown but not counted, since they repeat another one: "
+        "those with cached statistics, with further seeds, and of several models together. Tests of models with planted "
+        f"outliers are not counted either. Counted are {tally.control(verdicts)}. Each test has a verdict by itself; where "
+        "some do not survive Holm, the claim says how many do."
     )
     if any(verdict.in_print for verdict in verdicts):
         note += " “As printed” says that the paper's numbers of the same model come out the same way, for or against the claim."
@@ -49,12 +51,13 @@ def _claims_note(verdicts: list[Verdict]) -> str:
 
 def _claim(claim: Claim) -> str:
     """One claim with its tests."""
-    chips = " ".join(chip(name, f"{count} {name}") for name, count in claim.tally().items())
+    chips = " ".join(chip(name, text) for name, text in claim.counts().items())
     rows = "".join(map(_verdict, claim.verdicts))
     ours = f" {chip('derived', 'our extrapolation')}" if claim.is_ours else ""
     source = f' <small class="soft">{escape(claim.source)}</small>' if claim.source and not claim.is_ours else ""
+    note = f' <small class="soft">({escape(claim.note)})</small>' if claim.note else ""
     return (
-        f'<details class="claim"><summary><span>{escape(claim.text)}{source}{ours}</span>{chips}</summary>'
+        f'<details class="claim"><summary><span>{escape(claim.text)}{note}{source}{ours}</span>{chips}</summary>'
         f"<table><caption>Tests of: {escape(claim.text)}</caption><tbody>{rows}</tbody></table></details>"
     )
 
@@ -66,9 +69,9 @@ def _verdict(verdict: Verdict) -> str:
         chips += f" {chip('ok' if verdict.agreement == 'as printed' else 'failed', verdict.agreement)}"
     remarks = []
     if not verdict.counted:
-        remarks.append("no evidence of its own")
+        remarks.append(f"not counted: {'outliers were planted' if verdict.planted else 'it repeats another test'}")
     elif verdict.familywise != verdict.verdict:
-        remarks.append("open among all tests")
+        remarks.append("open after Holm")
     remark = f"<small>{'; '.join(remarks)}</small>" if remarks else ""
     in_print = f"<small>in print: {escape(verdict.in_print)}</small>" if verdict.in_print else ""
     return (

@@ -12,7 +12,7 @@ from string import Template
 
 from lorcbench import __version__
 from lorcbench.common import paths
-from lorcbench.report import budget, tally
+from lorcbench.report import budget, shared, tally
 from lorcbench.report.comparison import Change
 from lorcbench.report.devices import named, together
 from lorcbench.report.figures import Figure
@@ -31,7 +31,6 @@ from lorcbench.report.results import jobs as files_of_jobs
 from lorcbench.report.scorecard import counted
 from lorcbench.report.summary import window_lines
 from lorcbench.study.cells import Cell, Study
-from lorcbench.study.outline import given_lines
 from lorcbench.study.published import PAPER, REPRODUCTION
 from lorcbench.study.ranks import rank_lines, rank_share
 
@@ -75,7 +74,7 @@ def render(
         ("files", "Where the numbers are"): _files(study, findings, imported),
     }
     sections = {name: body for name, body in sections.items() if body}
-    use = advice.what_to_use(findings)
+    use = advice.what_to_use(findings) + advice.by_model(measured, changes, findings.advice)
     nav = [*([("use", "What to use")] if use else []), *sections, ("reading", "How to read this")]
     job_files = files_of_jobs(results)
     return Template(_beside("render.html")).substitute(
@@ -111,7 +110,7 @@ def _sections(
     shares = {result.cell: rank_share(study, result.cell) for result in results}
     first = "".join(drawn(figure, folder) for figure in figures if figure.stem in FIRST)
     return {
-        ("sizes", "Quality and size"): first + advice.by_model(measured, changes, findings.advice),
+        ("sizes", "Quality and size"): first,
         ("take", "Take it away"): take_away.chosen(findings.choices),
         ("corrections", "Kinds of correction"): kinds_of_correction(findings.corrections),
         ("mixed", "Mixed formats"): mixed_formats(findings.mixed),
@@ -193,10 +192,10 @@ def _headline(findings: Findings) -> str:
     """How many claims and published numbers hold."""
     facts = []
     found = tally.claims(findings.verdicts)
-    for ours, text in ((False, "claims of the paper supported"), (True, "claims of ours supported")):
-        supported, count = tally.counted(found, ours)
+    for ours, whose in ((False, "of the paper"), (True, "of ours")):
+        holding, count = tally.counted(found, ours)
         if count:
-            facts.append((f"{supported} of {count}", text))
+            facts.append((f"{holding} of {count}", f"claims {whose} {tally.supported(found, ours)}"))
     agree, comparable = tally.as_printed(findings.verdicts)
     if comparable:
         facts.append((f"{agree} of {comparable}", "tests of claims as printed"))
@@ -226,7 +225,7 @@ def _alerts(study: Study, results: list[CellResult]) -> str:
         text = "small models that this pipeline trained itself. Their perplexities are no published model's"
         ranks = "".join(f"<li>{escape(line)}</li>" for line in rank_lines(study))
         alerts.append(f'<div class="box"><b>Stand-ins.</b> {who} stand-ins, {text}.{ranks and f"<ul>{ranks}</ul>"}</div>')
-    if lines := [*given_lines(study), *window_lines(study, results)]:
+    if lines := [*study.given_lines(), *window_lines(study, results)]:
         items = "".join(f"<li>{escape(line)}</li>" for line in lines)
         alerts.append(f'<div class="box"><b>What is measured here.</b><ul>{items}</ul></div>')
     if planted := sorted({result.cell.model for result in results if result.planted}):
@@ -311,6 +310,8 @@ def _files(study: Study, findings: Findings, imported: dict | None) -> str:
         tables["fingerprint.csv"] = "the conventions that the papers leave open, ranked"
     if findings.choices:
         tables[budget.TABLE] = "the cells on the fronts, each with the command that exports it"
+    if findings.shared:
+        tables[shared.TABLE] = "the recipes that are best for all models of a kind, by size"
     if findings.spreads:
         tables["seeds.csv"] = "how far each recipe moves with seeds"
     items = "".join(f'<li><a href="{name}"><code>{name}</code></a>: {text}</li>' for name, text in tables.items())
