@@ -344,9 +344,14 @@ def test_shared_recipes_fit_on_every_model_and_more_bits_lose_less(seed):
         assert min(rises) - 1e-12 <= one.rise <= max(rises) + 1e-12 and one.rise_low <= one.rise <= one.rise_high
     assert [one.rise for one in recipes] == sorted((one.rise for one in recipes), reverse=True)
     (best,) = recommend(found, compared, [9])
-    (line,) = shared.lines(recipes, Budget.parse("9"))
+
+    def lines(text: str) -> list[str]:
+        limit = Budget.parse(text)
+        return shared.lines(recipes, limit.quantity, limit.most, limit.is_size)
+
+    (line,) = lines("9")
     assert best.words in line and line.startswith("best of one recipe for all 2 stand-ins: ")
-    assert shared.lines(recipes, Budget.parse("0.5ppl")) == [] and len(shared.lines(recipes, Budget.parse("900%"))) == 1
+    assert lines("0.5ppl") == [] and len(lines("900%")) == 1
 
 
 def test_shared_recipes_survive_the_table_and_one_model_has_none(tmp_path):

@@ -63,7 +63,7 @@ class RuntimeConfig:
         """How many of some ranks an evaluation takes through the model at a time: at least one.
 
         Args:
-            size: bytes of the hidden states and the logits of one.
+            size: bytes of the hidden states and the logits of one, and of a block's weights in float32.
         """
         return max(1, min(ranks, int(self.hidden_gib * 2**30 / _TOGETHER / size)))
 

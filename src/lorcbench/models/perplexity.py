@@ -111,10 +111,10 @@ def scores_of_ranks(
 
 
 def bytes_of_rank(walk: BlockWalk, windows: dict[str, torch.Tensor]) -> int:
-    """What `scores_of_ranks` holds of each rank: the hidden states of all windows, and logits."""
+    """What `scores_of_ranks` holds of each rank: hidden states of all windows, logits, and a block of weights in float32."""
     config = walk.model.config.get_text_config(decoder=True)
     states = sum(tokens.numel() for tokens in windows.values()) * config.hidden_size * walk.dtype.itemsize
-    return states + SCORED_AT_ONCE * config.vocab_size * 4
+    return states + SCORED_AT_ONCE * config.vocab_size * 4 + walk.linear_weights // walk.depth * 4
 
 
 def _embedded(walk: BlockWalk, windows: dict[str, torch.Tensor], ranks: list[str]) -> dict[str, dict[str, torch.Tensor]]:

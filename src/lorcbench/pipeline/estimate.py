@@ -282,7 +282,7 @@ def _evaluate(shape: Shape, names: Wildcards, runtime: RuntimeConfig, variants: 
     tokens = [protocol.window * (corpus.windows or protocol.max_windows or per_corpus) for corpus in protocol.corpora.values()]
     states = tuple(count * shape.hidden * ITEMSIZE[protocol.dtype] for count in tokens)
     logits = SCORED_AT_ONCE * shape.vocabulary * 4
-    together = runtime.ranks_together(variants, sum(states) + logits)
+    together = runtime.ranks_together(variants, sum(states) + logits + 4 * shape.block)
     states *= together
     walk = Walk(shape, runtime, protocol.dtype, protocol.window, states, names.activation != "a16")
     # Packed codes, and in float32 the weights, their corrections, and the sums of both.

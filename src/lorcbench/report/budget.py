@@ -19,6 +19,7 @@ from lorcbench.common import paths
 from lorcbench.config import foreign
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.variants import Variant
+from lorcbench.report import shared
 from lorcbench.report.spelling import number, percent
 from lorcbench.study import started
 
@@ -277,9 +278,8 @@ def recommend(settings: list[str], everything: bool = False, folder: str | None 
     arguments = [text for text in settings if "=" in text]
     place = Path(paths.STUDY.format(study=folder or _study_name(arguments)))
     choices = read(place, started.command(arguments))
-    from lorcbench.report import shared  # here: that module knows this one
-
-    print("\n".join([*shared.lines(shared.read(place), budget), *lines(choices, budget, everything)]))
+    of_all = shared.lines(shared.read(place), budget.quantity, budget.most, budget.is_size)
+    print("\n".join([*of_all, *lines(choices, budget, everything)]))
     if not any(map(budget.allows, choices)):
         sys.exit(1)
 

@@ -74,7 +74,7 @@ def mean_loss(one: Recommendation) -> str:
 def spread(one: Recommendation) -> str:
     """The smallest and the largest rise over models."""
     low, high = (percent(share) for share in one.range)
-    return f"{low.removesuffix(' %')} to {high}"
+    return low if low == high else f"{low.removesuffix(' %')} to {high}"
 
 
 def remark(one: Recommendation) -> str:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from lorcbench.config.checks import ConfigError
-from lorcbench.report.budget import Budget
 from lorcbench.report.spelling import percent
 
 TABLE = "recommended-shared.csv"
@@ -98,15 +97,18 @@ def _of_row(row: dict[str, str]) -> Shared:
     return Shared(**values | {"usable": row["usable"] == "True"})
 
 
-def lines(recipes: Iterable[Shared], budget: Budget) -> list[str]:
+def lines(recipes: Iterable[Shared], quantity: str, most: float, is_size: bool) -> list[str]:
     """For the terminal: of each kind of models the best recipe that keeps a budget.
 
     A budget of size holds for every model, one of loss for their mean. A loss in perplexity has no mean over models.
+
+    Args:
+        quantity, most, is_size: of the budget (`lorcbench.report.budget.Budget`).
     """
     groups: dict[tuple[str, str], list[Shared]] = {}
     for recipe in recipes:
-        value = getattr(recipe, budget.quantity, None)
-        if value is not None and value <= budget.most:
+        value = getattr(recipe, quantity, None)
+        if value is not None and value <= most:
             groups.setdefault((recipe.kind, recipe.activation), []).append(recipe)
-    by = (lambda one: one.rise) if budget.is_size else (lambda one: one.bits_per_weight)
+    by = (lambda one: one.rise) if is_size else (lambda one: one.bits_per_weight)
     return [min(fitting, key=by).line() for fitting in groups.values()]

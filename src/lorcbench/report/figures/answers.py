@@ -67,7 +67,8 @@ def _kinds(results: list[CellResult]) -> str:
     counts = Counter(kind_of(cell) for cell, better in front.items() if better is None)
     if not counts:
         return ""
-    names = [f"{counts[kind]} {'without a correction' if kind == NONE else f'with {kind}'}" for kind in KINDS if counts[kind]]
+    have = {kind: "without a correction" if kind == NONE else f"with {kind} factors" for kind in KINDS}
+    names = [f"{counts[kind]} {have[kind]}" for kind in KINDS if counts[kind]]
     total = counts.total()
     return f"{total} cells with at most {most:.2f} bits per weight are on the fronts of their models: {', '.join(names)}."
 
