@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from enum import Enum
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -30,8 +30,10 @@ _HANDED_ON = {"ignore_unknown_options": True}  # flags that are not ours are amo
 
 
 def _studies(incomplete: str) -> list[str]:
-    """Names of studies, for completion in a shell."""
-    return [name for name in compose.names("study") if name.startswith(incomplete)]
+    """Names of studies and of their folders, for completion in a shell."""
+    from lorcbench.study.started import folders
+
+    return [name for name in (*compose.names("study"), *folders()) if name.startswith(incomplete)]
 
 
 Settings = Annotated[list[str], typer.Argument(metavar="key=value", show_default=False)]
@@ -102,8 +104,14 @@ for _name in stages.names():
     stage_app.command(_name, help=stages.description(_name), **options)(_stage_command(_name))
 
 
-def _snakemake(arguments: list[str]) -> NoReturn:
-    """Become Snakemake; files of the working folder are no modules of it."""
+def _run_workflow(arguments: list[str], only_print: bool) -> None:
+    """Print the command of Snakemake, and become it; files of the working folder are no modules of it."""
+    from lorcbench.pipeline.commandline import spelled
+
+    if only_print:
+        print(spelled(arguments))
+        return
+    print(spelled(arguments), file=sys.stderr, flush=True)
     os.execv(sys.executable, [sys.executable, "-P", "-m", "snakemake", *arguments])
 
 
@@ -128,12 +136,7 @@ def run(study: Study, settings: Settings = (), only_print: OnlyPrint = False) ->
     """
     from lorcbench.pipeline import commandline
 
-    arguments = commandline.command([study, *settings])
-    if only_print:
-        print(commandline.spelled(arguments))
-        return
-    print(commandline.spelled(arguments), file=sys.stderr, flush=True)
-    _snakemake(arguments)
+    _run_workflow(commandline.command([study, *settings]), only_print)
 
 
 @app.command(context_settings=_HANDED_ON, no_args_is_help=True)
@@ -144,12 +147,11 @@ def plan(study: Study, settings: Settings = ()) -> None:
 
     \b
       lorcbench plan lorc models=[opt-125m,opt-1.3b]
-
-    Settings are spelled as those of lorcbench run.
+      lorcbench plan model_path=FOLDER text_path=FILE
     """
-    from lorcbench.pipeline.commandline import in_full, with_study
+    from lorcbench.pipeline.commandline import read, stage_arguments
 
-    _run_stage("plan", with_study(in_full([study, *settings])))
+    _run_stage("plan", stage_arguments(read([study, *settings])))
 
 
 @app.command("list", no_args_is_help=True)
@@ -197,14 +199,18 @@ def recommend(
       lorcbench recommend demo 80MB     megabytes
       lorcbench recommend demo 2%       the loss that you accept; 0.5ppl is one in perplexity
       lorcbench recommend demo 4.25 --all
+
+    A study is named by the words that lorcbench run took, or by its folder under results/.
     """
-    from lorcbench.pipeline.commandline import in_full, with_study
+    from lorcbench.pipeline.commandline import of_finished
+    from lorcbench.report.budget import TABLE
     from lorcbench.report.budget import recommend as print_recommended
 
-    print_recommended(with_study(in_full([study, *budget])), everything)
+    arguments, budgets, folder = of_finished([study, *budget], TABLE)
+    print_recommended([*arguments, *budgets], everything, folder)
 
 
-@app.command(no_args_is_help=True)
+@app.command(context_settings=_HANDED_ON, no_args_is_help=True)
 def export(
     study: Study,
     cells: Annotated[list[str], typer.Argument(metavar="CELL", show_default=False)] = (),
@@ -214,18 +220,15 @@ def export(
 
     It is a command of Snakemake, so what is not measured yet is measured first. docs/export.md has the formats.
 
+    It takes the words of lorcbench run, or the name of the study's folder under results/, and a cell.
+
     \b
       lorcbench export demo best@4.25                     the best cell of each model within 4.25 bits per weight, or best@2%
       lorcbench export demo opt-standin-s/rtn/none/w4-asym-g32/a16/r0 format=compressed-tensors
     """
     from lorcbench.pipeline import commandline
-    from lorcbench.pipeline.exports import command
 
-    arguments = command(commandline.with_study([study, *cells]))
-    if only_print:
-        print(commandline.spelled(arguments))
-    else:
-        _snakemake(arguments)
+    _run_workflow(commandline.export_command([study, *cells]), only_print)
 
 
 @app.command()

@@ -261,7 +261,7 @@ BAD = [
     ({"overrides": "study.ranks='[0]'"}, "without quotes"),
     ({"overrides": ["study.ranks=[0]"]}, "one string"),
     ({"studdy": "demo"}, "known keys are model_path, name, overrides, study, text_path, device"),
-    ({"model_path": "/nonexistent"}, "expected a checkpoint folder"),
+    ({"model_path": "/nonexistent"}, "model_path=/nonexistent: no such file or folder; expected a checkpoint folder"),
 ]
 
 

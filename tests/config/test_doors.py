@@ -112,7 +112,7 @@ def test_every_stage_has_the_same_door(stage):
         (["model=folder", "model.name=opt-standin-s", "model.path=/tmp"], "conf/model has a model of that name"),
         (["model=folder", "model.name=../x", "model.path=/tmp"], "expected a name of letters"),
         (["model=folder", "model.name=x"], "expected model.path=FOLDER beside it"),
-        (["model=folder", "model.path=/nonexistent"], "model.path=/nonexistent: expected a checkpoint folder"),
+        (["model=folder", "model.path=/nonexistent"], "model.path=/nonexistent: no such file or folder; expected a checkpoint"),
         (["study.ranks=[8]"], "expected study=NAME beside it"),
     ],
 )

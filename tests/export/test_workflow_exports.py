@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from lorcbench import cli
 from lorcbench.common.paths import Wildcards
 from lorcbench.config.checks import ConfigError
-from lorcbench.pipeline import exports
+from lorcbench.pipeline import commandline, exports
 from lorcbench.pipeline.rules import Pipeline
 from lorcbench.report import budget, winners
 from lorcbench.study.expansion import load_study
@@ -114,15 +114,23 @@ def test_the_command_is_the_one_of_snakemake():
     assert arguments[arguments.index("--config") + 1 :] == ["study=smoke", "export_format=merged", f"export={KEY},best@4.25"]
 
 
+def test_an_export_takes_every_word_that_a_run_takes():
+    words = ["smoke", "name=mine", "models=[opt-standin-xs]", "study.ranks=[0]", "runtime.threads=2", "-n", "--cores", "2"]
+    run = commandline.command(words)
+    exported = commandline.export_command([*words[:2], KEY, *words[2:], "best@4"])
+    assert sorted(exported) == sorted([*run, f"export={KEY},best@4"])
+    assert commandline.export_command(["smoke", "-n", "--report", "a/b/c.html", KEY])[-4:-2] == ["a/b/c.html", "--config"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["study=smoke"], "expected a cell, or best@BUDGET"),
-        ([KEY], "expected study=NAME beside the cell"),
+        (["study=smoke"], "export: expected a cell, such as .*, or best@BUDGET such as best@4.25"),
+        ([KEY], "export: expected a study, or model_path=…; studies are "),
         (["study=smoke", "winner"], "winner: expected a cell, such as"),
-        (["study=smoke", KEY, "bits=4"], "bits=4: expected a cell, such as"),
+        (["study=smoke", KEY, "bits=4"], "bits=4: unknown setting; expected study.KEY=…"),
     ],
 )
 def test_a_command_that_makes_no_sense_is_refused(arguments, said):
     with pytest.raises(ConfigError, match=said):
-        exports.command(arguments)
+        commandline.export_command(arguments)

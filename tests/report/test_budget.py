@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -17,17 +18,21 @@ from synthetic import result, results, study
 from lorcbench import cli
 from lorcbench.common.artifacts import write_text
 from lorcbench.config.checks import ConfigError
+from lorcbench.pipeline import commandline
 from lorcbench.report import budget, shared
-from lorcbench.report.budget import Budget, Choice, command_of
-from lorcbench.report.choices import choices, packed_megabytes, shared_recipes
+from lorcbench.report.budget import Budget, Choice
+from lorcbench.report.choices import choices, exported_megabytes, shared_recipes
 from lorcbench.report.comparison import changes
+from lorcbench.report.exported import Files, Linear
 from lorcbench.report.findings import find
 from lorcbench.report.intervals import relative_change
 from lorcbench.report.page import take_away
 from lorcbench.report.page.render import render
 from lorcbench.report.recommend import BUDGETS, advise, fronts, recommend
+from lorcbench.study import started
 
-PARAMETERS = 1_000_000
+# A checkpoint in float16, most of which is embeddings.
+FILES = Files(((Linear(128, 256, 2, (128,)), 8),), ((2, True, 800_000),))
 
 
 def measured(seed: int = 0) -> list:
@@ -35,7 +40,7 @@ def measured(seed: int = 0) -> list:
     draw = np.random.default_rng(seed)
     found = results()
     for one in found:
-        one.parameters = PARAMETERS
+        one.files = FILES
         if one.cell.method != "none":
             one.bits_per_weight = float(draw.integers(8, 36)) / 4
             name = f"{one.cell.model} rtn {one.cell.weight} r0"
@@ -45,7 +50,7 @@ def measured(seed: int = 0) -> list:
 
 def of(found: list) -> list[Choice]:
     """The choices of results by themselves."""
-    return choices("synthetic", found, changes(found), "snakemake --config study=synthetic")
+    return choices("synthetic", found, changes(found), "lorcbench export synthetic")
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -62,7 +67,7 @@ def test_the_choices_are_the_quantized_cells_of_the_fronts_with_the_comparisons_
                 change.relative.high,
             )
             assert choice.delta_ppl == change.mean.value and choice.ppl == change.result.mean_ppl
-            assert choice.export.endswith(f"export={cell.key}")
+            assert choice.export.endswith(f" {cell.key}")
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -102,15 +107,26 @@ def test_units_are_those_of_the_quantities():
     assert Budget.parse("2%") == Budget("2%", "rise", 0.02) and Budget.parse("0.5ppl").quantity == "delta_ppl"
 
 
-def test_megabytes_are_those_of_a_packed_checkpoint():
-    one = result("opt-standin-s rtn w4-asym-row r0", parameters=PARAMETERS)
-    rest = PARAMETERS - one.weights
-    assert packed_megabytes(one) == pytest.approx((one.weights * one.bits_per_weight / 8 + 2 * rest) / 1e6)
-    assert packed_megabytes(dataclasses.replace(one, parameters=None)) is None
+def test_megabytes_are_those_of_codes_scales_zero_points_and_all_else_in_its_type():
+    one = result("opt-standin-s rtn w4-asym-row r0", files=FILES)
+    linear = 128 * 256 / 2 + 128 * 2 + 128 / 2 + 16  # codes, scales, zero points, shape
+    assert exported_megabytes(one) == pytest.approx((8 * linear + 2 * 800_000) / 1e6)
+    wide = Files(((Linear(128, 256, 4, (128,)), 8),), ((4, True, 800_000),))
+    assert exported_megabytes(dataclasses.replace(one, files=wide)) == pytest.approx((8 * (linear + 256) + 4 * 800_000) / 1e6)
+    assert exported_megabytes(dataclasses.replace(one, files=None)) is None
+
+
+def test_the_command_names_the_format_that_a_checkpoint_of_conv1d_needs():
+    found = measured()
+    assert not any("format=" in choice.export for choice in of(found))
+    for one in found:
+        one.files = dataclasses.replace(FILES, packs=False)
+    assert all(choice.export.endswith(f"{choice.cell} format=merged") for choice in of(found))
+    assert min(choice.megabytes for choice in of(found)) == 2 * (800_000 + 8 * 128 * 256) / 1e6
 
 
 def test_where_the_size_is_not_known_no_budget_of_megabytes_is_kept_and_it_is_said():
-    found = [dataclasses.replace(one, parameters=None) for one in results()]
+    found = [dataclasses.replace(one, files=None) for one in results()]
     limit = Budget.parse("1000000MB")
     chosen = of(found)
     assert not any(map(limit.allows, chosen))
@@ -135,12 +151,12 @@ def test_failed_and_derived_cells_are_no_choices():
 
 
 def test_the_command_is_the_one_that_ran_the_study():
-    assert command_of(["study=smoke"]) == "snakemake --cores all --config study=smoke"
-    typed = ["study=own", "name=mine", "study.ranks=[0,8]", "eval.tasks=[a]", "model_path='/a b/c'"]
-    expected = (
-        "snakemake --cores all --config study=own name=mine 'model_path=/a b/c' 'overrides=study.ranks=[0,8] eval.tasks=[a]'"
-    )
-    assert command_of(typed) == expected
+    assert started.command(["study=smoke"]) == "lorcbench run smoke"
+    typed = ["study=own", "name=mine", "study.ranks=[0,8]", "eval.tasks=[a]", 'model_path="/a b/c"', 'study.title="It\'s"']
+    expected = "own name=mine 'study.ranks=[0,8]' 'eval.tasks=[a]' 'model_path=/a b/c' "
+    assert started.command(typed, "export").startswith(f"lorcbench export {expected}")
+    words = commandline.read(shlex.split(started.command(typed))[2:])
+    assert set(commandline.stage_arguments(words)) == set(typed)
 
 
 def test_an_interval_that_reaches_beyond_the_budget_is_said():
@@ -159,7 +175,8 @@ def test_the_page_has_a_row_per_choice_whose_numbers_a_budget_can_limit():
     assert len(rows) == len(findings.choices) > 4
     sizes = Counter((float(row["data-bits_per_weight"]), float(row["data-rise"])) for row in rows)
     assert sizes == Counter((choice.bits_per_weight, choice.rise) for choice in findings.choices)
-    assert all(f"export={choice.cell}" in html for choice in findings.choices)
+    command = "<span>lorcbench</span> <span>export</span> <span>synthetic</span>"
+    assert all(f"{command} <span>{choice.cell}</span>" in html for choice in findings.choices)
     (units,) = [json.loads(attributes["data-units"]) for _, attributes in reader.elements if "data-units" in attributes]
     assert {name: tuple(pair) for name, pair in units.items()} == budget.UNITS
     assert take_away.chosen([]) == ""
@@ -178,7 +195,7 @@ def test_the_command_prints_all_that_keeps_the_budget_if_asked_each_with_its_exp
     budget.recommend(["4.25", "study=synthetic"], everything=True)
     told = capsys.readouterr().out
     kept = [choice for choice in finished if choice.bits_per_weight <= 4.25]
-    assert kept and told.count("export=") == len(kept) and all(choice.export in told for choice in kept)
+    assert kept and told.count("lorcbench export ") == len(kept) and all(choice.export in told for choice in kept)
 
 
 def test_else_it_prints_the_best_of_each_model_and_how_many_others_there_are(finished, capsys):
@@ -191,7 +208,7 @@ def test_else_it_prints_the_best_of_each_model_and_how_many_others_there_are(fin
         assert line.startswith(f"best for {first.model}: {first.recipe}: {first.bits_per_weight:.2f} bits")
     others = sum(len(rest) for _, *rest in fitting)
     assert told[-1].startswith(f"{others} more cells are within 8; --all")
-    assert sum("export=" in line for line in told) == 2
+    assert sum("lorcbench export " in line for line in told) == 2
 
 
 def test_the_command_ends_with_1_if_nothing_keeps_the_budget(finished, capsys):
@@ -204,16 +221,16 @@ def test_a_study_may_be_named_as_its_folder_is_or_as_it_was_started(finished, ca
     os.rename(tmp_path / "results/synthetic", tmp_path / "results/smoke+ranks=0,8")
     for named in (["study=smoke+ranks=0,8"], ["study=smoke", "study.ranks=[0,8]"]):
         budget.recommend([*named, "4.25"])
-        assert "export=" in capsys.readouterr().out
+        assert "lorcbench export " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        (["study=smoke", "4.25"], "results/smoke/recommended.csv is missing; run the study first: snakemake"),
+        (["study=smoke", "4.25"], "results/smoke/recommended.csv is missing; run the study first: lorcbench run smoke"),
         (["study=smoke"], "0 budgets; expected one"),
         (["study=smoke", "4", "5"], "2 budgets; expected one"),
-        (["4.25"], "study=NAME is missing"),
+        (["4.25"], "expected a study, or model_path=…; studies are "),
     ],
 )
 def test_the_command_refuses_what_makes_no_sense(settings, expected, tmp_path, monkeypatch, capsys):

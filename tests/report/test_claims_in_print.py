@@ -199,3 +199,15 @@ def test_a_folder_of_ones_own_is_no_published_model(models, said):
     recipes = (("rtn", 0.3, 1), ("gptq", 0.2, 2))
     found = [result(f"{model} {name} w3-asym-row r0", loss, seed=seed) for model in models for name, loss, seed in recipes]
     assert tally.lines(judge(found))[0].startswith(f"  claims, tested on {said}: ")
+
+
+def test_of_models_of_ones_own_the_terminal_says_one_line_of_the_papers_claims():
+    own, known = (
+        [result(f"{model} {name} w3-asym-row r0", loss, seed=seed) for name, loss, seed in (("rtn", 0.3, 1), ("gptq", 0.2, 2))]
+        for model in ("my-own-model", "opt-125m")
+    )
+    assert tally.is_about_others(judge(own)) and not tally.is_about_others(judge(own + known))
+    (line,) = tally.brief(judge(own))
+    supported, count = tally.counted(tally.claims(judge(own)), ours=False)
+    assert f"{supported} of {count} supported" in line
+    assert tally.brief([]) == []

@@ -111,7 +111,7 @@ def test_it_needs_one_base_model_and_a_folder_that_is_there(base):
         load_study("smoke", foreign_paths=quantized)
     with pytest.raises(ConfigError, match="expected model_path=FOLDER of the model that it was made from"):
         Pipeline({"foreign": quantized})
-    with pytest.raises(ConfigError, match="foreign=nowhere: expected a checkpoint folder"):
+    with pytest.raises(ConfigError, match="foreign=nowhere: no such file or folder; expected a checkpoint folder"):
         load_study("own", model_path=str(base), foreign_paths="nowhere")
     with pytest.raises(ConfigError, match="expected each folder once"):
         load_study("own", model_path=str(base), foreign_paths=f"{quantized}:{quantized}")

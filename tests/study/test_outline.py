@@ -79,3 +79,32 @@ def test_a_study_as_its_file_has_it_is_one_short_line():
 def test_the_line_names_a_model_that_replaces_all_others_without_a_warning():
     (line,) = outline(load_study("demo", ["study.models=[opt-standin-s]"]))
     assert "models: opt-standin-s;" in line
+
+
+def test_grids_that_are_alike_once_their_axes_are_replaced_need_no_warning():
+    alike = ["study.methods=[rtn]", "study.weights=[w4-asym-row,w4-asym-g96]", "study.ranks=[0]"]
+    line, left_out = outline(load_study("own", alike))
+    assert "; ranks: 0" in line and left_out.startswith("left out, because groups do not divide the width: w4-asym-g96 on ")
+    _, replaced = outline(load_study("own", ["study.methods=[rtn,gptq]"]))
+    assert replaced.startswith("methods replaced in each of the 2 grids of the study's file, ")
+
+
+@pytest.mark.parametrize(
+    ("axes", "said"),
+    [
+        ("study.weights=[w4-asm-g128]", "did you mean w4-asym-g128?"),
+        ("study.activations=[a8-asym-tokens]", "did you mean a8-asym-token?"),
+        ("study.methods=[gtpq]", "did you mean gptq?"),
+        ("study.methods=[something-else]", "zq_local"),
+        (
+            "study.weights=[w3-asym-g33]",
+            "no cells; the groups of w3-asym-g33 do not divide the widths of opt-standin-m, 128, 512",
+        ),
+        ("study.weights=[w3-asym-g33]", "expected a row, or groups of 8, 16, 32, 64, 128"),
+        ("study.weights=[w3-asym-g33] study.indivisible=refuse", "its width 128; expected a row, or groups of 8, 16, 32, 64"),
+    ],
+)
+def test_a_format_or_a_name_that_does_not_fit_is_answered_with_one_that_does(axes, said):
+    with pytest.raises(ConfigError) as error:
+        load_study("own", axes.split())
+    assert said in str(error.value) and "\n" not in str(error.value)

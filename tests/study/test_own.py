@@ -128,6 +128,13 @@ def test_without_a_study_a_model_of_ones_own_is_asked_what_own_asks(model):
         checks.study_of({"text_path": "x"})
 
 
+def test_a_folder_that_is_no_checkpoint_is_told_from_one_that_is_not_there(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for path, found in (("empty", "no config.json there"), ("./nowhere", "no such file or folder")):
+        with pytest.raises(ConfigError, match=f"model_path={path}: {found}; expected a checkpoint folder .*, a GGUF file, or"):
+            load_study("own", model_path=path)
+
+
 def test_what_is_measured_is_said_where_there_is_no_text_and_where_windows_are_short(model):
     own = load_study("own", model_path=str(model))
     assert any("what Python carries about itself, since there is no text_path=FILE" in line for line in outline(own))
@@ -139,8 +146,8 @@ def test_what_is_measured_is_said_where_there_is_no_text_and_where_windows_are_s
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("missing.txt", "text_path=missing.txt: expected a file of plain text"),
-        (".", "text_path=.: expected a file of plain text"),
+        ("missing.txt", "text_path=missing.txt: no such file or folder; expected a file of plain text"),
+        (".", "text_path=.: it is no file; expected a file of plain text"),
         ("x" * 5000, "expected a file of plain text"),
         (1, "text_path=1: expected a file of plain text"),
         ("", "text_path='': expected a file of plain text"),

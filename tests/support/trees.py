@@ -46,12 +46,23 @@ def change(tree: Path, changes: dict) -> None:
 
 def apply(tree: Path, *pages: str) -> None:
     """Apply the diffs of each of these pages of docs/ to a tree, one after the other, as a reader would."""
-    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tree.parent)}
     for page in pages:
         for diff in diffs(page):
-            line = ["git", "apply", "-"]
-            done = subprocess.run(line, cwd=tree, input=diff, env=environment, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, f"{page}: {done.stderr}"
+            if said := why_not(tree, diff):
+                raise AssertionError(f"{page}: {said}")
+            _git_apply(tree, diff)
+
+
+def why_not(tree: Path, diff: str) -> str:
+    """Why a diff cannot be applied to a tree; "" if it can be, or has been: a reader may have tried the example."""
+    done = _git_apply(tree, diff, "--check")
+    return "" if done.returncode == 0 or _git_apply(tree, diff, "--check", "--reverse").returncode == 0 else done.stderr
+
+
+def _git_apply(tree: Path, diff: str, *flags: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tree.parent)}
+    line = ["git", "apply", *flags, "-"]
+    return subprocess.run(line, cwd=tree, input=diff, env=environment, capture_output=True, text=True, check=False)
 
 
 def diffs(page: str) -> list[str]:

@@ -264,15 +264,6 @@ def test_another_programs_conf_is_passed_over_and_a_checkout_beside_a_wheel_is_n
         compose.names("model")
 
 
-def test_short_spellings_of_settings_are_written_out_for_the_stages_that_take_whole_keys():
-    short = ["study=lorc", "models=[opt-125m]", "standins=true", "tasks=[piqa]", "device=cuda", "eval=gptq-old"]
-    long = ["study=lorc", "study.models=[opt-125m]", "study.standins=true", "eval.tasks=[piqa]", "runtime.device=cuda"]
-    assert commandline.in_full(short) == [*long, "study.eval=gptq-old"]
-    assert commandline.in_full(["overrides=study.ranks=[0] runtime.threads=2", "model_path=m", "4.25"]) == [
-        *("study.ranks=[0]", "runtime.threads=2", "model_path=m", "4.25"),
-    ]
-
-
 def test_a_plan_takes_the_spellings_of_a_run(capsys):
     done = invoke("plan", "smoke", "models=[opt-standin-xs]", "ranks=[0]")
     assert "study smoke+models=opt-standin-xs+ranks=0: " in done.output + capsys.readouterr().out

@@ -17,9 +17,12 @@ from safetensors.numpy import save_file
 from test_docs import FENCE, PAGES, set_up_own_files
 
 from lorcbench.cli import app
+from lorcbench.common.artifacts import write_text
 from lorcbench.config import commands
 from lorcbench.pipeline import checks, commandline
 from lorcbench.pipeline.rules import Pipeline
+from lorcbench.report import budget
+from lorcbench.study import started
 
 OURS = ("snakemake", "lorcbench", "make", "python", "bash")
 OTHERS = ("git", "pip", "pip-audit", "iconv", "export")
@@ -156,8 +159,18 @@ def test_a_command_of_ours_takes_its_arguments(words, readers, elsewhere, tmp_pa
         _own_files(tmp_path / "mine", monkeypatch, readers)
     arguments = _without_assignments(words)
     name, rest = _parsed(arguments), arguments[1:]
+    write_text(
+        tmp_path / "results/mine" / started.COMMAND, started.command(["study=smoke", "name=mine"]) + "\n"
+    )  # of the pages
+    if any(added in words for added in _ADDED):  # which only those pages add
+        return
     if name == "stage":
         commands.check(rest[1:])
-    elif name in ("run", "plan"):
-        made = commandline.command(rest)
+    elif name in ("run", "plan", "export"):
+        made = commandline.export_command(rest) if name == "export" else commandline.command(rest)
         _check_cells(_settings(made), readers, "--profile" not in made)
+    if name == "plan":
+        assert commandline.stage_arguments(commandline.read(rest))[0].startswith("study=")
+    elif name == "recommend":
+        arguments, budgets, _ = commandline.of_finished(rest, budget.TABLE)
+        assert arguments[0].startswith("study=") and all(budget.Budget.parse(text) for text in budgets)

@@ -14,7 +14,7 @@ import pytest
 import site_pages
 import yaml
 from runs import ROOT, skip_or_fail
-from trees import diffs
+from trees import diffs, why_not
 
 from lorcbench.config import compose
 from lorcbench.report import budget, tables
@@ -151,10 +151,7 @@ def test_the_picture_of_the_rules_has_all_of_them():
 @pytest.mark.parametrize("page", [page.name for page in PAGES if page.name.startswith("add-")])
 def test_the_diffs_of_a_page_apply(page):
     for diff in diffs(page):
-        done = subprocess.run(
-            ["git", "apply", "--check", "-"], cwd=ROOT, input=diff, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+        assert why_not(ROOT, diff) == ""
 
 
 def set_up_own_files(folder: Path, monkeypatch) -> None:
@@ -210,8 +207,6 @@ def test_the_site_builds_without_a_warning(tmp_path):
     mkdocs = ROOT / ".venv-docs/bin/mkdocs"
     if not mkdocs.exists():
         skip_or_fail("mkdocs is not installed (make docs)", "LORCBENCH_REQUIRE_DOCS")
-    import subprocess
-
     site_pages.stage(tmp_path / ".docs")
     config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").replace("paths: [src]", f"paths: [{ROOT / 'src'}]")
     (tmp_path / "mkdocs.yml").write_text(config, encoding="utf-8")

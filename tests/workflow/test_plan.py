@@ -117,3 +117,10 @@ def test_jobs_ask_for_more_with_every_attempt():
         first, second = ask(wildcards, attempt=1), ask(wildcards, attempt=2)
         assert 0 < first < math.inf
         assert second in (2 * first, 2 * first + 1)
+
+
+def test_short_times_are_in_minutes_and_one_is_singular():
+    assert [plan._duration(seconds) for seconds in (0, 5, 60, 95, 5399, 5400)] == [
+        *("0 minutes", "1 minute", "1 minute", "2 minutes", "90 minutes"),
+        "1.5 hours",
+    ]

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -186,7 +188,7 @@ def _one_line(error: Exception, overrides: list[str] = ()) -> str:
         known = sorted({field.name for schema in SCHEMAS.get(group, {}).values() for field in fields(schema)})
         return f"{group}/{name}.yaml: unknown key {key}; known keys of {group}: {', '.join(known)}"
     if match := re.search(r"Could not find '(\w+)/(.*?)'", text):
-        return _unknown(match[1], match[2])
+        return unknown(match[1], match[2])
     reason = str(error.__cause__ or "").partition("\n")[0]
     return ": ".join(part for part in (text.partition("\n")[0], reason) if part)
 
@@ -221,14 +223,26 @@ def check_name(group: str, name: str) -> None:
     """
     stem = name.partition("+")[0]
     if stem not in names(group):
-        raise ConfigError(_unknown(group, stem))
+        raise ConfigError(unknown(group, stem))
     if not re.fullmatch(VARIANT, name):
         raise ConfigError(f"{group} {name!r}: expected {stem}, or {stem}+key=value with a known key")
 
 
-def _unknown(group: str, name: str) -> str:
-    """The message for a name that no conf file has."""
-    return f"{group} {name!r} is unknown; conf/{group} has {', '.join(names(group))}"
+def unknown(group: str, name: str, folders: Iterable[str] = ()) -> str:
+    """The message for a name that no conf file has.
+
+    Args:
+        folders: of results/, that the name may mean instead.
+    """
+    known, folders = names(group), list(folders)
+    more = f", results has {', '.join(folders)}" if folders else ""
+    return f"{group} {name!r} is unknown; conf/{group} has {', '.join(known)}{more}{nearest(name, [*known, *folders])}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What stands behind the list of known names for one that is misspelt; "" if it is like none of them."""
+    found = get_close_matches(name, list(known), 1)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 @cache

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import re
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from lorcbench.config.shape import Input, Shape
 # What a checkpoint is read from: configurations, tokenizers of every format, weights.
 _READ = ("*.json", "*.txt", "*.model", "*.safetensors", "pytorch_model*.bin")
 
+NOWHERE = "no such file or folder"  # of a path that the user gave
 _LONGEST_HEADER = 100_000_000  # bytes, as in the safetensors library
 _IN_BLOCK = re.compile(r"(?:(.*?)\.)?(\d+)\.(.*)\.weight")  # list of blocks, block, linear
 # What ``config.json`` calls sizes, by family.
@@ -41,11 +43,12 @@ def resolved(path: str, key: str) -> Path:
     """
     try:
         folder = Path(path).expanduser().resolve()
-        is_checkpoint = (folder / "config.json").is_file()
+        is_there, is_checkpoint = folder.exists(), (folder / "config.json").is_file()
     except (OSError, RuntimeError):  # a name too long for the file system, or a user who is unknown
-        is_checkpoint = False
+        is_there = is_checkpoint = False
     if not is_checkpoint:
-        raise ConfigError(f"{key}={path}: expected a checkpoint folder with config.json and safetensors files")
+        found = "no config.json there" if is_there else NOWHERE
+        raise ConfigError(f"{key}={path}: {found}; expected a checkpoint folder with config.json and safetensors files")
     return folder
 
 
@@ -67,12 +70,41 @@ def file_state(file: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _headers(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor by its name in the safetensors files that transformers would read; empty if they are not whole.
+@dataclass(frozen=True)
+class Tensor:
+    """What the header of a safetensors file says of a tensor.
+
+    Attributes:
+        dtype: as the file spells it, such as ``F16``.
+        shape: of the tensor.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of a number, at least one."""
+        bits = re.search(r"\d+", self.dtype)
+        return max(1, int(bits[0]) // 8) if bits else 1
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it holds numbers of floating point."""
+        return self.dtype.startswith(("F", "BF"))
+
+    @property
+    def count(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    """Every tensor by its name in the safetensors files that transformers would read; empty if they are not whole.
 
     A file begins with the length of its header in 8 bytes, little-endian; the header is JSON. No tensor is read.
     """
-    shapes = {}
+    found = {}
     try:
         whole = folder / "model.safetensors"
         index = json.loads((folder / f"{whole.name}.index.json").read_text(encoding="utf-8")) if not whole.is_file() else {}
@@ -80,16 +112,22 @@ def _headers(folder: Path) -> dict[str, tuple[int, ...]]:
             with open(folder / name, "rb") as file:
                 length = int.from_bytes(file.read(8), "little")
                 header = json.loads(file.read(length)) if length < _LONGEST_HEADER else {}
-            shapes |= {tensor: tuple(about["shape"]) for tensor, about in header.items() if tensor != "__metadata__"}
+            about = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            found |= {name: Tensor(entry["dtype"], tuple(entry["shape"])) for name, entry in about.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # `prepare` says what is wrong
         return {}
-    return shapes
+    return found
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor by its name."""
+    return {name: tensor.shape for name, tensor in tensors(folder).items()}
 
 
 @cache
 def parameters(folder: Path) -> int | None:
     """How many numbers the safetensors files of a checkpoint hold, by their headers; None if they are missing or damaged."""
-    return sum(math.prod(shape) for shape in _headers(folder).values()) or None
+    return sum(tensor.count for tensor in tensors(folder).values()) or None
 
 
 def _blocks(shapes: dict[str, tuple[int, ...]]) -> tuple[str, dict[int, dict[str, tuple[int, int]]]]:
@@ -116,7 +154,7 @@ def _weights(block: dict[str, tuple[int, int]]) -> int:
 
 def shape(folder: str) -> Shape | None:
     """The shape that the tensors of a checkpoint folder have; None if its safetensors files are missing or damaged."""
-    shapes = _headers(Path(folder))
+    shapes = _shapes(Path(folder))
     place, blocks = _blocks(shapes)
     outside = [shape for name, shape in shapes.items() if len(shape) == 2 and not name.startswith(f"{place}.")]
     if not blocks or not outside:
@@ -141,7 +179,7 @@ def widths(folder: str) -> tuple[int, ...]:
 
     Where these files are not there yet, what ``config.json`` says of the hidden states and the feed-forward part.
     """
-    _, blocks = _blocks(_headers(Path(folder)))
+    _, blocks = _blocks(_shapes(Path(folder)))
     if not blocks:
         return tuple(size for size in (hidden(folder), _stated(folder, _FFN)) if size)
     return tuple(sorted({width for block in blocks.values() for _, width in block.values()}))

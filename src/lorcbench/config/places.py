@@ -151,14 +151,15 @@ def text(path: str, column: str, key: str) -> TextConfig:
     Raises:
         ConfigError: there is no such file, or it is too large.
     """
-    expected = f"{key}={path}: expected a file of plain text (.txt), of JSON lines (.jsonl) or of Parquet (.parquet)"
+    expected = "expected a file of plain text (.txt), of JSON lines (.jsonl) or of Parquet (.parquet)"
     try:
         file = Path(path).expanduser().resolve()
-        size = file.stat().st_size / 2**20 if file.is_file() else None
+        is_there, size = file.exists(), file.stat().st_size / 2**20 if file.is_file() else None
     except (OSError, RuntimeError, ValueError):
-        size = None
+        is_there, size = False, None
     if size is None:
-        raise ConfigError(expected)
+        found = "it is no file" if is_there else folders.NOWHERE
+        raise ConfigError(f"{key}={path}: {found}; {expected}")
     if size > LARGEST_TEXT:
         raise ConfigError(
             f"{key}={path}: {size:,.0f} MiB; expected at most {LARGEST_TEXT}, of which a study uses about one: "

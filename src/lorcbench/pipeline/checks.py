@@ -28,18 +28,9 @@ def study_of(settings: dict) -> str:
     """The name of the study that Snakemake's ``--config`` asks for: ``own`` on a model of one's own, else the demo.
 
     Raises:
-        ConfigError: a text alone, without anything to measure on it.
+        ConfigError: as `given.study_of`.
     """
-    if "study" in settings:
-        return str(settings["study"])
-    if "foreign" in settings and "model_path" not in settings:
-        expected = "expected model_path=FOLDER of the model that it was made from beside it, or study=NAME"
-        raise ConfigError(f"foreign={settings['foreign']}: {expected}")
-    if "text_path" in settings and "model_path" not in settings:
-        raise ConfigError(
-            f"text_path={settings['text_path']}: expected model_path=FOLDER, FILE.gguf or OWNER/NAME beside it, or study=NAME"
-        )
-    return "own" if "model_path" in settings else "demo"
+    return given.study_of(settings) or given.DEMO
 
 
 def fetch_config(model_path: object) -> None:

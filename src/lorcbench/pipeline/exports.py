@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lorcbench.common import shipped
-from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.schema import RuntimeConfig
 from lorcbench.pipeline.estimate import estimate, shape_of
@@ -14,7 +12,6 @@ from lorcbench.study.cells import Cell, Study
 from lorcbench.study.stages import EXPORT, StageJob
 
 KEYS = ("export", "export_format", "export_verify")  # of --config
-_SHORT = {"format": "export_format", "verify": "export_verify"}  # of the command `lorcbench export`
 
 
 def jobs(study: Study, cells: list[Cell], settings: dict) -> list[StageJob]:
@@ -57,27 +54,3 @@ def refuse_misfits(study: Study, found: list[StageJob], runtime: RuntimeConfig, 
                 instead = "export_verify=tensors compares one module after another and runs no model"
             there = f"needs about {needed / 1024:.1f} GiB of memory, here are {memory / 1024:.1f}"
             raise ConfigError(f"export of {job.names.model}: {there}; {instead}")
-
-
-def command(arguments: list[str]) -> list[str]:
-    """Snakemake's command line for ``lorcbench export study=NAME CELL …``, without the program.
-
-    Raises:
-        ConfigError: a cell or a study is missing.
-    """
-    known = ("study", "name", "model_path", "text_path", "foreign", "overrides", "device", *_SHORT)
-    settings, cells = [], []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if equals and key in known:
-            settings.append(f"{_SHORT.get(key, key)}={value}")
-        elif "/" in argument or "best@" in argument:
-            cells.append(argument)
-        else:
-            expected = "a cell, such as opt-125m/gptq/c4-128x2048/w4-asym-g128/a16/r0, or best@BUDGET"
-            raise ConfigError(f"{argument}: expected {expected}, or one of {', '.join(f'{key}=…' for key in known)}")
-    if not cells:
-        raise ConfigError("export: expected a cell, or best@BUDGET such as best@4.25")
-    if not any(setting.startswith(("study=", "model_path=")) for setting in settings):
-        raise ConfigError(f"export: expected study=NAME beside the cell; known: {', '.join(compose.names('study'))}")
-    return ["--snakefile", str(shipped.snakefile()), "--cores", "all", "--config", *settings, f"export={','.join(cells)}"]

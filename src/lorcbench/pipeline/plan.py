@@ -17,6 +17,7 @@ import psutil
 from lorcbench.common import paths
 from lorcbench.common.artifacts import ArtifactError, read_json
 from lorcbench.common.paths import Wildcards
+from lorcbench.common.spelling import counted
 from lorcbench.config import compose
 from lorcbench.config.schema import RuntimeConfig
 from lorcbench.pipeline import machine as of_machine
@@ -28,6 +29,7 @@ from lorcbench.study.ranks import rank_lines
 from lorcbench.study.stages import STAGES, StageJob, sensitivities, spectra
 
 _SMALL = {"tokens": Estimate(600, 0, 30), "gate": Estimate(100, 0, 0), "gate_half": Estimate(100, 0, 0)}  # alike for all models
+_LONG = 5400  # seconds, from which times are spelled in hours
 _START = 2.0  # seconds of a job that are no arithmetic
 _SHARE_OF_PRODUCTS = 0.5  # of the rate of products, what a job gets done with all that it does beside them
 USUAL_RATE = 30e9  # floating-point operations per second that any core gets done
@@ -167,9 +169,9 @@ def report(study: Study, runtime: RuntimeConfig, machine: Machine) -> tuple[str,
     disk = sum(takes.disk for takes in known)
     gpus = f", GPUs of {', '.join(f'{gpu / 1024:.0f}' for gpu in machine.gpus)} GiB" if machine.gpus else ""
     lines = [
-        f"study {study.name}: {_counted(len(study.cells), 'cell')} on {_counted(len(study.models), 'model')}, "
-        f"{_counted(len(planned), 'job')}, {len(planned) - len(to_do)} of them done; texts, MLflow and the page are a few more",
-        f"this machine: {_counted(machine.cores, 'core')}, {machine.memory / 1024:.1f} GiB of memory for jobs, "
+        f"study {study.name}: {counted(len(study.cells), 'cell')} on {counted(len(study.models), 'model')}, "
+        f"{counted(len(planned), 'job')}, {len(planned) - len(to_do)} of them done; texts, MLflow and the page are a few more",
+        f"this machine: {counted(machine.cores, 'core')}, {machine.memory / 1024:.1f} GiB of memory for jobs, "
         f"{machine.disk / 1024:.0f} GiB of disk free{gpus}",
         *machine.products,
         f"the times below count on {machine.rate / 1e9:.0f} GFLOP/s on one core in float32: half of the rate of products, "
@@ -193,15 +195,17 @@ def report(study: Study, runtime: RuntimeConfig, machine: Machine) -> tuple[str,
 def _table(planned: list[PlannedJob], runtime: RuntimeConfig, machine: Machine, corrected: dict[str, float]) -> list[str]:
     """A line per rule: its jobs, and what those that are to do take; GPU memory too if the jobs use a GPU."""
     on_gpu = runtime.device == "cuda"
-    head = f"{'stage':19}{'jobs':>7}{'done':>7}{'hours':>10}{'peak GiB':>10}{'disk GiB':>10}"
+    total = sum(_seconds(job, runtime, machine, corrected) for job in planned if job.takes and not job.done)
+    unit, size = ("minutes", 60) if total < _LONG else ("hours", 3600)
+    head = f"{'stage':19}{'jobs':>7}{'done':>7}{unit:>10}{'peak GiB':>10}{'disk GiB':>10}"
     lines = [head + f"{'GPU GiB':>10}" if on_gpu else head]
     counts, done = Counter(job.rule for job in planned), Counter(job.rule for job in planned if job.done)
     for rule in counts:
         waiting = [job for job in planned if job.rule == rule and job.takes and not job.done]
-        hours = sum(_seconds(job, runtime, machine, corrected) for job in waiting) / 3600
+        times = sum(_seconds(job, runtime, machine, corrected) for job in waiting) / size
         takes = [job.takes for job in waiting]
         peak, written = max((one.memory for one in takes), default=0), sum(one.disk for one in takes)
-        line = f"{rule:19}{counts[rule]:7}{done[rule]:7}{hours:10.2f}{peak / 1024:10.1f}{written / 1024:10.1f}"
+        line = f"{rule:19}{counts[rule]:7}{done[rule]:7}{times:10.1f}{peak / 1024:10.1f}{written / 1024:10.1f}"
         gpu = max((one.gpu for one in takes), default=0)
         lines.append(line + f"{gpu / 1024:10.1f}" if on_gpu else line)
     return lines
@@ -303,9 +307,7 @@ def _dtype(job: PlannedJob) -> str:
     return compose.load("calibration", job.names.calibration).dtype if walks else "float32"
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+    if seconds >= _LONG:
+        return f"{seconds / 3600:.1f} hours"
+    return counted(max(round(seconds / 60), int(seconds > 0)), "minute")

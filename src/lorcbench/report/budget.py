@@ -2,13 +2,12 @@
 
 A *choice* is a cell on the Pareto front of its model (`lorcbench.report.choices` computes them all, once per report). The
 terminal, the page and `recommended.csv` show the same choices, and a budget only filters them. Nothing heavy is imported here:
-``lorcbench recommend study=NAME 4.25`` reads the table that the report left.
+``lorcbench recommend NAME 4.25`` reads the table that the report left.
 """
 
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -20,6 +19,7 @@ from lorcbench.config.checks import ConfigError
 from lorcbench.config.variants import Variant
 from lorcbench.report import rows, shared
 from lorcbench.report.spelling import number, percent
+from lorcbench.study import started
 
 TABLE = "recommended.csv"
 EXPECTED = "bits per weight such as 4.25, megabytes such as 80MB, or the loss that you accept, such as 0.5ppl or 2%"
@@ -35,8 +35,6 @@ UNITS = {
     "%": ("rise", 0.01),
 }
 SIZES = ("bits_per_weight", "megabytes")
-_PLACES = ("model_path", "text_path", "foreign")
-_OWN = ("study", "name", *_PLACES)  # keys of `--config` by themselves; all else is an override
 _SPELLED = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z%]*)")
 
 
@@ -89,8 +87,8 @@ class Choice:
         recipe: the cell in words.
         kind: of the model: ``stand-ins`` and so on.
         bits_per_weight: all that is stored for the linears of the blocks.
-        megabytes: of a packed checkpoint: the linears at these bits, and all other numbers in 16 bits. None where the files of
-            the model are not here.
+        megabytes: of the tensors that `export` writes in the format that it takes by itself: `lorcbench.report.exported`. None
+            where the files of the model are not here.
         ppl, ppl_fp: the mean perplexity of the corpora, and full precision's.
         delta_ppl, delta_ppl_low, delta_ppl_high: their difference, with its interval.
         rise, rise_low, rise_high: the same as a share of full precision's perplexity.
@@ -252,28 +250,13 @@ def remarks(choice: Choice, budget: Budget) -> list[str]:
     return said
 
 
-def command_of(arguments: list[str]) -> str:
-    """The command of the workflow that runs a study.
-
-    Args:
-        arguments: of the stage ``report``: ``study=NAME``, overrides, ``model_path`` and so on.
-    """
-    from lorcbench.config import compose
-
-    values = dict(argument.partition("=")[::2] for argument in arguments)
-    own = {key: values[key] for key in _OWN if key in values}
-    own |= {key: compose.unquoted(own[key]) for key in _PLACES if key in own}
-    overrides = [argument for argument in arguments if argument.partition("=")[0] not in _OWN]
-    own |= {"overrides": " ".join(overrides)} if overrides else {}
-    return " ".join(["snakemake --cores all --config", *(shlex.quote(f"{key}={value}") for key, value in own.items())])
-
-
-def recommend(settings: list[str], everything: bool = False) -> None:
+def recommend(settings: list[str], everything: bool = False, folder: str | None = None) -> None:
     """Print what to take of a finished study within a budget.
 
     Args:
         settings: ``study=NAME`` and what else the workflow was started with, and the budget, which is the one without ``=``.
         everything: print all cells that keep the budget, not the best alone.
+        folder: of the study under results/, if it was named by that.
 
     Raises:
         ConfigError: the budget or the study makes no sense, or the study has no page yet.
@@ -281,12 +264,12 @@ def recommend(settings: list[str], everything: bool = False) -> None:
     """
     budgets = [text for text in settings if "=" not in text]
     if len(budgets) != 1:
-        raise ConfigError(f"{len(budgets)} budgets; expected one beside study=NAME: {EXPECTED}")
+        raise ConfigError(f"{len(budgets)} budgets; expected one beside the study: {EXPECTED}")
     budget = Budget.parse(budgets[0])
     arguments = [text for text in settings if "=" in text]
-    folder = Path(paths.STUDY.format(study=_study_name(arguments)))
-    choices = read(folder, command_of(arguments))
-    of_all = shared.lines(shared.read(folder), budget.quantity, budget.most, budget.is_size)
+    place = Path(paths.STUDY.format(study=folder or _study_name(arguments)))
+    choices = read(place, started.command(arguments))
+    of_all = shared.lines(shared.read(place), budget.quantity, budget.most, budget.is_size)
     print("\n".join([*of_all, *lines(choices, budget, everything)]))
     if not any(map(budget.allows, choices)):
         sys.exit(1)

@@ -15,6 +15,7 @@ from lorcbench.config.variants import Variant
 from lorcbench.report.budget import Choice
 from lorcbench.report.comparison import Change, mean_change, windows
 from lorcbench.report.derived import settings_of
+from lorcbench.report.exported import format_of, tensor_bytes
 from lorcbench.report.intervals import relative_change
 from lorcbench.report.recommend import USABLE, Advice, candidates, fronts, kind_of, mean_log
 from lorcbench.report.results import CellResult
@@ -30,7 +31,7 @@ def choices(study: str, results: list[CellResult], changes: dict[Cell, Change], 
         study: the name of their study.
         results: all cells of the study; failed and derived ones are left out.
         changes: what they lost to full precision; a cell without that is left out.
-        command: that runs the study, of `lorcbench.report.budget.command_of`.
+        command: that exports cells of the study, up to their keys: of `lorcbench.study.started.command`.
     """
     front = fronts(results)
     fitting: dict[tuple[str, str], list[CellResult]] = {}
@@ -75,7 +76,7 @@ def _shared(part: Advice, members: list[CellResult], changes: dict[Cell, Change]
     """A recipe with its numbers."""
     loss = mean_change([(changes[result.cell].result, changes[result.cell].baseline) for result in members])
     bits = [result.bits_per_weight for result in members]
-    sizes = [packed_megabytes(result) for result in members]
+    sizes = [exported_megabytes(result) for result in members]
     return Shared(
         kind=part.kind,
         models=tuple(result.cell.model for result in members),
@@ -111,7 +112,7 @@ def _choice(study: str, change: Change, alike: list[CellResult], command: str) -
         recipe=recipe(cell),
         kind=kind_of(result),
         bits_per_weight=result.bits_per_weight,
-        megabytes=packed_megabytes(result),
+        megabytes=exported_megabytes(result),
         ppl=result.mean_ppl,
         ppl_fp=change.baseline.mean_ppl,
         delta_ppl=change.mean.value,
@@ -122,22 +123,21 @@ def _choice(study: str, change: Change, alike: list[CellResult], command: str) -
         rise_high=change.relative.high,
         usable=change.relative.value <= USABLE,
         alike=tuple(one.cell.key for one in alike),
-        export=_export(cell, command),
+        export=_export(result, command),
     )
 
 
-def _export(cell: Cell, command: str) -> str:
+def _export(result: CellResult, command: str) -> str:
     """The command that makes a checkpoint of a cell, or what takes its place where there is one."""
+    cell = result.cell
     if settings_of(cell.method).kind == foreign.METHOD:
         return f"(a checkpoint already: {Variant.parse(cell.method).setting('of')})"
-    return f"{command} {shlex.quote(f'export={cell.key}')}"
+    needed = "" if result.files is None or result.files.packs else f" format={format_of(result.files, cell, result.family)}"
+    return f"{command} {shlex.quote(cell.key)}{needed}"
 
 
-def packed_megabytes(result: CellResult) -> float | None:
-    """The size of a packed checkpoint in 10⁶ bytes, None if it is not known.
-
-    The linears of the blocks have the cell's bits, all other numbers 16.
-    """
-    if not result.parameters or not result.weights:
+def exported_megabytes(result: CellResult) -> float | None:
+    """The size in 10⁶ bytes of what a cell is exported to, without tokenizer and small files; None if it is not known."""
+    if result.files is None or result.bits_per_weight is None:
         return None
-    return (result.weights * result.bits_per_weight + 16 * (result.parameters - result.weights)) / 8e6
+    return tensor_bytes(result.files, result.cell, result.family, result.bits_per_weight) / 1e6

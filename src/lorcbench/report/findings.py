@@ -19,7 +19,7 @@ from lorcbench.report import (
     tally,
 )
 from lorcbench.report.agreement import Ordering
-from lorcbench.report.budget import Choice, command_of
+from lorcbench.report.budget import Choice
 from lorcbench.report.choices import choices, shared_recipes
 from lorcbench.report.claims import Verdict
 from lorcbench.report.comparison import Change
@@ -32,6 +32,7 @@ from lorcbench.report.scorecard import Row
 from lorcbench.report.seeds import Spread
 from lorcbench.report.shared import Shared
 from lorcbench.report.sources import Beside
+from lorcbench.study import started
 from lorcbench.study.cells import Cell, Study
 from lorcbench.study.ranks import rank_share
 
@@ -80,7 +81,9 @@ class Findings:
         candidates = conventions.summary(self.candidates)
         kinds = [f"  {sentence}" for sentence in [*self.corrections.sentences, *mixed.sentences(self.mixed)]]
         # What to use comes last, where people look first.
-        return [*tally.lines(self.verdicts), *published, *candidates, *seeds.summary(self.spreads), *kinds, *use]
+        own = tally.is_about_others(self.verdicts)
+        claimed = tally.brief(self.verdicts) if own else tally.lines(self.verdicts)
+        return [*claimed, *published, *candidates, *seeds.summary(self.spreads), *kinds, *use]
 
 
 def find(study: Study, results: list[CellResult], changes: dict[Cell, Change], arguments: list[str] | None = None) -> Findings:
@@ -102,7 +105,7 @@ def find(study: Study, results: list[CellResult], changes: dict[Cell, Change], a
     candidates = conventions.rank(rows)
     pays = equal_bits.sentence(measured)
     kinds = corrections.find(measured, changes, {result.cell: rank_share(study, result.cell) for result in measured})
-    command = command_of(arguments or [f"study={study.name}"])
+    command = started.command(arguments or [f"study={study.name}"], "export")
     taken = choices(study.name, results, changes, command)
     shared = shared_recipes(results, changes, advice)
     return Findings(

@@ -51,7 +51,7 @@ def about(advice: Advice) -> str:
     one = f"{advice.models[0]}, {advice.origin}" if advice.origin else advice.models[0]
     models = one if count == 1 else f"{count} {advice.kind}"
     run = "" if advice.activation == "a16" else f" run with {advice.activation}"
-    return f"{models}{run}: bits per weight in all, and the rise of the mean PPL"
+    return f"{models}{run}: bits per weight in all, and by how much the mean PPL rises"
 
 
 def size(one: Recommendation) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from lorcbench.common.artifacts import ArtifactError, read_json
+from lorcbench.common.artifacts import ArtifactError, canonical, read_json
 from lorcbench.config import compose
 from lorcbench.config import folders as config_folders
 from lorcbench.report import devices
+from lorcbench.report.exported import Files, files
 from lorcbench.report.intervals import perplexity
 from lorcbench.study import meaning
 from lorcbench.study.cells import Cell, Study
@@ -41,6 +43,7 @@ class CellResult:
         bits_per_weight: what is stored for the block linears: codes, scales, zero points and factors.
         weights: number of weights in the block linears; None for full precision.
         parameters: numbers in the files of its model, embeddings and norms too; None where these files are not here.
+        files: what these files hold; None as for `parameters`.
         max_damp: the largest GPTQ damping that was needed, None without GPTQ.
         seconds, peak_rss_mib: of the jobs that made the cell (shared ones counted in full) and their largest memory.
         device: what computed it: ``cpu``, the name of a GPU, or several with `` + `` between them; "" unless ok.
@@ -74,6 +77,7 @@ class CellResult:
     bits_per_weight: float | None = None
     weights: int | None = None
     parameters: int | None = None
+    files: Files | None = None
     max_damp: float | None = None
     seconds: float | None = None
     peak_rss_mib: float | None = None
@@ -133,7 +137,9 @@ def _collect(study: Study, cell: Cell, foreign: dict[Path, str | None]) -> CellR
     result.family = checkpoint["family"] if checkpoint else study.model(cell.model).family or ""
     result.full_precision = tuple((checkpoint or {}).get("architecture", {}).get("full_precision", ()))
     if checkpoint:
-        result.parameters = config_folders.parameters(folders["checkpoint"] / checkpoint["folder"])
+        place = folders["checkpoint"] / checkpoint["folder"]
+        result.parameters = config_folders.parameters(place)
+        result.files = _files(place, canonical(checkpoint.get("architecture", {})))
     result.standin = study.model(cell.model).source == "standin"
     result.planted = study.model(cell.model).planted
     if study.model(cell.model).source == "gguf":
@@ -154,6 +160,12 @@ def _collect(study: Study, cell: Cell, foreign: dict[Path, str | None]) -> CellR
             job = jobs["harness"]
             result.tasks_reason = _failure(job.folder, cell.variant) or foreign[job.folder] or _why_not(study, job)
     return result
+
+
+@cache
+def _files(folder: Path, architecture: str) -> Files | None:
+    """What the files of a checkpoint hold, which all its cells ask; its record is JSON. None without a record."""
+    return files(folder, about) if (about := json.loads(architecture)) else None
 
 
 def _foreign(study: Study, job: StageJob) -> str | None:

@@ -26,7 +26,7 @@ class Shared:
         recipe: in words.
         cells: their keys, one per model.
         least_bits, bits_per_weight: the fewest and the most over the models.
-        megabytes: of the largest packed checkpoint; None where that is not known of every model.
+        megabytes: of the largest export; None where that is not known of every model.
         rise, rise_low, rise_high: the geometric mean over the models of the rise of the mean perplexity, with its interval.
         usable: whether the mean rise is one with which anybody would use it.
     """

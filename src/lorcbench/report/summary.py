@@ -13,6 +13,7 @@ from lorcbench.report.findings import Findings
 from lorcbench.report.intervals import perplexity
 from lorcbench.report.results import NOT_RUN, CellResult
 from lorcbench.study.cells import SHORT_WINDOW, Study
+from lorcbench.study.outline import left_out
 from lorcbench.study.ranks import rank_lines
 
 
@@ -57,10 +58,7 @@ def summary(study: Study, results: list[CellResult], findings: Findings, folder:
     if study.too_large:
         limit = f"more than study.max_params={study.config.max_params:g} weights"
         lines.append(f"  left out, {limit}: {', '.join(study.too_large)}")
-    if study.not_applicable:
-        pairs = ", ".join(f"{fmt} on {model}" for model, fmt in study.not_applicable)
-        lines.append(f"  left out, because groups do not divide the width: {pairs}")
-    lines += [f"  {line}" for line in (*window_lines(study, results), *rank_lines(study))]
+    lines += [f"  {line}" for line in (*left_out(study), *window_lines(study, results), *rank_lines(study))]
     origins = {result.cell.model: result.origin for result in results if result.origin}
     lines += [f"  {model}: {origin}, dequantized" for model, origin in origins.items()]
     lines += [f"  {line}" for line in devices.lines(result.device for result in results if result.status == "ok")]

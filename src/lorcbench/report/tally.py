@@ -94,6 +94,19 @@ def control(verdicts: list[Verdict]) -> str:
     return f"{count} tests, family-wise error at most {100 * FAMILYWISE:g} % by Holm's procedure"
 
 
+def brief(verdicts: list[Verdict]) -> list[str]:
+    """For the terminal, where all models are the reader's own: how many claims hold, in one line; none without tests."""
+    supported, count = counted(claims(verdicts), ours=False)
+    said = f"{supported} of {count} supported in every test"
+    return [f"  claims of the paper on models of your own: {said}; the page has each"] if count else []
+
+
+def is_about_others(verdicts: list[Verdict]) -> bool:
+    """Whether no counted test is of a stand-in or of a model of the paper's."""
+    kinds = {verdict.models for verdict in verdicts if verdict.counted}
+    return not any(known in kind for kind in kinds for known in ("stand-ins", "models of the paper"))
+
+
 def lines(verdicts: list[Verdict]) -> list[str]:
     """For the terminal: claims counted, then the tests of each claim; none if no test counts."""
     found = claims(verdicts)

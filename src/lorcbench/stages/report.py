@@ -23,7 +23,7 @@ from lorcbench.report.results import CellResult
 from lorcbench.report.summary import summary
 from lorcbench.report.tracking.view import local_folder
 from lorcbench.stages import run_by_old_name
-from lorcbench.study import views
+from lorcbench.study import started, views
 from lorcbench.study.cells import Study
 from lorcbench.study.expansion import study_from_arguments
 from lorcbench.study.stages import REPORT
@@ -57,6 +57,7 @@ def main(job: Job) -> None:
     write_text(folder / "cells.csv", rows.as_csv(tables.COLUMNS, cells))
     write_text(folder / "tasks.csv", rows.as_csv(tables.HARNESS_COLUMNS, tasks))
     _write_findings(folder, findings)
+    write_text(folder / started.COMMAND, started.command(job.overrides) + "\n")
     drawn = figures.draw(everything, changes, folder / "figures", findings.scorecard)
     imported = _imported(folder)
     page = render(study, everything, changes, findings, drawn, folder, results.stage_costs(measured), imported)

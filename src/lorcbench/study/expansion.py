@@ -16,7 +16,7 @@ from lorcbench.config.checks import MOST, ConfigError
 from lorcbench.config.protocols import TextConfig
 from lorcbench.config.schema import AXES, AXIS_DEFAULTS, GridConfig, StudyConfig
 from lorcbench.config.variants import Variant
-from lorcbench.study import given, naming, rehearsal
+from lorcbench.study import given, groups, naming, rehearsal
 from lorcbench.study.cells import FIELDS, Cell, Study, activation_format, model_config, needs_calibration, weight_format
 from lorcbench.study.ranks import of_width
 
@@ -73,7 +73,7 @@ def load_study(
     given.check_path("text_path", text_path, "a file of plain text, JSON lines or Parquet")
     given.check_path(foreign.KEY, foreign_paths, "the folder of a checkpoint that was quantized elsewhere")
     if name.partition("+")[0] not in compose.names("study"):
-        raise ConfigError(f"study {name!r} is unknown; conf/study has {', '.join(compose.names('study'))}")
+        raise ConfigError(compose.unknown("study", name.partition("+")[0]))
     composed = compose.compose([f"study={name}", *(part for part in overrides if not part.startswith(given.OVERRIDES))])
     request = _request(name, OmegaConf.to_object(composed.study), overrides, model_path, text_path, foreign_paths)
     protocol = compose.canonical("eval", request.config.eval)
@@ -105,13 +105,14 @@ def load_study(
 def study_from_arguments(arguments: list[str]) -> Study:
     """The study that a stage was started for: ``study=NAME``, then overrides and ``model_path`` as the workflow got them."""
     values = dict(argument.partition("=")[::2] for argument in arguments)
-    if "study" not in values:
+    study = given.study_of(values)
+    if study is None:
         raise ConfigError(f"study=NAME is missing; known: {', '.join(compose.names('study'))}")
     own = ("study=", "model_path=", "text_path=", "foreign=", "name=")
     overrides = [argument for argument in arguments if not argument.startswith(own)]
     given_places = (compose.unquoted(values[key]) if key in values else None for key in ("model_path", "text_path", "foreign"))
     model, text, quantized = given_places
-    return load_study(values["study"], overrides, model, values.get("name"), text, quantized)
+    return load_study(study, overrides, model, values.get("name"), text, quantized)
 
 
 def _tasks(names: Iterable[str]) -> list[str]:
@@ -193,6 +194,8 @@ def _expand(request: _Request) -> tuple[list[Cell], list[tuple[str, str]], list[
     if not cells and too_large:
         smallest = min(model_config(model, request.folders).block_weights for model in too_large)
         raise ConfigError(f"study.max_params={limit:g}: the smallest model of {request.name} has {smallest:.3g}")
+    if not cells and indivisible:
+        raise ConfigError(f"study {request.name}: no cells; {groups.no_cells(indivisible, widths)}")
     if not cells:
         raise ConfigError(f"study {request.name}: no cells; expected at least one grid with models, methods and weights")
     cells |= dict.fromkeys(_foreign_cells(request, {cell.model for cell in cells}))
@@ -265,7 +268,8 @@ def _values(request: _Request, axis: str, values: list | None) -> list:
         try:
             return [str(parse(value)) for value in values]
         except ValueError as error:
-            raise ConfigError(str(error)) from None
+            wrong = next((value for value in values if repr(value) in str(error)), "")
+            raise ConfigError(f"{error}{compose.nearest(wrong, groups.usual(axis))}") from None
     return [value if value in request.folders else compose.canonical(FIELDS[axis], value) for value in values]
 
 
@@ -335,7 +339,8 @@ def _indivisible(request: _Request, cell: Cell, widths: tuple[int, ...]) -> str 
         for width in widths:
             if fmt.group and width % fmt.group:
                 if request.config.indivisible == "refuse":
-                    raise ConfigError(f"{fmt} on {cell.model}: groups of {fmt.group} do not divide its width {width}")
+                    wrong = f"groups of {fmt.group} do not divide its width {width}"
+                    raise ConfigError(f"{fmt} on {cell.model}: {wrong}; expected {groups.that_divide(widths)}")
                 return str(fmt)
     return None
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lorcbench.config import commands, compose, places
+from lorcbench.config import commands, compose, foreign, places
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.protocols import TextConfig
 from lorcbench.config.schema import GridConfig, StudyConfig
@@ -14,9 +15,30 @@ from lorcbench.config.variants import Variant
 if TYPE_CHECKING:
     from lorcbench.study.cells import Study
 
+OWN = "own"  # the study of a model of one's own, if no other is named
+DEMO = "demo"  # the study of a run that is told nothing
 _NAMED = "model.name="  # what a model is called, instead of what its place says
 _COLUMN = "text.column="  # of a text's documents
 OVERRIDES = (_NAMED, _COLUMN)  # which are no overrides of conf/
+
+
+def study_of(values: Mapping[str, object]) -> str | None:
+    """The study that settings ask for: ``own`` on a model of one's own; None if they say nothing of a study.
+
+    Raises:
+        ConfigError: a text or a quantized checkpoint alone, without anything to measure on it.
+    """
+    if "study" in values:
+        return str(values["study"])
+    if "model_path" in values:
+        return OWN
+    if foreign.KEY in values:
+        expected = "expected model_path=FOLDER of the model that it was made from beside it, or study=NAME"
+        raise ConfigError(f"{foreign.KEY}={values[foreign.KEY]}: {expected}")
+    if "text_path" in values:
+        expected = "expected model_path=FOLDER, FILE.gguf or OWNER/NAME beside it, or study=NAME"
+        raise ConfigError(f"text_path={values['text_path']}: {expected}")
+    return None
 
 
 def check_path(key: str, path: object, expected: str) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from lorcbench.common.spelling import counted
+from lorcbench.config.schema import AXES
 from lorcbench.study.cells import FIELDS, Study
 
 _SHOWN = 3  # values of an axis that a line has room for
@@ -24,16 +26,30 @@ def outline(study: Study) -> list[str]:
             del counts["none"]  # cells whose activations alone are rounded
         if axis not in ("calibrations", "lorc") or len(counts.keys() - {"none"}) > 1:  # else the method and rank say it
             axes.append(f"{axis}: {_counted(counts, axis in study.replaced)}")
-    axes.append(f"full precision: {whole} cell{'' if whole == 1 else 's'}")
-    counted = re.sub(r"\((\d+)\)", r"(\1 cells)", "; ".join(axes), count=1)  # the unit once
-    lines = [f"study {study.name}: {len(study.cells)} cells; {counted}", *study.given_lines()]
+    axes.append(f"full precision: {counted(whole, 'cell')}")
+    told = re.sub(r"\((\d+)\)", _with_unit, "; ".join(axes), count=1)
+    lines = [f"study {study.name}: {counted(len(study.cells), 'cell')}; {told}", *study.given_lines(), *left_out(study)]
     grids = len(study.config.grids)
-    if grids > 1 and (everywhere := [axis for axis in study.replaced if axis != "models"]):
+    everywhere = [axis for axis in study.replaced if axis != "models"]
+    stated = {axis for grid in study.config.grids for axis in AXES if getattr(grid, axis) is not None}
+    kept = stated - set(study.replaced)
+    if grids > 1 and everywhere and kept:  # else all grids are alike now
         lines.append(
             f"{', '.join(everywhere)} replaced in each of the {grids} grids of the study's file, whose other axes stay; "
             "exactly=true takes only what you name"
         )
     return lines
+
+
+def left_out(study: Study) -> list[str]:
+    """A line for the formats whose groups do not divide a width; none if there are no such formats."""
+    pairs = ", ".join(f"{fmt} on {model}" for model, fmt in study.not_applicable)
+    return [f"left out, because groups do not divide the width: {pairs}"] if pairs else []
+
+
+def _with_unit(number: re.Match) -> str:
+    """A number in brackets with what it counts; the first of a line says it for all."""
+    return f"({counted(int(number[1]), 'cell')})"
 
 
 def _counted(counts: Counter[str], all_of_them: bool) -> str:

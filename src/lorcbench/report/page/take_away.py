@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from html import escape
 
-from lorcbench.config import compose
 from lorcbench.report import budget
 from lorcbench.report.budget import Budget, Choice
 from lorcbench.report.page.parts import MISSING, table
@@ -38,15 +37,14 @@ def chosen(choices: list[Choice]) -> str:
         f'all {len(choices)} cells, not the best alone</label> <output class="soft" for="budget-field"></output></div>'
     )
     study = choices[0].study
-    spelled = study if study.partition("+")[0] in compose.names("study") else f"study={study}"
     note = (
         "Per model and budget the cell that loses least, the largest first. "
         f'<span id="budget-help">For another budget type {escape(budget.EXPECTED)}.</span> '
         "Of the cells within a budget of size, the one of least loss is best; within one of loss, the smallest. "
         "The other cells are those on the front of their model: no other cell is at least as good in both size and perplexity, "
         "and better in one. "
-        "MB (10⁶ bytes) are of a packed checkpoint: the linears of the blocks at these bits, all other numbers in 16 bits. "
-        f"On the terminal: <code>lorcbench recommend {escape(spelled)} 4.25</code>"
+        "MB (10⁶ bytes) are what the command writes, embeddings and head included, without the tokenizer and small files. "
+        f"On the terminal: <code>lorcbench recommend {escape(study)} 4.25</code>"
     )
     body = table(list(_HEADS), rows, "Cells that can be taken away", _NUMERIC, name="choices")
     return f'<p class="note">{note}</p>{field}{body}'
