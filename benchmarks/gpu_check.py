@@ -1,6 +1,6 @@
 """Does everything hold on a GPU, and how near is it to what the card can do? For a machine that is at hand for minutes.
 
-    python benchmarks/gpu_check.py FOLDER [--parts a,b,c,d,e,f] [--gptq CHECKOUT] [--prepared FOLDER]
+    python benchmarks/gpu_check.py FOLDER [--parts a,b,c,d,e,f,g] [--gptq CHECKOUT] [--prepared FOLDER]
     python benchmarks/gpu_check.py FOLDER --device cpu --tiny --gptq CHECKOUT        a dry run, under a minute
 
 a  the Triton sweep, the factor, second moments and LoRC's spaces beside plain code and beside the CPU
@@ -9,6 +9,7 @@ c  OPT-6.7b's shape, random weights: GPTQ, LoRC and perplexity, each with its sh
 d  the public GPTQ code on the first two blocks of that model (CHECKOUT: of github.com/IST-DASLab/gptq)
 e  lm-eval over staged documents on both devices
 f  corrections that know the inputs, and codes made for them: both devices, and the seconds of OPT-6.7b's linears
+g  the same shape: cached Hessians, distillation, four ranks in one walk, hidden states on the host
 
 Every result is a line of FOLDER/results.jsonl as soon as it is known; a table is printed at the end. Neither network nor our
 environment is needed: src on PYTHONPATH, and hydra-core, lm-eval and datasets beside torch, transformers, scipy and numba.
@@ -39,7 +40,7 @@ def main() -> None:
     """Run the parts asked for, one after another; one that fails is a result, and the next one runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--parts", default="a,b,c,d,e,f")
+    parser.add_argument("--parts", default="a,b,c,d,e,f,g")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="shapes of a dry run")
     parser.add_argument("--gptq", type=Path, help="a checkout of the public GPTQ code, for part d")
@@ -74,12 +75,12 @@ def _run(part: str, record: Record, settings: Settings, base: Path) -> None:
         from gpu import stages
 
         (stages.run if part == "b" else stages.harness)(record, settings, base)
-    elif part in "acdf":
-        from gpu import corrections, kernels, large, public
+    elif part in "acdfg":
+        from gpu import corrections, kernels, large, public, variants
 
-        {"a": kernels, "c": large, "d": public, "f": corrections}[part].run(record, settings)
+        {"a": kernels, "c": large, "d": public, "f": corrections, "g": variants}[part].run(record, settings)
     else:
-        raise ValueError(f"no part {part!r}; there are a, b, c, d, e, f")
+        raise ValueError(f"no part {part!r}; there are a, b, c, d, e, f, g")
 
 
 if __name__ == "__main__":
