@@ -18,15 +18,11 @@ head only while they work, and one block at other times.
 from __future__ import annotations
 
 import math
-import os
 import re
-import tempfile
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 from torch.func import functional_call
@@ -34,6 +30,7 @@ from torch.func import functional_call
 from lorcbench.common.process import give_back_memory
 from lorcbench.core.divergence import TokenScores, scores_of_all
 from lorcbench.models.checkpoint import Checkpoint, CheckpointError
+from lorcbench.models.hidden import HiddenStates
 from lorcbench.models.network import Arguments, StandIn, empty_network, logits, plain_linears, replaced
 from lorcbench.models.numpy_linears import NumPyLinears
 
@@ -48,9 +45,7 @@ class BlockWalk:
         dtype: of the forward passes.
         device: where they run.
         batch_tokens: tokens in one forward pass.
-        hidden_bytes: states of the walk up to this size together stay on the device. Those beyond it lie in pinned memory of
-            the host if the device is a GPU, else in a file without a name.
-        scratch: the folder of that file.
+        hidden_bytes, scratch: where hidden states lie, as `lorcbench.models.hidden.HiddenStates` has it.
 
     Raises:
         CheckpointError: config.json makes no model of its family, or tensors outside the blocks are missing, of another
@@ -71,9 +66,7 @@ class BlockWalk:
         self.dtype = dtype
         self.device = device
         self.batch_tokens = batch_tokens
-        self._hidden_bytes = hidden_bytes
-        self._scratch = scratch
-        self._near: list[weakref.ref[torch.Tensor]] = []  # what `buffer` has put on the device
+        self._states = HiddenStates(dtype, device, hidden_bytes, scratch)
         self.model = empty_network(checkpoint.folder, checkpoint.config, dtype)
         self.attention = self.model.config._attn_implementation
         self._empty_blocks = self.model.get_submodule(self.architecture.blocks)
@@ -246,62 +239,16 @@ class BlockWalk:
     @torch.no_grad()
     def advance(self, block: nn.Module, hidden: torch.Tensor) -> None:
         """Replace the hidden states (n, length, hidden) by the output of the block, in place."""
-        for batch, states in self.fetched(hidden):
-            hidden[batch].copy_(self.forward(block, states), non_blocking=True)
-        if not self._is_near(hidden):
-            torch.cuda.current_stream().synchronize()  # the host may read them now
+        outputs = ((batch, self.forward(block, states)) for batch, states in self.fetched(hidden))
+        self._states.write(hidden, outputs)
 
     def buffer(self, *shape: int, streamed: bool = True) -> torch.Tensor:
-        """An uninitialized tensor in the type of the forward passes, on the device if `hidden_bytes` allows.
-
-        Args:
-            streamed: whether it passes through blocks. If a GPU computes, other tensors beyond `hidden_bytes` go to a file too:
-                they may be many times as large as hidden states, and the kernel can take back memory that a file fills.
-
-        Raises:
-            OSError: the file that is to hold it does not fit on its disk.
-        """
-        size = math.prod(shape) * self.dtype.itemsize
-        self._near = [reference for reference in self._near if reference() is not None]
-        if size + sum(tensor.nbytes for reference in self._near if (tensor := reference()) is not None) <= self._hidden_bytes:
-            near = torch.empty(shape, dtype=self.dtype, device=self.device)
-            self._near.append(weakref.ref(near))
-            return near
-        if self.device != "cpu" and streamed:
-            return torch.empty(shape, dtype=self.dtype, pin_memory=True)
-        with tempfile.TemporaryFile(dir=self._scratch) as file:
-            os.posix_fallocate(file.fileno(), 0, size)  # without it a full disk would be a bus error later
-            mapped = np.memmap(file, np.uint8, "r+", shape=(size,))
-        return torch.from_numpy(mapped).view(self.dtype).view(shape)  # bytes → numbers → (n, length, hidden)
-
-    def _is_near(self, states: torch.Tensor) -> bool:
-        """Whether states are where the arithmetic is; on the CPU those in a file are too."""
-        return states.device.type == torch.device(self.device).type
+        """An uninitialized tensor in the type of the forward passes, where `lorcbench.models.hidden.HiddenStates` puts it."""
+        return self._states.buffer(*shape, streamed=streamed)
 
     def fetched(self, hidden: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Batches of hidden states (n, length, hidden), each on the device.
-
-        If they lie on the host, the next batch is copied, in a stream of its own, while the caller works on this one.
-        """
-        batches = list(self.batches(hidden))
-        if self._is_near(hidden):
-            yield from ((batch, hidden[batch]) for batch in batches)
-            return
-        computing = torch.cuda.current_stream()
-        copying = torch.cuda.Stream()
-        copying.wait_stream(computing)  # an earlier block may still write to the host
-
-        def fetch(batch: slice) -> torch.Tensor:
-            with torch.cuda.stream(copying):
-                return hidden[batch].to(self.device, non_blocking=True)
-
-        next_states = fetch(batches[0])
-        for batch, next_batch in zip(batches, [*batches[1:], None], strict=True):
-            computing.wait_stream(copying)
-            states = next_states
-            states.record_stream(computing)  # its memory is not reused before this stream is done with it
-            next_states = fetch(next_batch) if next_batch is not None else None
-            yield batch, states
+        """Batches of hidden states (n, length, hidden), each on the device."""
+        return self._states.fetched(hidden, self.batches(hidden))
 
     @torch.no_grad()
     def score(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
