@@ -9,8 +9,9 @@ import pytest
 
 from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
+from lorcbench.config.lorc import DistilledLorc
 from lorcbench.config.paired import PAIRED
-from lorcbench.config.recipes import METHODS, DistilledLorc, GptqMethod, ZeroQuantMethod
+from lorcbench.config.recipes import METHODS, GptqMethod, ZeroQuantMethod
 from lorcbench.config.shape import Shape
 from lorcbench.core.settings import DistillSettings, GptqSettings, TrainingSettings
 

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from lorcbench.config.recipes import CAPS, cap
+from lorcbench.config.lorc import CAPS, cap
 from lorcbench.core import quantizer
 from lorcbench.core.formats import CONVENTIONS, SCALE_DTYPES, ActivationFormat, WeightFormat, parse_formats, spelled_formats
 

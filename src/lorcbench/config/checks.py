@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from lorcbench.core.settings import TrainingSettings
+
 MOST = 2**31  # upper bound of every count; a larger value is a typing error
 
 
@@ -36,3 +38,13 @@ def seed(owner: str, value: int) -> None:
     """Refuse a seed that some random generator would not take."""
     if not 0 <= value < MOST:
         raise ConfigError(f"{owner}.seed={value}: expected a whole number from 0 to {MOST - 1:,}")
+
+
+def training(owner: str, settings: TrainingSettings) -> None:
+    """Refuse steps, learning rates and a held-out share with which nothing can be trained."""
+    positive(owner, iterations=settings.iterations)
+    rates = settings.lr_grid if settings.lr == "auto" else [settings.lr]
+    if not rates or any(isinstance(rate, str) or not 0 < rate < math.inf for rate in rates):
+        raise ConfigError(f"{owner}.lr={settings.lr} of {settings.lr_grid}: expected auto with a grid, or a positive number")
+    if not 0 < settings.held_out < 1:
+        raise ConfigError(f"{owner}.held_out={settings.held_out}: expected a share between 0 and 1")

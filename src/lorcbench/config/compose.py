@@ -30,10 +30,10 @@ from yaml import YAMLError
 
 from lorcbench.common import shipped
 from lorcbench.config.checks import ConfigError
+from lorcbench.config.lorc import cap
 from lorcbench.config.mixed import MixedMethod
 from lorcbench.config.own_files import with_schemas
 from lorcbench.config.protocols import by_precision
-from lorcbench.config.recipes import cap
 from lorcbench.config.schema import SCHEMAS, JobConfig
 
 EXTRA_CONF = "LORCBENCH_CONF"  # environment variable: a folder of the user's own conf files, instead of conf/ where they work

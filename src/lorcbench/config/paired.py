@@ -25,7 +25,7 @@ class PairedMethod(Method, GptqSettings):
         hessian: whose inputs Hessians and corrections are weighted with. ``cached``: those of the unquantized model, from the
             calibrate stage; later blocks see nothing of earlier ones. ``propagated``: those that come from the blocks before,
             quantized and with their correction (as float32 numbers), so later blocks see it.
-        decomposition: ``krylov`` or ``exact``, as of `lorcbench.config.recipes.LorcConfig`.
+        decomposition: ``krylov`` or ``exact``, as of `lorcbench.config.lorc.LorcConfig`.
     """
 
     kind: str = "paired"

@@ -1,7 +1,7 @@
 """The one schema: the dataclasses that Hydra validates conf/ and the command line against, and the table of all of them.
 
-What is read (texts, protocols, calibrations, tasks) is in `protocols`, methods and LoRC in `recipes`, runtime and tracking in
-`machine`; here are the model and the study.
+What is read (texts, protocols, calibrations, tasks) is in `protocols`, methods in `recipes`, LoRC in `lorc`, runtime and
+tracking in `machine`; here are the model and the study.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from lorcbench.config.checks import one_of as _one_of
 from lorcbench.config.checks import positive as _positive
 from lorcbench.config.checks import seed as _seed
 from lorcbench.config.families import FAMILIES, WHOLE_SCORES, Family
+from lorcbench.config.lorc import DistilledLorc, LorcConfig
 from lorcbench.config.machine import RuntimeConfig, TrackingConfig
 from lorcbench.config.mixed import METHOD, MixedMethod
 from lorcbench.config.paired import PAIRED
 from lorcbench.config.protocols import CalibrationConfig, EvalConfig, TaskConfig, TextConfig
-from lorcbench.config.recipes import METHODS, DistilledLorc, LorcConfig
+from lorcbench.config.recipes import METHODS
 from lorcbench.config.shape import Shape
 
 EXPORTS = ("merged", "adapter", "compressed-tensors", "gptq")  # formats: `lorcbench.study.exports`

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from lorcbench.config.recipes import DistilledLorc, ZeroQuantMethod
+from lorcbench.config.lorc import DistilledLorc
+from lorcbench.config.recipes import ZeroQuantMethod
 from lorcbench.core import lorc
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.core.quantizer import fake_quantize_activations

@@ -26,8 +26,8 @@ from lorcbench.common.slots import Slots
 from lorcbench.common.versions import code_version
 from lorcbench.config import commands, compose, gguf
 from lorcbench.config.checks import ConfigError
+from lorcbench.config.lorc import LorcConfig
 from lorcbench.config.protocols import CalibrationConfig, EvalConfig, TaskConfig, TextConfig
-from lorcbench.config.recipes import LorcConfig
 from lorcbench.config.schema import ModelConfig, RuntimeConfig, TrackingConfig
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.jobs import devices, records

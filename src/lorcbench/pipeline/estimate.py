@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from lorcbench.common.paths import Wildcards
 from lorcbench.config import compose, places
+from lorcbench.config.lorc import LorcConfig
 from lorcbench.config.protocols import CalibrationConfig, EvalConfig
-from lorcbench.config.recipes import LorcConfig, Method
+from lorcbench.config.recipes import Method
 from lorcbench.config.schema import ModelConfig, RuntimeConfig
 from lorcbench.config.shape import Shape
 from lorcbench.core.settings import SENSITIVITY_TOKENS

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from lorcbench.config import compose
-from lorcbench.config.recipes import WEIGHTED
+from lorcbench.config.lorc import WEIGHTED
 from lorcbench.report import statements_corrections, statements_pairs
 from lorcbench.report.equal_bits import kind_of, rivals
 from lorcbench.report.results import CellResult

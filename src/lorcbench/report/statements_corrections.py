@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from lorcbench.config.recipes import WEIGHTED
+from lorcbench.config.lorc import WEIGHTED
 from lorcbench.config.variants import Variant
 from lorcbench.report.equal_bits import NONE, PLAIN, kind_of, leading, rivals, twin
 from lorcbench.report.results import CellResult

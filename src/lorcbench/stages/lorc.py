@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lorcbench.config import compose
-from lorcbench.config.recipes import WEIGHTED, LorcConfig
+from lorcbench.config.lorc import WEIGHTED, LorcConfig
 from lorcbench.core import lorc
 from lorcbench.jobs import sources, statistics
 from lorcbench.jobs.job import Job

@@ -14,8 +14,8 @@ from matplotlib import figure as mpl_figure
 from matplotlib.ticker import MaxNLocator
 
 from lorcbench.common.artifacts import read_json
+from lorcbench.config.lorc import WEIGHTED
 from lorcbench.config.paired import PAIRED
-from lorcbench.config.recipes import WEIGHTED
 from lorcbench.config.variants import Variant
 from lorcbench.report.equal_bits import PLAIN, kind_of, kinds
 from lorcbench.report.figures.style import (

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from lorcbench.config import compose
+from lorcbench.config.lorc import WEIGHTED
 from lorcbench.config.paired import PAIRED
-from lorcbench.config.recipes import WEIGHTED
 from lorcbench.report import equal_bits
 from lorcbench.report.comparison import Change
 from lorcbench.report.equal_bits import kind_of, kinds, leading
