@@ -190,8 +190,8 @@ def _krylov_svd(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Te
     leading = torch.linalg.eigh(gram).eigenvectors[:, -rank:]  # eigenvalues rise: the last are the largest
     # Eigenvectors of a Gram matrix lose the accuracy of small singular values (their squares vanish beside the largest).
     # Within the span of those eigenvectors an SVD has it again.
-    u, s, vh = torch.linalg.svd(product(leading.T, projected), full_matrices=False)
-    return product(basis, product(leading, u)), s, vh
+    u, s, vh = torch.linalg.svd(leading.T @ projected, full_matrices=False)
+    return basis @ (leading @ u), s, vh
 
 
 def _krylov_space(
@@ -199,9 +199,11 @@ def _krylov_space(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """K (p, k), KᵀE (k, q) and Kᵀ(EREᵀ)K (k, k), where K spans EX, (EREᵀ)EX, (EREᵀ)²EX, … for a random X of few columns.
 
-    X has `rank` / 4 columns. With `rank` columns the same accuracy took up to twice the products (Meyer, Musco & Musco 2024
-    found the like for single vectors; benchmarks/README.md, "LoRC factors", has the times of both). Where the span maps
-    into itself, as with equal singular values, it grows on from new random columns.
+    X has `rank` / 2 columns. Fewer need fewer columns in all for the same accuracy (Meyer, Musco & Musco 2024 recommend single
+    vectors), but each block reads E twice from memory, and more then means more reads: benchmarks/README.md, "LoRC factors",
+    has the times. Where the span maps into itself, as with equal singular values, it grows on from new random columns.
+
+    Products with so few columns are PyTorch's: it needs half of the time of NumPy's library for them.
 
     Args:
         matrix: E (p, q).
@@ -209,29 +211,29 @@ def _krylov_space(
             eigenvalues over many orders of magnitude.
     """
     generator = torch.Generator().manual_seed(0)
-    columns = -(-rank // 4)  # rounded up
+    columns = -(-rank // 2)  # rounded up
 
     def random_block() -> torch.Tensor:
         start = torch.randn(matrix.shape[1], columns, generator=generator, dtype=matrix.dtype)
-        return product(matrix, start.to(matrix.device))
+        return matrix @ start.to(matrix.device)
 
     def weighted(rows: torch.Tensor) -> torch.Tensor:
-        return rows if metric is None else product(rows, metric)
+        return rows if metric is None else rows @ metric
 
     def gram_of(rows: torch.Tensor, columns_: torch.Tensor) -> torch.Tensor:
-        return product(rows, columns_.T) if metric is None else product(rows.double(), columns_.double().T)
+        return rows @ columns_.T if metric is None else rows.double() @ columns_.double().T
 
     basis = torch.linalg.qr(random_block()).Q  # K, (p, k)
-    projected = product(basis.T, matrix)  # KᵀE, (k, q)
+    projected = basis.T @ matrix  # KᵀE, (k, q)
     newest = weighted(projected)  # the last rows of KᵀER, (columns, q)
     gram = gram_of(projected, newest)  # KᵀER (KᵀE)ᵀ, (k, k)
     energies = []
     while 2 * basis.shape[1] < matrix.shape[0]:
-        block = _beyond(product(matrix, newest.T), basis)
+        block = _beyond(matrix @ newest.T, basis)
         if block is None and (block := _beyond(random_block(), basis)) is None:
             break  # all of E lies within the span
         basis = torch.cat([basis, block], 1)
-        projected = torch.cat([projected, product(block.T, matrix)])
+        projected = torch.cat([projected, block.T @ matrix])
         newest = weighted(projected[-columns:])
         # Only the new columns of the Gram matrix are computed; the new rows are their transpose.
         new_columns = gram_of(projected, newest)
@@ -244,19 +246,19 @@ def _krylov_space(
         filler = torch.randn(matrix.shape[0], missing, generator=generator, dtype=matrix.dtype).to(matrix.device)
         filler = _beyond(filler, basis)
         basis = torch.cat([basis, filler], 1)
-        projected = torch.cat([projected, product(filler.T, matrix)])
+        projected = torch.cat([projected, filler.T @ matrix])
         gram = gram_of(projected, weighted(projected))
     return basis, projected, gram
 
 
 def _beyond(block: torch.Tensor, basis: torch.Tensor) -> torch.Tensor | None:
     """An orthonormal basis of the part of `block` that is orthogonal to `basis`; None if that is rounding errors only."""
-    outside = block - product(basis, product(basis.T, block))
+    outside = block - basis @ (basis.T @ block)
     if outside.norm() <= _EXHAUSTED * block.norm():
         return None
     outside = torch.linalg.qr(outside).Q
     # A second time, since rounding errors of the first projection lie along the basis.
-    return torch.linalg.qr(outside - product(basis, product(basis.T, outside))).Q
+    return torch.linalg.qr(outside - basis @ (basis.T @ outside)).Q
 
 
 def _energy(gram: torch.Tensor, rank: int) -> float:
