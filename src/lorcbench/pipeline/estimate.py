@@ -30,7 +30,8 @@ MIB = 2**20
 _LIGHT, _MODEL, _HARNESS = 420, 620, 800
 _TRAINING = 900  # a stand-in
 _WINDOWS = 600  # of a protocol that measures whole texts: about what WikiText-2, PTB and C4 have of 2,048 tokens
-_TASK_TOKENS = 2_000_000  # that the usual lm-eval tasks score
+# Tokens that lm-eval scores: of its usual tasks together, of one document of theirs, of a task that is made of a text.
+_TASK_TOKENS, _DOCUMENT_TOKENS, _MADE_TASK_TOKENS = 2_000_000, 400, 25_000
 # Of an export: MiB that the process which loads it imports; tokens per window, and windows, that are compared; bytes per file.
 _LOADER, _EXPORTED_TOKENS, _EXPORTED_WINDOWS, _EXPORTED_FILE = 900, 256, 12, 256 * MIB
 _KRYLOV_PRODUCTS = 12  # with a matrix, of as many columns as components
@@ -316,7 +317,16 @@ def _harness(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> _Takes:
         gpu=on_one if runtime.gpus_per_job == 1 else on_one / _SPREAD,
         gpu_peaks=(walk.passing, logits, walk.block + quantized),
     )
-    return _HARNESS, peak, shape.forward(_TASK_TOKENS), 1
+    return _HARNESS, peak, shape.forward(_task_tokens(protocol)), 1
+
+
+def _task_tokens(protocol: EvalConfig) -> int:
+    """About how many tokens the tasks of a protocol score."""
+    tasks = [compose.load("task", name) for name in protocol.tasks]
+    made = sum(task.text is not None for task in tasks)
+    limited = sum(task.limit or 0 for task in tasks)
+    has_whole = any(task.text is None and task.limit is None for task in tasks)
+    return made * _MADE_TASK_TOKENS + limited * _DOCUMENT_TOKENS + has_whole * _TASK_TOKENS
 
 
 def _export(shape: Shape, names: Wildcards, runtime: RuntimeConfig) -> Estimate:
