@@ -75,7 +75,7 @@ def test_code_that_is_reached_changes_the_version(package):
 
 def test_a_changed_number_changes_the_version(package):
     before = package.version()
-    package.edit("core/quantizer.py", "_ROWS_AT_ONCE = 256", "_ROWS_AT_ONCE = 257")
+    package.edit("core/quantizer.py", "_CODES_TOGETHER = 8", "_CODES_TOGETHER = 16")
     assert package.version() != before
 
 
@@ -89,7 +89,7 @@ def test_modules_imported_inside_functions_are_reached(package):
 
 def test_comments_blank_lines_and_docstrings_do_not(package):
     before = package.version()
-    package.edit("core/quantizer.py", "_ROWS_AT_ONCE = 256  #", "\n\n# a remark\n_ROWS_AT_ONCE = 256  # another:")
+    package.edit("core/quantizer.py", "_CODES_TOGETHER = 8  #", "\n\n# a remark\n_CODES_TOGETHER = 8  # another:")
     package.edit("core/quantizer.py", '"""Scales and zero points', '"""Steps and zero points')
     package.edit("core/quantizer.py", '"""Ŵ (out, in) in float32."""', '"""The matrix that the codes mean."""')
     package.edit("core/quantizer.py", '    """A quantized matrix.\n', '    """One quantized matrix.\n')

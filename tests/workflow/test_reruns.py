@@ -37,7 +37,7 @@ CODE: dict[str, tuple[dict, dict[str, int]]] = {
         {"factor": 1, **ALL_THAT_IS_QUANTIZED},
     ),
     "a constant of the quantizer": (
-        {"src/lorcbench/core/quantizer.py": [("_ROWS_AT_ONCE = 256 ", "_ROWS_AT_ONCE = 512 ")]},
+        {"src/lorcbench/core/quantizer.py": [("_CODES_TOGETHER = 8 ", "_CODES_TOGETHER = 16 ")]},
         {"factor": 1, **ALL_THAT_IS_QUANTIZED, "evaluate": 6, "harness": 1},  # which decode what it packs
     ),
     "a constant of the statistics": (

@@ -28,7 +28,7 @@ import torch
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.core.grids import encode, grouped, scale_and_zero_of_range
 
-_ROWS_AT_ONCE = 256  # rows that are packed together, so that they stay in the cache
+_CODES_TOGETHER = 8  # that fill whole bytes, whatever their bits
 
 
 @dataclass(frozen=True)
@@ -175,28 +175,27 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
 
     Code i has bits i · `bits` and on, the lowest first, of its bytes read as one little-endian number.
     """
-    eights = torch.nn.functional.pad(codes, (0, -codes.shape[1] % 8)).unflatten(1, (-1, 8))
+    missing = -codes.shape[1] % _CODES_TOGETHER
+    eights = torch.nn.functional.pad(codes, (0, missing)).unflatten(1, (-1, _CODES_TOGETHER))
     packed = torch.zeros(*eights.shape[:2], bits, dtype=torch.uint8, device=codes.device)
-    for some, into in zip(eights.split(_ROWS_AT_ONCE), packed.split(_ROWS_AT_ONCE), strict=True):
-        for code, byte, shift in _overlaps(bits):  # what a shift moves out of a byte belongs to the one beside it
-            into[..., byte] |= some[..., code] << shift if shift >= 0 else some[..., code] >> -shift
+    for code, byte, shift in _overlaps(bits):  # what a shift moves out of a byte belongs to the one beside it
+        packed[..., byte] |= eights[..., code] << shift if shift >= 0 else eights[..., code] >> -shift
     return packed.flatten(1)
 
 
 def unpack(packed: torch.Tensor, bits: int, width: int) -> torch.Tensor:
     """Codes (rows, width) uint8 out of the bytes that `pack` made."""
     bytes_ = packed.unflatten(1, (-1, bits))
-    eights = torch.zeros(*bytes_.shape[:2], 8, dtype=torch.uint8, device=packed.device)
-    for some, into in zip(bytes_.split(_ROWS_AT_ONCE), eights.split(_ROWS_AT_ONCE), strict=True):
-        for code, byte, shift in _overlaps(bits):
-            into[..., code] |= some[..., byte] >> shift if shift >= 0 else some[..., byte] << -shift
+    eights = torch.zeros(*bytes_.shape[:2], _CODES_TOGETHER, dtype=torch.uint8, device=packed.device)
+    for code, byte, shift in _overlaps(bits):
+        eights[..., code] |= bytes_[..., byte] >> shift if shift >= 0 else bytes_[..., byte] << -shift
     codes = eights.flatten(1).bitwise_and_(2**bits - 1)
     return codes[:, :width].contiguous()  # without what `pack` has added
 
 
 def _overlaps(bits: int) -> Iterator[tuple[int, int, int]]:
     """Of eight codes: (code, byte that holds a part of it, place of the code's lowest bit in that byte)."""
-    for code in range(8):
+    for code in range(_CODES_TOGETHER):
         first = code * bits
         for byte in range(first // 8, (first + bits - 1) // 8 + 1):
             yield code, byte, first - 8 * byte
