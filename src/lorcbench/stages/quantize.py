@@ -119,8 +119,9 @@ def _gptq_propagated(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks
                 hessian_of = from_moments(moments, method, hidden.shape[1])
                 quantized = solve_block(checkpoint, index, hessian_of, blocks.formats[index], method)
                 blocks.write(index, quantized)
-            install_weights(block, quantized.weights())
-            walk.advance(block, hidden)
+            if index + 1 < walk.depth:  # nobody needs what the last block makes
+                install_weights(block, quantized.weights())
+                walk.advance(block, hidden)
 
 
 def _paired(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks: QuantizedBlocks) -> None:
@@ -164,8 +165,9 @@ def _paired_propagated(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, bloc
                 metric_of = statistics.from_observed(moments, {}, "exact")
                 made = pair_block(checkpoint, index, metric_of, fmt, job.method, hidden.shape[1])
                 blocks.write(index, made)
-            install_weights(block, corrected_weights(made, walk.architecture))
-            walk.advance(block, hidden)
+            if index + 1 < walk.depth:
+                install_weights(block, corrected_weights(made, walk.architecture))
+                walk.advance(block, hidden)
 
 
 def _zeroquant(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks: QuantizedBlocks) -> None:
@@ -194,7 +196,7 @@ def _zeroquant(job: Job, checkpoint: Checkpoint, fmt: WeightFormat, blocks: Quan
                 blocks.write(index, quantized)
             if method.block_input == "full_precision":
                 block_inputs.copy_(targets)
-            else:
+            elif index + 1 < walk.depth:
                 install_weights(block, quantized.weights())
                 with rounded_inputs(block, walk.architecture.linear_names, activation):
                     walk.advance(block, block_inputs)
