@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from lorcbench.config.checks import ConfigError
 from lorcbench.config.schema import RuntimeConfig
 from lorcbench.pipeline import plan
 from lorcbench.report.results import CellResult
@@ -79,3 +80,10 @@ def test_the_share_is_in_the_table_and_the_lines_in_the_plan():
     assert {(row["rank"], row["rank_share"]) for row in table} == {(0, ""), (1, 1 / 128), (4, 4 / 128), (16, 16 / 128)}
     text, _ = plan.report(demo, RuntimeConfig(), plan.Machine(2, 8_000, 100_000, 50e9))
     assert text.splitlines()[-3:] == rank_lines(demo)
+
+
+def test_a_rank_above_the_width_is_refused():
+    kept, refused = (f"study.ranks=[0,{rank}]" for rank in (64, 65))
+    assert {cell.rank for cell in load_study("smoke", [kept]).cells} == {0, 64}
+    with pytest.raises(ConfigError, match=r"study.ranks: rank 65 on \S+: expected at most 64, the least width of its linears"):
+        load_study("smoke", [refused])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 from trees import change, run
@@ -70,3 +72,36 @@ def test_other_code_recomputes_what_it_reaches_and_no_more(tree, smoke, what):
     changes, jobs = CODE[what]
     change(tree, changes)
     assert planned(run(tree, smoke, "--dry-run", "--config", "study=smoke")) == jobs
+
+
+# A `results` folder that somebody copied without `.snakemake`
+
+
+def without_records(copy: Path) -> Path:
+    shutil.rmtree(copy / ".snakemake")
+    return copy
+
+
+def test_without_snakemakes_records_finished_results_are_kept(tree, copy):
+    assert planned(run(tree, without_records(copy), "--dry-run", "--config", "study=smoke")) == {}
+
+
+@pytest.mark.parametrize("what", ["a constant of the quantizer", "a constant of the statistics", "the record of lm-eval"])
+def test_without_records_other_code_is_seen_too(tree, copy, what):
+    changes, jobs = CODE[what]
+    change(tree, changes)
+    assert planned(run(tree, without_records(copy), "--dry-run", "--config", "study=smoke")) == jobs
+
+
+def test_without_records_a_rank_that_is_not_measured_is_measured(tree, copy):
+    more = ("--dry-run", "--config", "study=smoke", "name=more", "overrides=study.ranks=[0,8,16]")
+    expected = planned(run(tree, copy, *more))
+    assert expected["evaluate"] > 0
+    assert planned(run(tree, without_records(copy), *more)) == expected
+
+
+@pytest.mark.parametrize("name", ["report.html", "cells.csv", "figures"])
+def test_a_missing_page_is_made_again(tree, copy, name):
+    place = copy / "results/smoke" / name
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
+    assert planned(run(tree, copy, "--dry-run", "--config", "study=smoke")) == {"report": 1}

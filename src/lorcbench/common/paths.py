@@ -12,7 +12,7 @@ from typing import Any
 CACHE = "results/cache"
 LOCK = "results/.lock"
 OWNER = "results/.owner"
-RECOMPUTE = "results/.recompute"  # an input of jobs whose results another device computed, while one is asked for by name
+RECOMPUTE = "results/.recompute"  # an input of jobs whose results are here but not what the run asks for
 DIGESTS = "results/.digests"  # recorded digests of large files
 MLFLOW = "results/mlflow.db"
 MLFLOW_ARTIFACTS = "results/mlflow-artifacts"

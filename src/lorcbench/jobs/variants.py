@@ -69,7 +69,7 @@ def bring_up_to_date(job: Job, settings: dict, about: dict, open_model: Callable
     job.use(PREPARE)
     if job.names.method != "none":
         job.use(QUANTIZE)
-    identity = {"stage": job.stage, "settings": settings}
+    identity = {"stage": job.stage, "settings": settings, "code": code_version(job.stage), "threads": job.threads}
     marks = {variant: mark(job, variant, settings) for variant in job.config.variants}
     before, outdated = _finished(job)
     kept = {

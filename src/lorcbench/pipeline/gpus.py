@@ -1,4 +1,4 @@
-"""What a run of the workflow computes on, and which finished results of the other kind of device it computes again."""
+"""What a run of the workflow computes on, and which finished results the other kind of device computed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from lorcbench.common.artifacts import ArtifactError, read_json
-from lorcbench.common.gpus import AUTO, CPU, CUDA, Choice, GpuError, choose, computed_on
-from lorcbench.common.paths import RECOMPUTE
+from lorcbench.common.gpus import CPU, CUDA, Choice, GpuError, choose, computed_on
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.schema import RuntimeConfig
 from lorcbench.study.cells import Study
-from lorcbench.study.graph import jobs_of, upstream
+from lorcbench.study.graph import jobs_of
 from lorcbench.study.stages import EVALUATE, HARNESS, StageJob
 
 
@@ -50,40 +49,7 @@ def plan_lines(study: Study, choice: Choice) -> list[str]:
     return [*lines, f"computes on {choice.line()}" + (f"; jobs that are done: {done}" if done else "")]
 
 
-class Recomputed:
-    """Jobs whose finished results another kind of device computed than the one that the user named.
-
-    With ``runtime.device=auto`` there is none: a finished result counts, whatever computed it. Snakemake runs a job again if an
-    input is newer than its result. So each of these jobs gets one input more, a file that is newer than all such results. After
-    the job has run its result is of the right device, and the file no longer an input.
-
-    Make this while Snakemake parses: later it does not look at the file again.
-
-    Args:
-        setting: ``runtime.device``, as the user gave it.
-    """
-
-    def __init__(self, setting: str, study: Study) -> None:
-        results = [] if setting == AUTO else [path for job in _jobs(study) if (path := _of_another(job, setting, study))]
-        self._folders = {path.parent for path in results}
-        # The node of a cluster finds it newer already: touched again, it would be newer than what other nodes made meanwhile.
-        newer = Path(RECOMPUTE)
-        if results and not (newer.exists() and newer.stat().st_mtime > max(path.stat().st_mtime for path in results)):
-            newer.touch()
-
-    def inputs(self, job: StageJob) -> list[str]:
-        """The file that makes `job` run again, if it is one of them."""
-        return [RECOMPUTE] if job.folder in self._folders else []
-
-
-def _jobs(study: Study) -> list[StageJob]:
-    """All jobs of a study that compute on a device, each once."""
-    ends = [StageJob(EVALUATE, study.wildcards(cell)) for cell in study.cells]
-    ends += [StageJob(HARNESS, study.wildcards(cell)) for cell in study.harness]
-    return [job for job in upstream(study, *ends) if job.stage.on_device]
-
-
-def _of_another(job: StageJob, device: str, study: Study) -> Path | None:
+def of_another(job: StageJob, device: str, study: Study) -> Path | None:
     """The result of a job if another kind of device computed what the study needs of it."""
     path, ranks = job.folder / "result.json", None
     if job.stage in (EVALUATE, HARNESS):

@@ -24,12 +24,15 @@ from lorcbench.data import task_files, texts
 from lorcbench.pipeline import checks, exports, gpus, lifecycle, plan
 from lorcbench.pipeline.closing import Closing
 from lorcbench.pipeline.console import Expected
+from lorcbench.pipeline.outdated import Outdated
 from lorcbench.pipeline.resources import Resources
 from lorcbench.study import given, graph, naming
 from lorcbench.study.cells import Cell
 from lorcbench.study.expansion import load_study
 from lorcbench.study.exports import PUBLISHED
 from lorcbench.study.stages import EXPORT, HARNESS, MODELS, PREPARE, QUANTIZE, STAGES, TASK, TEXT, StageJob
+
+_PAGE = ("report.html", "cells.csv", "scorecard.csv", "figures")  # what the rule report makes in the study's folder
 
 
 class Pipeline:
@@ -41,7 +44,7 @@ class Pipeline:
         study: the expanded study.
         folder: of its page and its tables.
         complete: the file that says that the study is finished.
-        targets: what the run is to make: that file, or the exports that were asked for.
+        targets: what the run is to make: that file and the page, or the exports that were asked for.
         exports: the results of these exports.
         resources: what its jobs ask for.
         lifecycle: its start and its end.
@@ -69,11 +72,12 @@ class Pipeline:
         self._runtime = OmegaConf.to_object(composed.runtime)
         self.choice = gpus.chosen(self._runtime, local)
         lifecycle.set_environment(runtime, self.choice)
-        self._recomputed = gpus.Recomputed(self._runtime.device, self.study)
+        self._outdated = Outdated(self._runtime, self.study)
         OmegaConf.to_object(composed.tracking)  # checked before the first job, not after the last
         self.folder = paths.STUDY.format(study=self.study.name)
         self.complete = f"{self.folder}/.complete"
-        self.targets = [self.complete]
+        # All that the last rule makes: of files that are missing Snakemake sees those alone that somebody asks for.
+        self.targets = [self.complete, *(f"{self.folder}/{name}" for name in _PAGE)]
         self.closing = Closing(self.folder, self.complete)
         self.exports: list[str] = []
         self._settings_given = settings
@@ -140,7 +144,7 @@ class Pipeline:
         def ask(wildcards: Any) -> list[str]:
             names = Wildcards.of(wildcards)
             jobs = graph.inputs(self.study, StageJob(STAGES[stage], names))
-            again = self._recomputed.inputs(StageJob(STAGES[stage], names))
+            again = self._outdated.inputs(StageJob(STAGES[stage], names))
             return [*(f"{job.folder}/result.json" for job in jobs), *again]
 
         return ask

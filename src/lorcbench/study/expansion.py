@@ -185,6 +185,7 @@ def _expand(request: _Request) -> tuple[list[Cell], list[tuple[str, str]], list[
             continue
         if cell.model not in widths:
             widths[cell.model] = places.widths(model_config(cell.model, request.folders))
+        _check_rank(cell, widths[cell.model])
         if bad := _indivisible(request, cell, widths[cell.model]):
             indivisible[cell.model, bad] = None
         else:
@@ -343,6 +344,13 @@ def _indivisible(request: _Request, cell: Cell, widths: tuple[int, ...]) -> str 
                     raise ConfigError(f"{fmt} on {cell.model}: {wrong}; expected {groups.that_divide(widths)}")
                 return str(fmt)
     return None
+
+
+def _check_rank(cell: Cell, widths: tuple[int, ...]) -> None:
+    """Refuse a rank that no matrix of so few inputs has."""
+    if widths and cell.rank > min(widths):
+        expected = f"expected at most {min(widths)}, the least width of its linears"
+        raise ConfigError(f"study.ranks: rank {cell.rank} on {cell.model}: {expected}")
 
 
 def _matches(cell: Cell, chosen: GridConfig) -> bool:
