@@ -42,7 +42,7 @@ def test_one_command_from_a_finished_study_to_a_model_that_answers(copy):
     assert len(found["generated"]) == 20
     assert found["text"].strip()
     parts = (
-        "] writing 2 blocks as merged",
+        "] writing 2 blocks as ",
         "] loading it with transformers",
         "] measuring the same text",
         "tensors equal to the bit",

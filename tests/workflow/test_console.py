@@ -128,7 +128,8 @@ def test_a_job_that_says_why_it_failed_is_not_said_to_have_failed_by_others(logg
     logger.handlers[0].addFilter(lambda record: getattr(record, "event", None) != LogEvent.JOB_ERROR)
     console = install(logger)
     console.expect({1: Expected("tokens a", "tokens", 1.0, tmp_path / "run.json")})
-    assert fail(logger, 1, "returned non-zero exit status 1") == ""
+    for ending in ("returned non-zero exit status 1", "returned non-zero exit status 2", "died with <Signals.SIGINT: 2>"):
+        assert fail(logger, 1, ending) == ""
     killed = "tokens a failed: it was killed (SIGKILL), most often because memory ran out; log: x/log.txt"
     for ending in ("died with <Signals.SIGKILL: 9>", "returned non-zero exit status 137"):
         assert fail(logger, 1, ending, "x/log.txt") == killed
@@ -137,7 +138,7 @@ def test_a_job_that_says_why_it_failed_is_not_said_to_have_failed_by_others(logg
     logger.error("MissingOutputException", extra={"event": LogEvent.ERROR})
     assert re.search(r"77; log: \|+MissingOutputException\|$", logger.handlers[0].stream.getvalue())
     heard = [record.getMessage() for record in logger.handlers[1].buffer]
-    assert sum("CalledProcessError" in message for message in heard) == 4
+    assert sum("CalledProcessError" in message for message in heard) == 6
 
 
 def test_a_job_on_a_cluster_says_why_it_failed_by_what_it_left(logger, tmp_path):

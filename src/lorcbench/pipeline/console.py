@@ -40,7 +40,8 @@ _FAILED = re.compile(
     r"(?:returned non-zero exit status (?P<code>\d+)|died with <Signals\.(?P<name>\w+))",
     re.DOTALL,
 )
-_SPOKEN = {"1", "2", "130"}  # exit codes of a stage, or of Python, that has said what is wrong, or was interrupted
+_SPOKEN = {"1", "2"}  # exit codes of a stage, or of Python, that has said what is wrong
+_INTERRUPTED = {"130", "SIGINT"}  # by Ctrl-C, of which nothing is to be said
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ class Console(logging.Formatter):
         knows which failed, but for what they left.
         """
         ending = self._endings.pop(record.thread, None)
-        if ending in _SPOKEN:
+        if ending in _SPOKEN | _INTERRUPTED:
             return []
         if event == LogEvent.GROUP_ERROR:
             jobs = [(self._jobs.get(one["jobid"]), one["log"]) for one in record.job_error_info]
