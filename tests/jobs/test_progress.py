@@ -20,3 +20,12 @@ def test_where_the_terminal_is_a_file_there_is_a_line_per_minute(is_terminal, li
         job.progress(done, 1000, "step")
         now[0] += 20.0
     assert len(said) == lines
+
+
+def test_a_phase_is_said_at_once_and_logged(monkeypatch, capsys):
+    job = Job("export", ["model=opt-standin-xs", "method=rtn", "weight=w3-asym-row"])
+    logged = []
+    monkeypatch.setattr(job, "log", logged.append)
+    job.phase("loading it")
+    assert logged == ["loading it"]
+    assert capsys.readouterr().err.endswith("] loading it\n")

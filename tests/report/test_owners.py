@@ -186,13 +186,11 @@ def test_a_project_elsewhere_writes_into_itself_and_finds_its_old_files(tmp_path
 def test_the_line_of_make_ui_mends_a_store_that_was_moved(tmp_path, monkeypatch, capsys):
     project(tmp_path / "before")
     (tmp_path / "before/results/tiny/track").mkdir(parents=True)
-    (tmp_path / "before/results/tiny/track/pages.txt").write_text(
-        "tiny, table: /#/experiments/1/runs\ntiny, charts: http://else/#/x\n"
-    )
+    (tmp_path / "before/results/tiny/track/pages.txt").write_text("tiny, table: /#/experiments/1/runs\n")
     (tmp_path / "before").rename(tmp_path / "after")
     monkeypatch.chdir(tmp_path / "after")
     ui.main("http://127.0.0.1:5000")
-    assert capsys.readouterr().out == "tiny, table: http://127.0.0.1:5000/#/experiments/1/runs\ntiny, charts: http://else/#/x\n"
+    assert capsys.readouterr().out == "study tiny:\n  http://127.0.0.1:5000/#/experiments/1/runs\n"
     inside = str(tmp_path / "after/results/mlflow-artifacts/")
     assert all(place.startswith(inside) for place in places(tmp_path / "after/results/mlflow.db"))
     monkeypatch.chdir(tmp_path)

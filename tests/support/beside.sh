@@ -1,5 +1,6 @@
 #!/bin/sh
-# Run targets of make side by side. Each says what it found when it ends; one that failed says it last, where it is seen.
+# Run targets of make side by side. Each says what it found when it ends; those that failed say it last, and behind all of them
+# stands which tests failed, where it is seen.
 #   sh tests/support/beside.sh check-tensors check-rest
 logs=$(mktemp -d) || exit
 trap 'rm -rf "$logs"' EXIT
@@ -18,4 +19,10 @@ for target; do
     failed="$failed $target"
   fi
 done
-[ -z "$failed" ] || { echo "failed:$failed"; exit 1; }
+[ -n "$failed" ] || exit 0
+echo
+echo "failed:$failed"
+for target in $failed; do
+  grep -E '^(FAILED|ERROR) ' "$logs/$target"
+done
+exit 1

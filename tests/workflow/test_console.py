@@ -106,6 +106,69 @@ def test_what_is_left_follows_what_jobs_of_a_stage_took():
     assert [duration(seconds) for seconds in (2, 84, 300, 9000)] == ["10 s", "80 s", "5 min", "2.5 h"]
 
 
+COMMAND = """RuleException:
+CalledProcessError in file "workflow/rules/prepare.smk", line 90:
+Command 'set -euo pipefail;  exec python -m lorcbench.stages tokens model=a eval=b' {}."""
+
+
+def fail(logger, number: int, ending: str, log: str = "") -> str:
+    """What the terminal says when a job's command ends so; "" for a job that ran elsewhere."""
+    stream = logger.handlers[0].stream
+    stream.truncate(0)
+    stream.seek(0)
+    if ending:
+        logger.error(COMMAND.format(ending), extra={"event": LogEvent.ERROR, "exception": "RuleException"})
+    about = {"event": LogEvent.JOB_ERROR, "jobid": number, "log": [log], "indent": False}
+    logger.error("Error in rule tokens, jobid: %s", number, extra=about)
+    return stream.getvalue().strip("|")
+
+
+def test_a_job_that_says_why_it_failed_is_not_said_to_have_failed_by_others(logger, tmp_path):
+    # As Snakemake's own: it hides failed jobs where it does not print jobs.
+    logger.handlers[0].addFilter(lambda record: getattr(record, "event", None) != LogEvent.JOB_ERROR)
+    console = install(logger)
+    console.expect({1: Expected("tokens a", "tokens", 1.0, tmp_path / "run.json")})
+    for ending in ("returned non-zero exit status 1", "returned non-zero exit status 2", "died with <Signals.SIGINT: 2>"):
+        assert fail(logger, 1, ending) == ""
+    killed = "tokens a failed: it was killed (SIGKILL), most often because memory ran out; log: x/log.txt"
+    for ending in ("died with <Signals.SIGKILL: 9>", "returned non-zero exit status 137"):
+        assert fail(logger, 1, ending, "x/log.txt") == killed
+    assert "exit code 77" in fail(logger, 1, "returned non-zero exit status 77")
+    logger.error("WorkflowError:\nAt least one job did not complete successfully.", extra={"event": LogEvent.ERROR})
+    logger.error("MissingOutputException", extra={"event": LogEvent.ERROR})
+    assert re.search(r"77; log: \|+MissingOutputException\|$", logger.handlers[0].stream.getvalue())
+    heard = [record.getMessage() for record in logger.handlers[1].buffer]
+    assert sum("CalledProcessError" in message for message in heard) == 6
+
+
+def test_a_job_on_a_cluster_says_why_it_failed_by_what_it_left(logger, tmp_path):
+    install(logger).expect({n: Expected(f"tokens {n}", "tokens", 1.0, record(tmp_path, n, 1.0), False) for n in (1, 2, 3)})
+    (tmp_path / "2/failed.json").write_text(json.dumps({"reason": "a text of 3 tokens"}))
+    assert fail(logger, 1, "", "1/log.txt") == "tokens 1 failed: it left no reason; log: 1/log.txt"
+    assert fail(logger, 2, "", "2/log.txt") == "tokens 2 failed: a text of 3 tokens; log: 2/log.txt"
+    jobs = [{"jobid": number, "log": [f"{number}/log.txt"]} for number in (1, 2)]
+    about = {"event": LogEvent.GROUP_ERROR, "job_error_info": jobs, "aux_logs": ["slurm/7.log"]}
+    logger.error("Error in group 7", extra=about)  # of its jobs one failed, and the next did not start
+    said = logger.handlers[0].stream.getvalue().strip("|").split("|")
+    assert said[1:] == ["tokens 2 failed: a text of 3 tokens; log: 2/log.txt"]
+    about["job_error_info"] = jobs[:1]
+    logger.error("Error in group 7", extra=about)
+    assert logger.handlers[0].stream.getvalue().endswith("tokens 1 failed: its submission left no reason; log: slurm/7.log|")
+
+
+def test_a_dry_run_has_one_table_and_no_advice_to_keep_stale_results(logger):
+    install(logger)
+    for _ in range(2):
+        logger.info("Job stats:\nlorc 3", extra={"event": LogEvent.RUN_INFO})
+    logger.info(
+        "Some jobs were triggered by provenance information, … wipe its metadata … 'snakemake --cleanup-metadata <outfile>'. "
+    )
+    logger.info("Rules with provenance triggered jobs: lorc quantize\n")
+    table, changed = filter(None, logger.handlers[0].stream.getvalue().split("|"))
+    assert table == "Job stats:\nlorc 3"
+    assert changed.strip() == "jobs of these rules run again, since their code, settings or files changed: lorc quantize"
+
+
 CONF = {
     "text/ours.yaml": "# Ours.\nsource: file\npath: book.txt\nlines: whole\n",
     "eval/ours.yaml": "# Ours.\ncorpora: {book: {text: ours}}\nwindow: 64\n",

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 
 import code_pages
@@ -17,11 +18,16 @@ from runs import ROOT, skip_or_fail
 from trees import diffs, why_not
 
 from lorcbench.config import compose
-from lorcbench.report import budget, tables
+from lorcbench.pipeline.closing import SUMMARY
+from lorcbench.report import budget, shared, tables
+from lorcbench.report.claims import Verdict
+from lorcbench.stages.report import ATTACHED
+from lorcbench.study import started
 from lorcbench.study.expansion import load_study
 from lorcbench.study.stages import STAGES
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CELLS = ROOT / "docs/reference-cells.md"
 PATH = re.compile(r"`((?:src|tests|conf|workflow|docs|benchmarks|profiles)/[\w./-]*[\w/])`")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)(?:#[^)]*)?\)")
 ANCHOR = re.compile(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)")
@@ -120,6 +126,23 @@ def test_every_column_of_a_table_of_results_is_explained():
     assert _first_column("reference-cells.md", "cells.csv") == set(tables.COLUMNS)
     assert _first_column("reference-cells.md", "tasks.csv") == set(tables.HARNESS_COLUMNS)
     assert _first_column("reference-cells.md", "recommended.csv") == set(budget.COLUMNS)
+    assert _first_column("reference-cells.md", "recommended-shared.csv") == set(shared.COLUMNS)
+    assert _first_column("reference-cells.md", "claims.json") == {field.name for field in fields(Verdict)}
+
+
+def _files_of_a_study() -> set[str]:
+    """The files and folders of results/STUDY that its reference names."""
+    rows = re.findall(r"^\| (`.+?) \|", CELLS.read_text(encoding="utf-8").partition("\n## ")[0], re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`([\w.-]+)`", row)}
+
+
+def test_every_file_that_the_report_writes_is_explained():
+    assert {*ATTACHED, SUMMARY, started.COMMAND} - _files_of_a_study() == set()
+
+
+def test_every_file_of_a_finished_study_is_explained(smoke):
+    there = {file.name for file in (smoke / "results/smoke").iterdir() if not file.name.startswith(".")}
+    assert there - _files_of_a_study() == set()
 
 
 def test_every_kind_of_result_is_explained():

@@ -41,9 +41,10 @@ def test_a_damaged_record_is_measured_again_and_nothing_else_is_lost(monkeypatch
     ("rates", "said", "silent"),
     [
         (Rates(1e9, 1e9, 4e9), "bfloat16 is up to 4.0 times as fast", "stay with float32"),
-        (Rates(2e9, 1e9, 1e9), "bfloat16 is 2.0 times as slow here: stay with float32", "numpy_linears"),
+        (Rates(2e9, 1e9, 1e9), "bfloat16 is 2.0 times as slow here: stay with float32", "No setting"),
         (Rates(1e9, 1e9, 1.1e9), "bfloat16 is no faster here: stay with float32", "times as"),
-        (Rates(1e9, 1.6e9, 1e9), "PyTorch's library multiplies float32 1.6 times as fast", "up to"),
+        (Rates(1e9, 1.6e9, 1e9), "PyTorch's library multiplies float32 1.6 times as fast", "lorcbench."),
+        (Rates(1e9, 1.6e9, 1e9), "No setting changes that; a GPU (device=cuda) uses neither", "up to"),
     ],
 )
 def test_the_faster_type_and_library_are_named(rates, said, silent):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from itertools import pairwise
 
@@ -119,8 +120,16 @@ def test_jobs_ask_for_more_with_every_attempt():
         assert second in (2 * first, 2 * first + 1)
 
 
-def test_short_times_are_in_minutes_and_one_is_singular():
-    assert [plan._duration(seconds) for seconds in (0, 5, 60, 95, 5399, 5400)] == [
-        *("0 minutes", "1 minute", "1 minute", "2 minutes", "90 minutes"),
+def test_times_are_in_the_unit_in_which_they_are_not_zero_and_one_is_singular():
+    assert [plan._duration(seconds) for seconds in (0, 1, 60, 95, 5399, 5400)] == [
+        *("0 seconds", "1 second", "60 seconds", "2 minutes", "90 minutes"),
         "1.5 hours",
     ]
+    assert [plan._short(seconds) for seconds in (0, 1, 95, 5399, 5400)] == ["0 s", "1 s", "1.6 min", "90.0 min", "1.5 h"]
+
+
+def test_short_stages_of_a_long_study_have_a_time_too():
+    text, _ = plan.report(load_study("lorc", ["study.models=[opt-6.7b]"]), RuntimeConfig(), MACHINE)
+    times = re.findall(r"^\w+ +\d+ +0 +([\d.]+) (s|min|h) ", text, re.MULTILINE)
+    assert {unit for _, unit in times} >= {"s", "h"}
+    assert all(float(number) > 0 for number, _ in times)

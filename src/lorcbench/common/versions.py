@@ -33,7 +33,7 @@ MACHINERY = (
 _HASHED = {"lorcbench.config.families"}
 # What every stage runs under and none imports: the number of kernel threads changes the last bits of sums.
 _UNDER_EVERY_STAGE = "lorcbench.jobs.threads"
-_SAID = {"log", "progress"}  # methods of a job whose words reach no result
+_SAID = {"log", "progress", "phase"}  # methods of a job whose words reach no result
 
 
 @cache
@@ -88,7 +88,7 @@ def _imports(tree: ast.Module) -> list[str]:
 
 
 class _WithoutWords(ast.NodeTransformer):
-    """Takes out what is said to people: docstrings, messages of exceptions, and the texts of log and progress lines."""
+    """Takes out what is said to people: docstrings, messages of exceptions, and what a log or the terminal is told."""
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         body = getattr(node, "body", None)

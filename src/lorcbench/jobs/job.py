@@ -247,6 +247,11 @@ class Job:
                 self._told = time.monotonic()
                 self.say(line.text)
 
+    def phase(self, what: str) -> None:
+        """Say which part of a long stage begins, on the terminal and in the log."""
+        self.log(what)
+        self.say(what)
+
     def say(self, line: str) -> None:
         """One line on the terminal, after the job's title."""
         print(f"[{self.title}] {line}", file=sys.stderr, flush=True)

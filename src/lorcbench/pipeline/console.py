@@ -4,6 +4,8 @@
 
     [ 22/240] quantize opt-standin-s gptq w3-asym-g32, 3.2 s; run: about 4 min left
 
+A job that fails is one line too, with the path of its log: its own, or, where nobody can hear the job, what it left in a file.
+
 Only the handler that writes to the terminal is changed. Every event still reaches Snakemake's log file and its logger plugins.
 """
 
@@ -11,19 +13,35 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals
 
 from snakemake_interface_logger_plugins.common import LogEvent
 
+_FAILURES = (LogEvent.JOB_ERROR, LogEvent.GROUP_ERROR)
+_CLOCKS = 60.0  # seconds by which the clock of a node may be behind
 _HANDLER = "DefaultStreamHandler"  # Snakemake's name for the handler that writes to the terminal; a plugin may have replaced it
 _FEWEST = 3  # finished jobs before the end of the run is estimated
 _KNOWN = 0.5  # of the time that is left by the plan, the share of stages that have finished a job, below which nothing is said
 _NOTHING = "Nothing to be done"
+# What Snakemake advises after a change, which would keep the stale results; and its list of rules, in its own words.
+_ADVICE = "Some jobs were triggered by provenance information"
+_CHANGED = "Rules with provenance triggered jobs: "
+_ALL_TOLD = "WorkflowError:\nAt least one job did not complete successfully."  # after everything else has been said
+# How Snakemake says that the command of a stage failed, behind the stage's own line, which is better.
+_FAILED = re.compile(
+    r"CalledProcessError.*-m lorcbench\.stages .*"
+    r"(?:returned non-zero exit status (?P<code>\d+)|died with <Signals\.(?P<name>\w+))",
+    re.DOTALL,
+)
+_SPOKEN = {"1", "2"}  # exit codes of a stage, or of Python, that has said what is wrong
+_INTERRUPTED = {"130", "SIGINT"}  # by Ctrl-C, of which nothing is to be said
 
 
 @dataclass(frozen=True)
@@ -35,12 +53,14 @@ class Expected:
         stage: its rule.
         seconds: what the plan says that it takes.
         record: the file in which it will say how long it took; None for a rule that starts no stage.
+        is_heard: whether what it prints reaches this terminal.
     """
 
     title: str
     stage: str
     seconds: float
     record: Path | None
+    is_heard: bool = True
 
     def taken(self) -> float | None:
         """Seconds that it took; None if it does not say."""
@@ -48,6 +68,18 @@ class Expected:
             with suppress(OSError, ValueError, KeyError, TypeError):
                 return float(json.loads(self.record.read_text(encoding="utf-8"))["seconds"])
         return None
+
+    def reason(self, since: float) -> str | None:
+        """Why it failed, as it wrote down after a time of `time.time`; None if it did not."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            file = self.record.with_name("failed.json") if self.record else Path()
+            if file.stat().st_mtime >= since:
+                return str(json.loads(file.read_text(encoding="utf-8"))["reason"])
+        return None
+
+    def failure(self, reason: str, logs: list[str]) -> str:
+        """The line of this job if it failed."""
+        return f"{self.title} failed: {reason}; log: {', '.join(map(str, logs))}"
 
 
 class Console(logging.Formatter):
@@ -67,10 +99,14 @@ class Console(logging.Formatter):
         self._finished: list[tuple[int, str]] = []  # since the latest count: its number in Snakemake, and what Snakemake says
         self.answer: Callable[[], str] | None = None
         self._remaining = Remaining({}, 0.0)
+        self._began = 0.0
+        self._table = ""  # of the jobs that are to run, as it was printed
+        self._endings: dict[int | None, str] = {}  # of a stage's command whose error is due: by thread, its exit code or signal
 
     def expect(self, jobs: dict[int, Expected]) -> None:
         """Take the jobs of a run that begins now, by their number in Snakemake."""
         self._jobs = dict(jobs)
+        self._began = time.time() - _CLOCKS
         self._remaining = Remaining(jobs, time.monotonic())
 
     def format(self, record: logging.LogRecord) -> str:
@@ -81,11 +117,50 @@ class Console(logging.Formatter):
             return ""
         if event == LogEvent.PROGRESS:
             return "\n".join(self._lines(record.done, record.total))
-        if event == LogEvent.JOB_STARTED or (event is None and str(record.msg).startswith("Select jobs")):
-            return ""  # they say nothing that is not said better here
-        if self.answer and event is None and str(record.msg).startswith(_NOTHING):
-            return f"{self._formatter.format(record)}\n{self.answer()}".rstrip()
-        return self._formatter.format(record)
+        if event in _FAILURES:
+            return "\n".join(self._failures(event, record))
+        if self._is_said_better(event, record):
+            return ""
+        text = self._formatter.format(record)
+        if event is None and text.startswith(_CHANGED):
+            return f"jobs of these rules run again, since their code, settings or files changed: {text[len(_CHANGED) :]}"
+        if self.answer and event is None and text.startswith(_NOTHING):
+            return f"{text}\n{self.answer()}".rstrip()
+        return text
+
+    def _is_said_better(self, event: LogEvent | None, record: logging.LogRecord) -> bool:
+        """Whether a line of Snakemake's says nothing that is not said better here, or was said already."""
+        message = str(record.msg)
+        if event == LogEvent.RUN_INFO:  # a dry run prints its table before and after it goes through the jobs
+            again, self._table = message == self._table, message
+            return again
+        if event == LogEvent.ERROR and self._jobs and (found := _FAILED.search(message)):  # a node of a cluster knows no jobs
+            self._endings[record.thread] = found["code"] or found["name"]
+            return True
+        if event == LogEvent.ERROR:
+            return message == _ALL_TOLD
+        return event == LogEvent.JOB_STARTED or (event is None and message.startswith(("Select jobs", _ADVICE)))
+
+    def _failures(self, event: LogEvent, record: logging.LogRecord) -> list[str]:
+        """A line for each job that failed, unless it has said why on this terminal.
+
+        The thread that reports a job on this machine has just said how its command ended. Of the jobs of one submission nobody
+        knows which failed, but for what they left.
+        """
+        ending = self._endings.pop(record.thread, None)
+        if ending in _SPOKEN | _INTERRUPTED:
+            return []
+        if event == LogEvent.GROUP_ERROR:
+            jobs = [(self._jobs.get(one["jobid"]), one["log"]) for one in record.job_error_info]
+            reasons = [job.failure(reason, log) for job, log in jobs if job and (reason := job.reason(self._began))]
+            return reasons or [
+                job.failure("its submission left no reason", record.aux_logs or log) for job, log in jobs[:1] if job
+            ]
+        job = self._jobs.get(record.jobid)
+        if job is None or record.indent or (ending is None and job.is_heard):  # indented is each job of a submission
+            return []
+        reason = _unsaid(ending) if ending else job.reason(self._began) or "it left no reason"
+        return [job.failure(reason, record.log)]
 
     def _lines(self, done: int, total: int) -> list[str]:
         """A line for each job that has finished since the latest count; several of a cluster may finish together."""
@@ -150,6 +225,27 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def _unsaid(ending: str) -> str:
+    """What is said of a job that could not say what happened, by the exit code or the signal of its command."""
+    signals = {str(128 + signal): signal.name for signal in Signals}  # as a shell reports them
+    name = signals.get(ending, ending)
+    if name == "SIGKILL":
+        return "it was killed (SIGKILL), most often because memory ran out"
+    return f"it was ended by {name}" if name.startswith("SIG") else f"its command ended with exit code {ending}"
+
+
+class _Hearing(logging.Filter):
+    """The filters of a handler, but failed jobs pass: Snakemake's filter hides them where it does not print the jobs."""
+
+    def __init__(self, filters: list) -> None:
+        super().__init__()
+        self._inner = logging.Filterer()
+        self._inner.filters = filters
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return getattr(record, "event", None) in _FAILURES or bool(self._inner.filter(record))
+
+
 def install(logger: logging.Logger) -> Console | None:
     """Let a logger of Snakemake speak so on the terminal; None if a plugin has the terminal."""
     for handler in logger.handlers:
@@ -157,5 +253,7 @@ def install(logger: logging.Logger) -> Console | None:
             inner = handler.formatter
             console = Console(inner._formatter if isinstance(inner, Console) else inner)
             handler.setFormatter(console)
+            if not isinstance(inner, Console):
+                handler.filters = [_Hearing(handler.filters)]
             return console
     return None

@@ -30,6 +30,7 @@ from lorcbench.study.stages import STAGES, StageJob, sensitivities, spectra
 
 _SMALL = {"tokens": Estimate(600, 0, 30), "gate": Estimate(100, 0, 0), "gate_half": Estimate(100, 0, 0)}  # alike for all models
 _LONG = 5400  # seconds, from which times are spelled in hours
+_SHORT = 90  # seconds, up to which they are spelled in seconds
 _START = 2.0  # seconds of a job that are no arithmetic
 _SHARE_OF_PRODUCTS = 0.5  # of the rate of products, what a job gets done with all that it does beside them
 USUAL_RATE = 30e9  # floating-point operations per second that any core gets done
@@ -195,17 +196,15 @@ def report(study: Study, runtime: RuntimeConfig, machine: Machine) -> tuple[str,
 def _table(planned: list[PlannedJob], runtime: RuntimeConfig, machine: Machine, corrected: dict[str, float]) -> list[str]:
     """A line per rule: its jobs, and what those that are to do take; GPU memory too if the jobs use a GPU."""
     on_gpu = runtime.device == "cuda"
-    total = sum(_seconds(job, runtime, machine, corrected) for job in planned if job.takes and not job.done)
-    unit, size = ("minutes", 60) if total < _LONG else ("hours", 3600)
-    head = f"{'stage':19}{'jobs':>7}{'done':>7}{unit:>10}{'peak GiB':>10}{'disk GiB':>10}"
+    head = f"{'stage':19}{'jobs':>7}{'done':>7}{'time':>10}{'peak GiB':>10}{'disk GiB':>10}"
     lines = [head + f"{'GPU GiB':>10}" if on_gpu else head]
     counts, done = Counter(job.rule for job in planned), Counter(job.rule for job in planned if job.done)
     for rule in counts:
         waiting = [job for job in planned if job.rule == rule and job.takes and not job.done]
-        times = sum(_seconds(job, runtime, machine, corrected) for job in waiting) / size
+        time_ = _short(sum(_seconds(job, runtime, machine, corrected) for job in waiting))
         takes = [job.takes for job in waiting]
         peak, written = max((one.memory for one in takes), default=0), sum(one.disk for one in takes)
-        line = f"{rule:19}{counts[rule]:7}{done[rule]:7}{times:10.1f}{peak / 1024:10.1f}{written / 1024:10.1f}"
+        line = f"{rule:19}{counts[rule]:7}{done[rule]:7}{time_:>10}{peak / 1024:10.1f}{written / 1024:10.1f}"
         gpu = max((one.gpu for one in takes), default=0)
         lines.append(line + f"{gpu / 1024:10.1f}" if on_gpu else line)
     return lines
@@ -308,6 +307,14 @@ def _dtype(job: PlannedJob) -> str:
 
 
 def _duration(seconds: float) -> str:
+    """A time in a sentence."""
     if seconds >= _LONG:
         return f"{seconds / 3600:.1f} hours"
-    return counted(max(round(seconds / 60), int(seconds > 0)), "minute")
+    return counted(round(seconds), "second") if seconds < _SHORT else counted(round(seconds / 60), "minute")
+
+
+def _short(seconds: float) -> str:
+    """A time in a table, in the unit in which it does not round to zero."""
+    if seconds >= _LONG:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds:.0f} s" if seconds < _SHORT else f"{seconds / 60:.1f} min"

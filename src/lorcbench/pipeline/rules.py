@@ -81,6 +81,7 @@ class Pipeline:
         self.closing = Closing(self.folder, self.complete)
         self.exports: list[str] = []
         self._settings_given = settings
+        self._is_local = local
         self.resources = Resources(self.study, self._runtime, self.choice)
         self.lifecycle = lifecycle.Lifecycle(self._runtime.threads, Path(self.complete), self._study_arguments())
         self._params: dict[tuple, str] = {}
@@ -112,7 +113,8 @@ class Pipeline:
         if rule not in STAGES:
             return Expected(rule, rule, 0.0, None)
         record = Path(job.log[0]).with_name("run.json")
-        return Expected(names.title(rule), rule, self.resources.seconds(rule, names), record)
+        is_heard = self._is_local or not job.is_local
+        return Expected(names.title(rule), rule, self.resources.seconds(rule, names), record, is_heard)
 
     # Where a stage's files lie: patterns with Snakemake's wildcards
 

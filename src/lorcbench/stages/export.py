@@ -13,6 +13,7 @@ import torch
 from lorcbench.common.artifacts import fingerprint, read_json
 from lorcbench.common.gpus import CPU
 from lorcbench.common.paths import Wildcards
+from lorcbench.common.spelling import counted
 from lorcbench.config import compose
 from lorcbench.jobs import inputs, records, sources
 from lorcbench.jobs.export import check, folder
@@ -47,7 +48,8 @@ def main(job: Job) -> None:
     part.mkdir()
     weights = inputs.CellWeights(_factor_names(job), job.weight_format, checkpoint, cell.lorc, cell.rank)
     exported = ExportedCell(weights, job.names.export, job.activation_format)
-    digests = folder.write(exported, part, lambda done, total: job.progress(done, 2 * total, "block"))
+    job.phase(f"writing {counted(checkpoint.depth, 'block')} as {job.names.export}")
+    digests = folder.write(exported, part, lambda done, total: job.progress(done, total, "exporting block"))
     agreement = _checked(job, exported, part, digests)
     card = _card(job, cell, exported, agreement, part)
     (part / "README.md").write_text(cards.render(card), encoding="utf-8")
@@ -111,9 +113,12 @@ def _checked(job: Job, exported: ExportedCell, part: Path, digests: dict[str, st
     """
     verify = job.names.verify
     windows = check.some(sources.read_windows(job.folder_of(TOKENS))) if verify == "whole" else {}
+    library = "gptqmodel" if exported.export == "gptq" else "transformers"
+    job.phase(f"loading it with {library}, which takes most of the time")
     answer = check.loaded(exported, part, verify, windows, job.threads)
     ours = {}
     if verify == "whole":
+        job.phase("measuring the same text by our own code, to compare")
         walk = BlockWalk(exported.checkpoint, exported.dtype, CPU, job.runtime.batch_tokens)
         ours = check.our_losses(exported, walk, windows)
         rename = str
