@@ -149,6 +149,7 @@ ENDS = {"fails-once": "FAILED", "cancelled": "CANCELLED", "memory": "FAILED", "n
 def test_a_job_that_was_disturbed_is_submitted_again_and_its_bytes_are_those_of_one_machine(finished, runs, name):
     assert finished[name].returncode == 0, finished[name].stdout
     assert [job["JobState"] for job in jobs(finished[name].stdout)] == [ENDS[name], "COMPLETED"]
+    assert " failed: " in finished[name].stdout
     same_as_local(runs, runs.base / name)
 
 

@@ -113,7 +113,7 @@ class Pipeline:
         if rule not in STAGES:
             return Expected(rule, rule, 0.0, None)
         record = Path(job.log[0]).with_name("run.json")
-        is_heard = self._is_local or not job.is_local
+        is_heard = self._is_local or job.is_local
         return Expected(names.title(rule), rule, self.resources.seconds(rule, names), record, is_heard)
 
     # Where a stage's files lie: patterns with Snakemake's wildcards
