@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 import re
@@ -145,6 +146,26 @@ def test_every_file_of_a_finished_study_is_explained(smoke):
     assert there - _files_of_a_study() == set()
 
 
+def _literals() -> list[str]:
+    """Every text in the code of the package, with … for each value that is put into it."""
+    found = []
+    for file in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            if isinstance(node, ast.JoinedStr | ast.Constant):
+                found.append("".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in parts))
+    return found
+
+
+def test_the_page_about_errors_has_the_words_that_the_program_prints():
+    text = (ROOT / "docs/trouble.md").read_text(encoding="utf-8").partition("\n## What it says, and what to do\n")[2]
+    messages = re.findall(r"^\| (`.+?) \|", text.partition("\n## ")[0], re.MULTILINE)
+    pieces = {piece.strip(" ;:,.()") for message in messages for piece in re.split("[…`]", message)} - {""}
+    assert len(messages) > 15
+    literals = "\n".join(_literals())
+    assert sorted(piece for piece in pieces if piece not in literals) == []
+
+
 def test_every_kind_of_result_is_explained():
     assert _first_column("reference-results.md", "Further keys, by kind") == {stage.kind for stage in STAGES.values()}
 
@@ -216,8 +237,13 @@ def test_the_notebook_runs_on_another_study(smoke, monkeypatch):
 def test_the_difference_of_two_cells_has_an_interval(smoke, monkeypatch):
     monkeypatch.chdir(smoke)
     text = (ROOT / "docs/numbers.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    value, low, high = map(float, re.findall(r"[+-]\d+\.\d+", notebook_page.run(snippet, {})))
+    names: dict = {}
+    said = [
+        notebook_page.run(snippet, names) for snippet in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    ]
+    of_one_study, of_two = said
+    assert of_one_study == of_two, "the same cells, by way of two studies"
+    value, low, high = map(float, re.findall(r"[+-]\d+\.\d+", of_one_study))
     with open(smoke / "results/smoke/cells.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["corpus"] == "mean" and row["model"] == "opt-standin-xs"]
     mean = {row["method"]: float(row["ppl"]) for row in rows if row["rank"] == "0"}
