@@ -37,8 +37,12 @@ from lorcbench.study import meaning
 from lorcbench.study.stages import CALIBRATE, CALIBRATION_TOKENS, FACTOR, HARNESS, LORC, ON_DEVICE, QUANTIZE, Stage, StageJob
 
 Explain = Callable[["Job", BaseException], str | None]
-# The `data` of a method that reads the result of a stage.
-_DATA = {CALIBRATE.name: "statistics", FACTOR.name: "statistics", CALIBRATION_TOKENS.name: "tokens"}
+# How a method declares that it reads the result of a stage, by the stage's name.
+_DECLARED_BY = {
+    CALIBRATE.name: 'data = "statistics" in the class of the method',
+    FACTOR.name: 'data = "statistics" and a factor in the class of the method',
+    CALIBRATION_TOKENS.name: 'data = "tokens" in the class of the method',
+}
 _BETWEEN_IN_A_FILE = 60.0  # seconds between lines of progress where standard error is no terminal
 
 
@@ -229,8 +233,7 @@ class Job:
         """
         folder = stage.folder(replace(self.names, **names))
         if folder not in self._declared:
-            data = _DATA.get(stage.name)
-            how = f'data = "{data}" in the class of the method' if data else f"job.use({stage.name.upper()}) before it"
+            how = _DECLARED_BY.get(stage.name, f"job.use({stage.name.upper()}) before it")
             raise ValueError(f"{self.stage} reads the result of {stage.name}, which it has not declared; expected {how}")
         return folder
 
