@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from lorcbench.core.formats import WeightFormat
+from lorcbench.core.grids import grouped, scale_and_zero_of_range, stored_scale
 from lorcbench.core.quantizer import check, quantize
 
 ROWS, WIDTH = 6, 16
@@ -71,3 +74,27 @@ def test_anything_else_is_refused_by_what_is_wrong_with_it(spelled, change, mess
     with pytest.raises(ValueError) as refused:
         check(change(made(spelled)), WeightFormat.parse(spelled), ROWS, WIDTH)
     assert str(refused.value).startswith(message)
+
+
+@pytest.mark.parametrize("spelled", FORMATS)
+def test_scales_of_ones_own_become_a_matrix_by_the_lines_of_the_page(spelled):
+    """Given the range of each group, they make what `quantize` makes."""
+    page = (Path(__file__).parents[2] / "docs" / "add-method.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    fmt = WeightFormat.parse(spelled)
+    weight = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(0))
+    scale, zero = scale_and_zero_of_range(*grouped(weight, fmt.group).aminmax(dim=-1), fmt)
+    given = {"weight": weight, "fmt": fmt, "scale": scale.float(), "zero": zero}
+    exec(lines, given)
+    check(given["made"], fmt, ROWS, WIDTH)
+    expected = quantize(weight, fmt)
+    assert torch.equal(given["made"].codes, expected.codes) and torch.equal(given["made"].scale, expected.scale)
+
+
+@pytest.mark.parametrize("scales", ["", "-fp32scale"])
+def test_no_scale_is_too_small_to_be_stored(scales):
+    fmt = WeightFormat.parse("w3-asym-g8" + scales)
+    small = torch.tensor([[0.0, 2.0**-126, 2.0**-24, 1.5 * 2.0**-24, 1.0]])
+    stored = stored_scale(small, fmt)
+    assert str(stored.dtype) == f"torch.{fmt.scale_dtype}"
+    assert (stored > 0).all() and (stored.float() >= small).all()
