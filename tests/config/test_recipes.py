@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import fields
 from typing import get_type_hints
 
@@ -53,6 +54,69 @@ def test_every_method_goes_by_the_kind_that_chooses_it():
     }
     chosen = {name for name in compose.names("method") if compose.load("method", name).optimizes}
     assert chosen == {"gptq", "zq_local", "zq_global"}
+
+
+def test_every_method_has_a_function_that_quantizes():
+    from lorcbench.stages import quantize
+
+    by_another_way = {"none", "foreign"}  # nothing to make
+    assert quantize.METHODS.keys() == {*METHODS, *PAIRED} - by_another_way
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("rtn+clp=mse", "unknown key method.clp; known keys of method: clip, kind; did you mean clip?"),
+        ("split+rnk=8", "unknown key method.rnk; known keys of method: act_order, base, "),
+    ],
+)
+def test_a_misspelt_setting_is_answered_with_those_of_its_own_method(name, known):
+    with pytest.raises(ConfigError) as refused:
+        compose.load("method", name)
+    assert str(refused.value).startswith(known)
+    assert "held_out" not in str(refused.value), "that is a setting of distillation"
+
+
+@pytest.fixture
+def unregistered(tmp_path, monkeypatch):
+    """A function content → that of a conf file of our own folder, as the method `hqq`."""
+    folder = tmp_path / "conf"
+    shutil.copytree(compose.conf_dir(), folder)
+    monkeypatch.setattr(compose, "conf_dir", lambda: folder)
+    compose.load.cache_clear()
+    yield (folder / "method" / "hqq.yaml").write_text
+    compose.load.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            "# HQQ.\ndefaults: [/schema/method@_here_: hqq, _self_]\n",
+            r"method/hqq\.yaml: schema hqq is unknown; expected one of none, rtn, .*; a new method has its line in METHODS",
+        ),
+        (
+            "# HQQ.\nnorm: 0.5\n",
+            r"method/hqq\.yaml: names no schema; expected the line defaults: \[/schema/method@_here_: NAME, _self_\]",
+        ),
+        ("# HQQ.\n", r"method/hqq\.yaml: names no schema"),
+    ],
+)
+def test_a_conf_file_that_is_half_registered_is_answered_with_what_is_missing(unregistered, content, said):
+    unregistered(content)
+    with pytest.raises(ConfigError, match=said):
+        compose.canonical("method", "hqq")
+
+
+def test_a_method_without_its_data_is_told_which_there_are():
+    rtn, cached = (compose.load("method", name) for name in ("rtn", "gptq-cached"))
+    compose.check_calibration("method rtn", rtn, "none", "calibration")
+    compose.check_calibration("method gptq-cached", cached, "stdlib", "calibration")
+    known = [name for name in compose.names("calibration") if name != "none"]
+    with pytest.raises(
+        ConfigError, match=f"method gptq-cached: needs calibration; set calibration, to one of {', '.join(known)}"
+    ):
+        compose.check_calibration("method gptq-cached", cached, "none", "calibration")
 
 
 def test_gptq_is_the_published_one_and_the_recommended_one_is_a_variant_of_it():

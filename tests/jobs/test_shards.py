@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
+import re
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -109,19 +110,16 @@ def test_widths_may_differ_from_block_to_block(tmp_path):
     weights = [
         {"fc1": torch.randn(6, 16, generator=generator), "fc2": torch.randn(5, width, generator=generator)} for width in (8, 24)
     ]
-    widths = [{name: weight.shape[1] for name, weight in block.items()} for block in weights]
-    blocks = QuantizedBlocks(
-        ShardWriter(FakeJob(tmp_path), IDENTITY, 2), [dict.fromkeys(block, fmt) for block in widths], widths
-    )
+    shapes = [{name: tuple(weight.shape) for name, weight in block.items()} for block in weights]
+    formats = [dict.fromkeys(block, fmt) for block in shapes]
+    blocks = QuantizedBlocks(ShardWriter(FakeJob(tmp_path), IDENTITY, 2), "rtn", formats, shapes)
     written = [QuantizedBlock({name: quantize(weight, fmt) for name, weight in block.items()}) for block in weights]
     for index, block in enumerate(written):
         blocks.write(index, block)
     payload = blocks.payload()
     assert payload["widths"] == {"fc1": 16, "fc2": [8, 24]}
     assert payload["weights"] == sum(weight.numel() for block in weights for weight in block.values())
-    again = QuantizedBlocks(
-        ShardWriter(FakeJob(tmp_path), IDENTITY, 2), [dict.fromkeys(block, fmt) for block in widths], widths
-    )
+    again = QuantizedBlocks(ShardWriter(FakeJob(tmp_path), IDENTITY, 2), "rtn", formats, shapes)
     write_json(tmp_path / "result.json", QUANTIZE.kind, payload)
     model = object.__new__(QuantizedModel)
     model.device, model.format, model.shards = "cpu", fmt, Shards(tmp_path / "result.json", QUANTIZE.kind)
@@ -135,7 +133,7 @@ def test_a_kept_quantized_block_is_the_written_one_and_counts_alike(tmp_path, na
     fmt = WeightFormat.parse(name)
     generator = torch.Generator().manual_seed(0)
     weights = {"fc1": torch.randn(6, 16, generator=generator), "fc2": torch.randn(5, 24, generator=generator)}
-    widths = {linear: weight.shape[1] for linear, weight in weights.items()}
+    shapes = {linear: tuple(weight.shape) for linear, weight in weights.items()}
     written = QuantizedBlock(
         {linear: quantize(weight, fmt) for linear, weight in weights.items()},
         {"fc1.bias": torch.randn(6, generator=generator).half()},
@@ -143,7 +141,7 @@ def test_a_kept_quantized_block_is_the_written_one_and_counts_alike(tmp_path, na
     )
     payloads = []
     for _ in range(2):
-        blocks = QuantizedBlocks(ShardWriter(FakeJob(tmp_path), IDENTITY, 1), [dict.fromkeys(widths, fmt)], [widths])
+        blocks = QuantizedBlocks(ShardWriter(FakeJob(tmp_path), IDENTITY, 1), "rtn", [dict.fromkeys(shapes, fmt)], [shapes])
         kept = blocks.kept(0)
         if kept is None:
             blocks.write(0, written)
@@ -159,6 +157,21 @@ def test_a_kept_quantized_block_is_the_written_one_and_counts_alike(tmp_path, na
     del stored["trained.fc1.bias"]
     bits = 8 * sum(tensor.numel() * tensor.element_size() for tensor in stored.values())
     assert payloads[0]["bits_per_weight"] == bits / payloads[0]["weights"]
+
+
+def test_a_block_that_a_shard_would_not_hold_as_it_is_is_refused_by_method_block_and_linear(tmp_path):
+    fmt, shapes = WeightFormat.parse("w3-asym-g8"), {"fc1": (6, 16), "fc2": (5, 24)}
+    blocks = QuantizedBlocks(ShardWriter(FakeJob(tmp_path), IDENTITY, 2), "hqq", [dict.fromkeys(shapes, fmt)] * 2, [shapes] * 2)
+    matrices = {name: quantize(torch.randn(shape), fmt) for name, shape in shapes.items()}
+    blocks.write(0, QuantizedBlock(matrices))
+    fc2 = replace(matrices["fc2"], scale=matrices["fc2"].scale[:, :1])
+    expected = "method hqq, block 1, fc2: scale (5, 1) float16, expected (5, 3) float16"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        blocks.write(1, QuantizedBlock(matrices | {"fc2": fc2}))
+    for made in ({"fc1": matrices["fc1"]}, matrices | {"fc3": fc2}):
+        with pytest.raises(ValueError, match=rf"method hqq, block 1: linears {', '.join(made)}; expected fc1, fc2"):
+            blocks.write(1, QuantizedBlock(made))
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == [shard_file(0)]
 
 
 NAMES = {"model": "tiny", "calibration": "stdlib", "weight": "w3-asym-g8", "trained": "a16"}

@@ -71,6 +71,20 @@ def test_a_cell_leaves_nothing_behind_for_the_next(tmp_path):
     assert window_losses(walk, TOKENS, none, ActivationFormat(16)) == full
 
 
+def test_the_cause_of_no_number_is_in_the_weights_if_they_are_none(tmp_path):
+    folder = tiny.checkpoint(tmp_path, "opt")
+    checkpoint = discovery.opened(folder)
+
+    def broken(index: int) -> dict[str, torch.Tensor]:
+        weights = changed(checkpoint)(index)
+        return weights | {"fc1": weights["fc1"] * torch.nan} if index == 1 else weights
+
+    with pytest.raises(ArithmeticError, match="windows is no number: block 1, fc1: the weights hold NaN or infinite values"):
+        losses(folder, broken)
+    with pytest.raises(ArithmeticError, match=r"is no number: a number is too large for torch\.float32"):
+        losses(folder, changed(checkpoint, lambda weight: weight.sign() * 1e38))
+
+
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_every_linear_matters(tmp_path, kind):
     folder = tiny.checkpoint(tmp_path, kind)

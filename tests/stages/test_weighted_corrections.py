@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
 import tiny
 import torch
 from pretended_cuda import PretendedCuda, load_guard
-from tiny_stages import NAMES, WINDOWS, cell_weights, quantized_model, run
+from tiny_stages import NAMES, cell_weights, expected_metric, quantized_model, run, seen
 from torch import nn
 
 from lorcbench.common.artifacts import read_json
@@ -20,8 +19,6 @@ from lorcbench.jobs import statistics
 from lorcbench.jobs.job import Job
 from lorcbench.jobs.shards import Shards
 from lorcbench.models import discovery, observe
-from lorcbench.models.blocks import BlockWalk
-from lorcbench.models.surgery import install_weights
 from lorcbench.stages import calibrate
 from lorcbench.stages import lorc as lorc_stage
 from lorcbench.stages import quantize as quantize_stage
@@ -30,28 +27,6 @@ from lorcbench.study.stages import CALIBRATE, LORC, QUANTIZE
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 KINDS = ("diag-abs", "diag-rms", "exact")
-
-
-def seen(checkpoint, weights_of_block) -> list[dict[str, torch.Tensor]]:
-    """The inputs (tokens, in) of every linear of every block, by the model with these weights."""
-    walk = BlockWalk(checkpoint, torch.float32)
-    hidden = walk.embed(WINDOWS)
-    inputs = []
-    for index in range(walk.depth):
-        with walk.block(index) as block, ExitStack() as stack:
-            install_weights(block, weights_of_block(index))
-            of_block = {name: stack.enter_context(observe.recorded(block, name)) for name in walk.architecture.linear_names}
-            walk.advance(block, hidden)
-        inputs.append({name: torch.cat([part.flatten(0, -2) for part in parts]) for name, parts in of_block.items()})
-    return inputs
-
-
-def expected_metric(kind: str, x: torch.Tensor) -> torch.Tensor:
-    if kind == "exact":
-        return x.T @ x / len(x)
-    if kind == "diag-rms":
-        return x.square().mean(0)
-    return x.view(*WINDOWS.shape, -1).abs().mean(1).amax(0).square()
 
 
 @pytest.mark.parametrize("inputs", ["full_precision", "quantized"])

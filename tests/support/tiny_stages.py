@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.jobs import inputs
 from lorcbench.jobs.job import Job
 from lorcbench.jobs.quantized import QuantizedModel
-from lorcbench.models import discovery
+from lorcbench.models import discovery, observe
 from lorcbench.models.blocks import BlockWalk
 from lorcbench.models.checkpoint import Checkpoint
 from lorcbench.models.surgery import install_weights, round_inputs
@@ -93,6 +95,33 @@ def outputs(
             for hook in hooks:
                 hook.remove()
     return states
+
+
+def seen(checkpoint: Checkpoint, weights_of_block: Callable[[int], dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+    """The inputs (tokens, in) of every linear of every block, by the model with these weights.
+
+    Args:
+        weights_of_block: index → what is installed into the block; ``lambda index: {}`` leaves the unquantized model.
+    """
+    walk = BlockWalk(checkpoint, torch.float32)
+    hidden = walk.embed(WINDOWS)
+    inputs = []
+    for index in range(walk.depth):
+        with walk.block(index) as block, ExitStack() as stack:
+            install_weights(block, weights_of_block(index))
+            of_block = {name: stack.enter_context(observe.recorded(block, name)) for name in walk.architecture.linear_names}
+            walk.advance(block, hidden)
+        inputs.append({name: torch.cat([part.flatten(0, -2) for part in parts]) for name, parts in of_block.items()})
+    return inputs
+
+
+def expected_metric(kind: str, x: torch.Tensor) -> torch.Tensor:
+    """What `lorcbench.jobs.statistics.from_cache` gives of the inputs (tokens, in) of a linear, by the plain formulas."""
+    if kind == "exact":
+        return x.T @ x / len(x)
+    if kind == "diag-rms":
+        return x.square().mean(0)
+    return x.view(*WINDOWS.shape, -1).abs().mean(1).amax(0).square()
 
 
 def teacher(folder: Path) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

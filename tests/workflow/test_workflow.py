@@ -143,7 +143,8 @@ def test_a_stage_says_in_one_line_what_is_wrong_with_its_arguments(tmp_path):
     assert refused.returncode != 0
     assert refused.stderr.splitlines() == [
         "quantize: unknown key method.dump; known keys of method: "
-        "act_order, block, calibration_activations, clip, damp, dead, group_params, hessian, kind, static_groups"
+        "act_order, block, calibration_activations, clip, damp, dead, group_params, hessian, kind, static_groups; "
+        "did you mean damp?"
     ]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -107,7 +107,8 @@ def _compose(config: str, overrides: list[str]) -> DictConfig:
         with initialize_config_dir(str(first), version_base="1.3"):
             return hydra_compose(config, [*overrides, path])
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise ConfigError(_one_line(error, overrides)) from None
+        chosen = config.replace("/", "=")  # the file of a group, as an override would choose it
+        raise ConfigError(_one_line(error, [chosen, *overrides])) from None
 
 
 def _folders() -> list[Path]:
@@ -182,11 +183,16 @@ def _one_line(error: Exception, overrides: list[str] = ()) -> str:
         group = match[2].partition(".")[0]
         known = f"known keys of {group}:" if group in SCHEMAS else "known keys are"
         name = next((value for name, _, value in (part.partition("=") for part in overrides) if name == group), None)
-        return f"unknown key {match[2]}; {known} {', '.join(keys(group, name))}"
+        found = keys(group, name)
+        return f"unknown key {match[2]}; {known} {', '.join(found)}{nearest(match[2].rpartition('.')[2], found)}"
     if match := re.search(r"In '(\w+)/([\w./-]+)': .*Key '(\w+)' not in", text, re.DOTALL):
         group, name, key = match.groups()
         known = sorted({field.name for schema in SCHEMAS.get(group, {}).values() for field in fields(schema)})
-        return f"{group}/{name}.yaml: unknown key {key}; known keys of {group}: {', '.join(known)}"
+        return f"{group}/{name}.yaml: unknown key {key}; known keys of {group}: {', '.join(known)}{nearest(key, known)}"
+    if match := re.search(r"In '([\w./-]+)': Could not find 'schema/(\w+)/([\w.-]+)'", text):
+        file, group, kind = match.groups()
+        line = "; a new method has its line in METHODS of src/lorcbench/config/recipes.py" if group == "method" else ""
+        return f"{file}.yaml: schema {kind} is unknown; expected one of {', '.join(SCHEMAS.get(group, ()))}{line}"
     if match := re.search(r"Could not find '(\w+)/(.*?)'", text):
         return unknown(match[1], match[2])
     reason = str(error.__cause__ or "").partition("\n")[0]
@@ -256,11 +262,29 @@ def load(group: str, name: str) -> Any:
     stem, *changes = name.split("+")
     if group == "model":
         changes.append(f"name={stem}")
-    node = _compose(f"{group}/{stem}", [f"{group}.{change}" for change in changes])[group]
+    node = _compose(f"{group}/{stem}", [f"{group}.{change}" for change in changes]).get(group)
+    if node is None or not is_dataclass(OmegaConf.get_type(node)):
+        line = f"defaults: [/schema/{group}@_here_: NAME, _self_], where NAME is one of {', '.join(SCHEMAS[group])}"
+        raise ConfigError(f"{group}/{stem}.yaml: names no schema; expected the line {line}")
     try:
         return OmegaConf.to_object(node)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{group} {name}: {_one_line(error)}") from None
+
+
+def check_calibration(owner: str, settings: Any, calibration: str, key: str) -> None:
+    """Refuse a calibration without data for settings of a method or of LoRC that read some.
+
+    Args:
+        owner: of the settings, in words.
+        key: where another calibration can be named.
+
+    Raises:
+        ConfigError: the message has the calibrations that there are.
+    """
+    if settings.data and not load("calibration", calibration).corpora:
+        known = [name for name in names("calibration") if load("calibration", name).corpora]
+        raise ConfigError(f"{owner}: needs calibration; set {key}, to one of {', '.join(known)}")
 
 
 MixedMethod.load = staticmethod(load)  # the settings of its base, which is another entry

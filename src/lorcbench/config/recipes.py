@@ -33,7 +33,8 @@ class Method:
     Attributes:
         kind: the name that chooses its function in `lorcbench.stages.quantize`.
         label: its name in the papers' claims; "" if they make none about it.
-        data: what it reads of the calibration: nothing, its ``tokens``, or ``statistics`` of the unquantized model.
+        data: what it reads of the calibration: nothing, its ``tokens``, or ``statistics`` of the unquantized model. If it
+            reads any, the calibration's name is part of its result's path, and without a calibration it does not run.
         sees_activations: whether it rounds activations while it works. Then its weights are made for one activation format,
             which their path carries.
         trains_in_float32: whether the calibration's `dtype` must be float32.

@@ -25,12 +25,11 @@ def scale_and_zero_of_range(
     low: torch.Tensor, high: torch.Tensor, fmt: WeightFormat | ActivationFormat
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and zero point of groups whose least and largest values are `low` and `high` (…, groups); nothing is checked."""
-    dtype = getattr(torch, getattr(fmt, "scale_dtype", "float32"))
     levels = 2**fmt.bits - (fmt.convention == "minmax")
     if fmt.symmetric:
         bound = torch.maximum(-low, high)
         scale = bound / (2 ** (fmt.bits - 1) - 1) if fmt.convention == "restricted" else 2 * bound / levels
-        scale = _stored(torch.where(bound == 0, torch.ones_like(bound), scale), dtype)
+        scale = stored_scale(torch.where(bound == 0, torch.ones_like(bound), scale), fmt)
         return scale, torch.full_like(low, 2 ** (fmt.bits - 1), dtype=torch.int32)
     if fmt.convention == "minmax":
         low, high = low.clamp(max=0), high.clamp(min=0)
@@ -38,12 +37,13 @@ def scale_and_zero_of_range(
     # a scale that keeps |z| within 2^23: inside int32, exact in float32, and as fine as float32 resolves the offset.
     without_range = torch.where(low == 0, torch.ones_like(low), low.abs())
     scale = torch.maximum((high - low) / levels, low.abs() * 2.0**-23)
-    scale = _stored(torch.where(low == high, without_range, scale), dtype)
+    scale = stored_scale(torch.where(low == high, without_range, scale), fmt)
     return scale, -torch.round(low / scale.float()).to(torch.int32)
 
 
-def _stored(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Scales as they are stored: in `dtype`, and never zero; infinite if they are too large for `dtype`."""
+def stored_scale(scale: torch.Tensor, fmt: WeightFormat | ActivationFormat) -> torch.Tensor:
+    """Scales of 0 or more as a format stores them: in its type, and never zero; infinite if too large for that type."""
+    dtype = getattr(torch, getattr(fmt, "scale_dtype", "float32"))
     if dtype == torch.float16:
         # Below the normal numbers of float16 (2^-14) neighbours are 2^-24 apart, which is coarse: a scale that was rounded down
         # there would push values and zero points beyond the b bits. So it is rounded up.
@@ -65,7 +65,10 @@ def lowest_code(fmt: WeightFormat | ActivationFormat) -> int:
 
 
 def encode(matrix: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, fmt: WeightFormat | ActivationFormat) -> torch.Tensor:
-    """Codes (rows, width) uint8 of float32 values (rows, width), given (rows, groups) scales and zero points."""
+    """Codes (rows, width) uint8 of float32 values (rows, width), given (rows, groups) scales and zero points.
+
+    A symmetric format needs zero points here too, all of them 2^(b-1).
+    """
     values = grouped(matrix, fmt.group)  # (rows, groups, group)
     step = scale.float().unsqueeze(-1)  # (rows, groups, 1): one per group
     offset = zero.float().unsqueeze(-1)

@@ -37,8 +37,8 @@ class Quantized:
 
     Attributes:
         codes: (out, in) uint8, each in [0, 2^b - 1].
-        scale: (out, groups) in the format's scale type.
-        zero: (out, groups) int32; None for symmetric formats, whose zero point is 2^(b-1).
+        scale: (out, groups) in the format's scale type, finite and above 0.
+        zero: (out, groups) int32, in the range of the convention; None for symmetric formats, whose zero point is 2^(b-1).
         format: what the codes, scales and zero points mean.
     """
 
@@ -74,6 +74,51 @@ def _quantize_like(weight: torch.Tensor, like: Quantized) -> Quantized:
     symmetric_zero = 2 ** (like.format.bits - 1)
     zero = torch.full_like(like.scale, symmetric_zero, dtype=torch.int32) if like.zero is None else like.zero
     return replace(like, codes=encode(weight.float(), like.scale, zero, like.format))
+
+
+def check(quantized: Quantized, fmt: WeightFormat, rows: int, width: int) -> None:
+    """Refuse what does not describe a matrix W (rows, width) in the format `fmt`.
+
+    Raises:
+        ValueError: the format is another one; codes, scales or zero points have another shape or type, or a value that the
+            format does not have.
+    """
+    if quantized.format != fmt:
+        raise ValueError(f"format {quantized.format}, expected {fmt}")
+    highest, groups = 2**fmt.bits - 1, width // (fmt.group or width)
+    _check_part("codes", quantized.codes, (rows, width), torch.uint8)
+    _check_range("codes", quantized.codes, 0, highest)
+    _check_part("scale", quantized.scale, (rows, groups), getattr(torch, fmt.scale_dtype))
+    low, high = quantized.scale.aminmax()  # NaN if any is
+    if not (low > 0 and high < torch.inf):
+        raise ValueError(f"scale from {low.item():.6g} to {high.item():.6g}, expected finite numbers above 0")
+    if fmt.symmetric:
+        if quantized.zero is not None:
+            raise ValueError(f"zero {_described(quantized.zero)}, expected None: {fmt} is symmetric")
+        return
+    _check_part("zero", quantized.zero, (rows, groups), torch.int32)
+    if fmt.convention == "minmax":  # of `pow2` it is any integer
+        _check_range("zero", quantized.zero, 0, highest)
+
+
+def _check_part(name: str, part: torch.Tensor | None, shape: tuple[int, int], dtype: torch.dtype) -> None:
+    if part is None or part.shape != shape or part.dtype != dtype:
+        raise ValueError(f"{name} {_described(part)}, expected {shape} {_spelled(dtype)}")
+
+
+def _check_range(name: str, part: torch.Tensor, lowest: int, highest: int) -> None:
+    low, high = (int(extreme) for extreme in part.aminmax())
+    if low < lowest or high > highest:
+        raise ValueError(f"{name} from {low} to {high}, expected {lowest} to {highest}")
+
+
+def _described(part: torch.Tensor | None) -> str:
+    """Shape and type of a tensor, in words."""
+    return "None" if part is None else f"{tuple(part.shape)} {_spelled(part.dtype)}"
+
+
+def _spelled(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def dequantize(quantized: Quantized) -> torch.Tensor:

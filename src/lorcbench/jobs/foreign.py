@@ -61,7 +61,7 @@ def record(job: Job, checkpoint: Checkpoint) -> dict:
         "files": {path.name: file_digest(path) for path in files},
         "layout": layout.name,
         "activation": str(layout.activation),
-        "widths": checkpoint.widths(0),
+        "widths": {name: width for name, (_, width) in checkpoint.shapes(0).items()},
         "weights": weights,
         "bits_per_weight": bits / weights,
         "notes": notes,

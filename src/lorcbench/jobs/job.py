@@ -34,9 +34,15 @@ from lorcbench.jobs import devices, records
 from lorcbench.jobs.progress import Progress, Ranks
 from lorcbench.jobs.threads import kernel_threads
 from lorcbench.study import meaning
-from lorcbench.study.stages import HARNESS, LORC, ON_DEVICE, QUANTIZE, Stage, StageJob
+from lorcbench.study.stages import CALIBRATE, CALIBRATION_TOKENS, FACTOR, HARNESS, LORC, ON_DEVICE, QUANTIZE, Stage, StageJob
 
 Explain = Callable[["Job", BaseException], str | None]
+# How a method declares that it reads the result of a stage, by the stage's name.
+_DECLARED_BY = {
+    CALIBRATE.name: 'data = "statistics" in the class of the method',
+    FACTOR.name: 'data = "statistics" and a factor in the class of the method',
+    CALIBRATION_TOKENS.name: 'data = "tokens" in the class of the method',
+}
 _BETWEEN_IN_A_FILE = 60.0  # seconds between lines of progress where standard error is no terminal
 
 
@@ -81,6 +87,7 @@ class Job:
         self.log_file = None
         self._kind = ""
         self._inputs: dict[str, str] = {}
+        self._declared: set[Path] = set()  # folders of results that `use` and `digest` have looked at
         self._slots: Slots | None = None
         self.ranks = Ranks()
         self._progress = Progress(self.started)
@@ -179,7 +186,7 @@ class Job:
         needed = [group for group in ("model", "text", "task") if f"{{{group}}}" in stage.pattern]
         commands.check_named(self.stage, self.names, needed + ["method"] * (stage in (QUANTIZE, LORC)))
         self._kind = stage.kind
-        self.folder = self.folder_of(stage, **names)
+        self.folder = stage.folder(replace(self.names, **names))
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder)
         self.log_file = open(self.folder / "log.txt", "w", encoding="utf-8", buffering=1)  # noqa: SIM115  lives as long as the job
@@ -210,6 +217,7 @@ class Job:
         job = StageJob(stage, replace(self.names, **names))
         result = read_json(job.folder / "result.json", stage.kind)
         meaning.check(job, self._entry, result)
+        self._declared.add(job.folder)
         return result["digest"]
 
     def _entry(self, group: str, name: str) -> Any:
@@ -218,8 +226,16 @@ class Job:
         return self._group(group) if name == own else compose.load(group, name)
 
     def folder_of(self, stage: Stage, **names: str) -> Path:
-        """The folder of another job's result, under this job's names but for `names`."""
-        return stage.folder(replace(self.names, **names))
+        """The folder of a result that `use` has declared, under this job's names but for `names`.
+
+        Raises:
+            ValueError: nothing has declared it, so that this job's result would not tell what it was made from.
+        """
+        folder = stage.folder(replace(self.names, **names))
+        if folder not in self._declared:
+            how = _DECLARED_BY.get(stage.name, f"job.use({stage.name.upper()}) before it")
+            raise ValueError(f"{self.stage} reads the result of {stage.name}, which it has not declared; expected {how}")
+        return folder
 
     @property
     def inputs(self) -> dict[str, str]:

@@ -14,7 +14,7 @@ import torch
 
 from lorcbench.common.paths import Wildcards
 from lorcbench.core.formats import WeightFormat
-from lorcbench.core.quantizer import Quantized, dequantize, from_stored, to_stored
+from lorcbench.core.quantizer import Quantized, check, dequantize, from_stored, to_stored
 from lorcbench.jobs.shards import Shards, ShardWriter
 from lorcbench.study.cells import weight_format
 from lorcbench.study.stages import QUANTIZE
@@ -93,14 +93,22 @@ class QuantizedBlocks:
 
     Args:
         shards: where they go.
+        method: that makes them, as messages name it.
         formats: of each linear, one entry per block.
-        widths: number of inputs of each linear, one entry per block.
+        shapes: (out, in) of each linear, one entry per block.
     """
 
-    def __init__(self, shards: ShardWriter, formats: list[dict[str, WeightFormat]], widths: list[dict[str, int]]) -> None:
+    def __init__(
+        self,
+        shards: ShardWriter,
+        method: str,
+        formats: list[dict[str, WeightFormat]],
+        shapes: list[dict[str, tuple[int, int]]],
+    ) -> None:
         self._shards = shards
+        self._method = method
         self.formats = formats
-        self._widths = widths
+        self._shapes = shapes
         self._stored_bits = 0
         self._weight_count = 0
 
@@ -111,16 +119,34 @@ class QuantizedBlocks:
             return None
         tensors = shard.tensors()
         formats = self.formats[index]
-        matrices = {name: stored_matrix(tensors, name, formats[name], width) for name, width in self._widths[index].items()}
+        matrices = {
+            name: stored_matrix(tensors, name, formats[name], width) for name, (_, width) in self._shapes[index].items()
+        }
         block = QuantizedBlock(matrices, stored_trained(tensors), stored_dead(tensors), shard.notes, stored_factors(tensors))
         self._count(block, tensors)
         return block
 
     def write(self, index: int, block: QuantizedBlock) -> None:
-        """Write block `index`."""
+        """Write block `index`.
+
+        Raises:
+            ValueError: the block is not what its shard would say that it is.
+        """
+        self._check(index, block)
         tensors = block.stored()
         self._count(block, tensors)
         self._shards.write(index, tensors, block.notes)
+
+    def _check(self, index: int, block: QuantizedBlock) -> None:
+        """Refuse a block that lacks a linear, or has one that does not fit its format: it would be read as other weights."""
+        where, formats, shapes = f"method {self._method}, block {index}", self.formats[index], self._shapes[index]
+        if block.matrices.keys() != shapes.keys():
+            raise ValueError(f"{where}: linears {', '.join(block.matrices)}; expected {', '.join(shapes)}")
+        for name, matrix in block.matrices.items():
+            try:
+                check(matrix, formats[name], *shapes[name])
+            except ValueError as error:
+                raise ValueError(f"{where}, {name}: {error}") from None
 
     def _count(self, block: QuantizedBlock, tensors: dict[str, torch.Tensor]) -> None:
         """Add up the weights of the linears and the bits that are stored for them: codes, scales and zero points."""
@@ -134,7 +160,7 @@ class QuantizedBlocks:
         damps = [note["damp"] for block in notes for note in block.values() if "damp" in note]
         return {
             **self._shards.payload(),
-            "widths": {name: _same_everywhere([widths[name] for widths in self._widths]) for name in self._widths[0]},
+            "widths": {name: _same_everywhere([shapes[name][1] for shapes in self._shapes]) for name in self._shapes[0]},
             "weights": self._weight_count,
             "bits_per_weight": self._stored_bits / self._weight_count,
             "notes": notes,

@@ -37,8 +37,8 @@ def from_cache(stored: dict[str, torch.Tensor], kind: str, device: str) -> Metri
 
     Args:
         stored: what `to_stored` made.
-        kind: ``exact``: all of E[xᵀx] (in, in). ``diag-rms``: its diagonal E[x²] (in,), which are mean squares, the squares of
-            the root mean squares in the name. ``diag-abs``: squares of the largest mean magnitudes (in,).
+        kind: of a correction. ``exact``: all of E[xᵀx] (in, in). ``diag-rms``: its diagonal, the mean squares E[x²] (in,); the
+            correction multiplies errors with their roots, hence its name. ``diag-abs``: squares of the largest mean magnitudes.
         device: where R is to be.
     """
 

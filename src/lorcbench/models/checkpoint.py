@@ -208,14 +208,15 @@ class Checkpoint:
                 raise CheckpointError(f"{self.folder}: {full_name} is {tuple(weight.shape)}, expected a matrix")
         return {name: weights[f"{name}.weight"] for name in names}
 
-    def widths(self, index: int) -> dict[str, int]:
-        """Number of inputs of each linear of block `index`; no tensor is read."""
-        widths = {}
+    def shapes(self, index: int) -> dict[str, tuple[int, int]]:
+        """(out, in) of each linear of block `index`; no tensor is read."""
+        shapes = {}
         for name in self.architecture.linear_names:
             shard, stored = self.files[f"{self.architecture.blocks}.{index}.{name}.weight"]
             with safe_open(shard, framework="pt") as file:
-                widths[name] = file.get_slice(stored).get_shape()[0 if name in self.architecture.transposed else 1]
-        return widths
+                rows, width = file.get_slice(stored).get_shape()[:2]  # `linears` refuses what is no matrix
+                shapes[name] = (width, rows) if name in self.architecture.transposed else (rows, width)
+        return shapes
 
     def outside(self, names: set[str] | None = None) -> dict[str, torch.Tensor]:
         """The tensors outside the decoder blocks, or those of them that are among `names`; others are not read."""

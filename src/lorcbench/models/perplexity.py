@@ -103,7 +103,7 @@ def scores_of_ranks(
             kept.keep(index + 1, _by_name(hidden), channels)
     for of_rank in hidden.values():
         store(of_rank)
-    scores = _scored(walk, windows, hidden, full)
+    scores = _scored(walk, windows, hidden, weights_of_block, full)
     return {rank: failed.get(rank) or scores[rank] for rank in weights_of_block}
 
 
@@ -142,6 +142,7 @@ def _scored(
     walk: BlockWalk,
     windows: dict[str, torch.Tensor],
     hidden: dict[str, dict[str, torch.Tensor]],
+    weights_of_block: dict[str, WeightsOf],
     full: Callable[[str, slice], torch.Tensor] | None,
 ) -> dict[str, Scores | Exception]:
     """What is measured of the final hidden states of each rank; the error of one that is no number."""
@@ -156,20 +157,22 @@ def _scored(
             for name, values in of_rank.items():
                 if isinstance(scores[rank], Exception):
                     break
-                if error := _not_finite(walk, corpus, name, values):
-                    scores[rank] = error
+                if count := int((~values.isfinite()).sum()):
+                    what = {"nll": "loss"}.get(name, "divergence from full precision")
+                    cause = _cause(walk, weights_of_block[rank])
+                    scores[rank] = ArithmeticError(f"corpus {corpus}: the {what} of {count} windows is no number: {cause}")
                 else:
                     scores[rank].setdefault(name, {})[corpus] = values.tolist()
     return scores
 
 
-def _not_finite(walk: BlockWalk, corpus: str, name: str, values: torch.Tensor) -> ArithmeticError | None:
-    """The error of windows of which something is no number, if there are any."""
-    if count := int((~values.isfinite()).sum()):
-        measured = {"nll": "loss"}.get(name, "divergence from full precision")
-        overflow = f"a number is too large for {walk.dtype}, in which the model is evaluated"
-        return ArithmeticError(f"corpus {corpus}: the {measured} of {count} windows is no number: {overflow}")
-    return None
+def _cause(walk: BlockWalk, weights_of_block: WeightsOf) -> str:
+    """Why something is no number: the first weights that hold NaN or infinity; if there are none, a number outgrew its type."""
+    for index in range(walk.depth):
+        for name, weight in weights_of_block(index).items():
+            if not weight.isfinite().all():
+                return f"block {index}, {name}: the weights hold NaN or infinite values"
+    return f"a number is too large for {walk.dtype}, in which the model is evaluated"
 
 
 @contextmanager

@@ -34,6 +34,7 @@ def main(job: Job) -> None:
     torch.set_num_threads(job.threads)
     checkpoint = sources.checkpoint(job.names)
     quantized = QuantizedModel(job.names, job.weight_format, job.runtime.device)
+    compose.check_calibration(f"lorc {job.names.lorc}", settings, job.names.calibration, "calibration")
     job.use(PREPARE)
     job.use(QUANTIZE)
     about = {"lorc": vars(settings), "cap": job.config.cap}

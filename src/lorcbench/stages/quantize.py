@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 import torch
 
-from lorcbench.config.compose import plain
+from lorcbench.config import compose
+from lorcbench.config.checks import ConfigError
 from lorcbench.config.mixed import METHOD as MIXED
 from lorcbench.core.formats import WeightFormat
 from lorcbench.core.quantizer import quantize
@@ -43,14 +44,17 @@ def main(job: Job) -> None:
 
         job.finish(identity, record(job, checkpoint))
         return
-    widths = [checkpoint.widths(index) for index in range(checkpoint.depth)]
-    formats = [dict.fromkeys(of_block, fmt) for of_block in widths]
+    shapes = [checkpoint.shapes(index) for index in range(checkpoint.depth)]
+    formats = [dict.fromkeys(of_block, fmt) for of_block in shapes]
     about = {}
     if method.kind == MIXED:
         chosen = mixing.choose(job, checkpoint)
         formats, about = chosen.formats, chosen.payload
         job = job.with_method(method.quantizer)
-    blocks = QuantizedBlocks(ShardWriter(job, identity, checkpoint.depth), formats, widths)
+    blocks = QuantizedBlocks(ShardWriter(job, identity, checkpoint.depth), job.names.method, formats, shapes)
+    if job.method.kind not in METHODS:
+        where = f"METHODS of src/lorcbench/stages/quantize.py, which has {', '.join(METHODS)}"
+        raise ConfigError(f"method {job.names.method}: kind {job.method.kind} has no function; expected its line in {where}")
     METHODS[job.method.kind](job, checkpoint, fmt, blocks)
     job.finish(identity, blocks.payload() | about)
 
@@ -59,6 +63,7 @@ def _settings(job: Job) -> dict:
     """The settings that the job's bytes depend on; the results that they depend on are recorded with the job."""
     method = job.method
     settings = {"method": vars(method), "weight": str(job.weight_format), "trained": job.names.trained}
+    compose.check_calibration(f"method {job.names.method}", method, job.names.calibration, "calibration")
     job.use(PREPARE)
     if method.kind == MIXED:
         mixing.use(job)
@@ -66,7 +71,7 @@ def _settings(job: Job) -> dict:
         job.use(FACTOR, **method.factor) if method.factor else job.use(CALIBRATE)
     elif method.data == "tokens":
         job.use(CALIBRATION_TOKENS)
-        settings["calibration"] = plain(job.calibration)
+        settings["calibration"] = compose.plain(job.calibration)
     return settings
 
 

@@ -294,10 +294,8 @@ def _cell(model: str, method: str, calibration: str, weight: str, activation: st
     _check_paired(method, config.rank, lorc, factors.kind, rank)
     calibration = calibration if needs_calibration(method, lorc) else "none"
     data = compose.load("calibration", calibration)
-    for owner, settings in (("method", config), ("lorc", factors)):
-        if settings.data and not data.corpora:
-            name = method if owner == "method" else lorc
-            raise ConfigError(f"{owner} {name}: needs calibration; set study.calibrations")
+    compose.check_calibration(f"method {method}", config, calibration, "study.calibrations")
+    compose.check_calibration(f"lorc {lorc}", factors, calibration, "study.calibrations")
     if config.trains_in_float32 and data.dtype != "float32":
         raise ConfigError(f"method {method}: trains in float32; calibration {calibration} has dtype {data.dtype}")
     trained = activation if config.sees_activations else "a16"
