@@ -25,7 +25,8 @@ def main() -> None:
     module = importlib.import_module(f"lorcbench.stages.{stage}")
     if stage != "lorc":
         preload(STAGES - {"harness"})
-    from lorcbench.jobs.job import Job, run
+    from lorcbench.jobs.job import Job
+    from lorcbench.jobs.process import run
 
     measured = {}
 

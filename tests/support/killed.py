@@ -24,7 +24,7 @@ KILLS = 6  # at least
 
 def attempt(stage: str, arguments: list[str], seconds: float | None) -> int | None:
     """The exit code of a stage, or None if it was killed after some seconds."""
-    from lorcbench.jobs.job import run
+    from lorcbench.jobs.process import run
 
     child = os.fork()
     if child == 0:

@@ -21,7 +21,8 @@ from lorcbench.common.gpus import CHOICE, VISIBLE, Choice, Gpu
 from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
 from lorcbench.jobs import devices, variants
-from lorcbench.jobs.job import Job, run
+from lorcbench.jobs.job import Job
+from lorcbench.jobs.process import run
 from lorcbench.pipeline.rules import Pipeline
 from lorcbench.report.devices import lines, of_variant, together
 from lorcbench.study.stages import EVALUATE, ON_DEVICE, QUANTIZE, STAGES, StageJob

@@ -23,6 +23,7 @@ MACHINERY = (
         "lorcbench.study.stages",
         "lorcbench.study.graph",
         "lorcbench.jobs.job",
+        "lorcbench.jobs.process",
         "lorcbench.jobs.devices",
         "lorcbench.jobs.progress",
         "lorcbench.jobs.records",

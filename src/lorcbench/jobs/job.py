@@ -20,8 +20,7 @@ from omegaconf import OmegaConf
 
 from lorcbench.common import paths
 from lorcbench.common.artifacts import fingerprint, read_json, remove_leftovers, write_json, write_text
-from lorcbench.common.digests import verifying
-from lorcbench.common.gpus import CPU, CUDA, GpuError
+from lorcbench.common.gpus import CPU, CUDA
 from lorcbench.common.slots import Slots
 from lorcbench.common.versions import code_version
 from lorcbench.config import commands, compose, gguf
@@ -32,7 +31,6 @@ from lorcbench.config.schema import ModelConfig, RuntimeConfig, TrackingConfig
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.jobs import devices, records
 from lorcbench.jobs.progress import Progress, Ranks
-from lorcbench.jobs.threads import kernel_threads
 from lorcbench.study import meaning
 from lorcbench.study.stages import CALIBRATE, CALIBRATION_TOKENS, FACTOR, HARNESS, LORC, ON_DEVICE, QUANTIZE, Stage, StageJob
 
@@ -346,32 +344,3 @@ def _parsed(parse: Callable[[str], Any], key: str, text: str) -> Any:
 def shard_identity(identity: dict) -> str:
     """The mark that shards of one job carry, so that a restarted job knows its own."""
     return fingerprint(identity)
-
-
-def run(stage: str, overrides: list[str], work: Callable[[Job], None], explain: Explain | None = None) -> None:
-    """Run a stage as a process.
-
-    Args:
-        explain: as `Job.explain`.
-
-    Raises:
-        SystemExit: 1 with a record of the failure; 2, with one too if work had begun, for a configuration that makes no sense.
-    """
-    try:
-        job = Job(stage, overrides)
-        job.explain = explain or job.explain
-        threads, verify = job.threads, job.runtime.verify
-    except (ConfigError, GpuError) as error:
-        print(f"{stage}: {error}", file=sys.stderr)
-        sys.exit(2)
-    try:
-        job.take_device()
-        with kernel_threads(threads), verifying(verify):
-            work(job)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as error:  # the boundary of the process: every failure is recorded, none is swallowed
-        job.fail(error)
-        where = f"; log: {job.folder}/log.txt" if job.folder else ""
-        print(f"{stage} failed: {job.reason(error)}{where}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)

@@ -25,7 +25,7 @@ def main(name: str, overrides: list[str]) -> None:
         die_with_parent(int(parent))  # so that no orphan of a killed workflow goes on writing
     let_threads_sleep()  # before any numerical library is loaded
     warm.hand_over(name, overrides)  # ends this process; returns where there is no warm process
-    from lorcbench.jobs.job import run  # here: what has handed over imports nothing more
+    from lorcbench.jobs.process import run  # here: what has handed over imports nothing more
     from lorcbench.pipeline.out_of_memory import explained
 
     stage = importlib.import_module(f"lorcbench.stages.{name}")
