@@ -17,7 +17,7 @@ from runs import ROOT, skip_or_fail
 from trees import diffs, why_not
 
 from lorcbench.config import compose
-from lorcbench.report import budget, tables
+from lorcbench.report import budget, rounding, tables
 from lorcbench.study.expansion import load_study
 from lorcbench.study.stages import STAGES
 
@@ -120,6 +120,7 @@ def test_every_column_of_a_table_of_results_is_explained():
     assert _first_column("reference-cells.md", "cells.csv") == set(tables.COLUMNS)
     assert _first_column("reference-cells.md", "tasks.csv") == set(tables.HARNESS_COLUMNS)
     assert _first_column("reference-cells.md", "recommended.csv") == set(budget.COLUMNS)
+    assert _first_column("reference-cells.md", "against.csv") == set(rounding.COLUMNS)
 
 
 def test_every_kind_of_result_is_explained():

@@ -18,7 +18,7 @@ from lorcbench.config import foreign
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.variants import Variant
 from lorcbench.report import rows, shared
-from lorcbench.report.spelling import number, percent
+from lorcbench.report.spelling import number, percents
 from lorcbench.study import started
 
 TABLE = "recommended.csv"
@@ -237,7 +237,7 @@ def size(choice: Choice) -> str:
 def loss(choice: Choice) -> str:
     """What it loses, in perplexity and as a share, with intervals."""
     ppl, low, high = (number(value, "+") for value in (choice.delta_ppl, choice.delta_ppl_low, choice.delta_ppl_high))
-    share, least, most = (percent(value).removesuffix(" %") for value in (choice.rise, choice.rise_low, choice.rise_high))
+    share, least, most = percents(choice.rise, choice.rise_low, choice.rise_high)
     return f"PPL {ppl} [{low}, {high}], {share} % [{least}, {most}]"
 
 
