@@ -114,7 +114,7 @@ def find(study: Study, results: list[CellResult], changes: dict[Cell, Change], a
     candidates = conventions.rank(rows)
     pays = equal_bits.sentence(measured)
     kinds = corrections.find(measured, changes, {result.cell: rank_share(study, result.cell) for result in measured})
-    command = started.command(arguments or [f"study={study.name}"], "export")
+    command = started.short_command(arguments or [f"study={study.name}"], "export")
     taken = choices(study.name, results, changes, command)
     shared = shared_recipes(results, changes, advice)
     return Findings(

@@ -12,9 +12,9 @@ def number(value: float, sign: str = "") -> str:
 def percents(*shares: float) -> list[str]:
     """Signed shares in percent without the sign of percent, all with as many digits as show that one of them is not zero.
 
-    One digit behind the point, and three at most.
+    One digit behind the point, and three at most; one if all are zero.
     """
-    digits = next((count for count in (1, 2) if any(round(100 * share, count) for share in shares)), 3)
+    digits = next((count for count in (1, 2, 3) if any(round(100 * share, count) for share in shares)), 1)
     return [percent(share, digits).removesuffix(" %") for share in shares]
 
 

@@ -27,7 +27,7 @@ from lorcbench.report.page.parts import chip, table, value
 from lorcbench.report.page.rounding import against_rounding
 from lorcbench.report.page.tasks import tasks
 from lorcbench.report.recommend import fronts
-from lorcbench.report.results import CellResult
+from lorcbench.report.results import CellResult, commit_of
 from lorcbench.report.results import jobs as files_of_jobs
 from lorcbench.report.scorecard import counted
 from lorcbench.report.summary import window_lines
@@ -152,8 +152,8 @@ def _foot(study: Study, job_files: dict[Path, dict]) -> str:
     parts = [f"Study <code>{escape(study.name)}</code>", f"LoRC Bench {escape(__version__)}"]
     if times := sorted(run["finished"] for run in runs if "finished" in run):
         parts.append(f"results of {_date(times[0])}" + (f" to {_date(times[-1])}" if times[0][:10] != times[-1][:10] else ""))
-    if commits := dict.fromkeys(run["commit"][:10] for run in runs if run.get("commit")):
-        parts.append(f"commit {', '.join(f'<code>{escape(commit)}</code>' for commit in commits)}")
+    if commits := dict.fromkeys(filter(None, (commit_of(run, 10) for run in runs))):
+        parts.append(f"commit {' and '.join(f'<code>{escape(commit)}</code>' for commit in commits)}")
     if device := together(map(named, runs)):
         parts.append(f"computed on {escape(device)}")
     return f"<p>{'; '.join(parts)}.</p>"
