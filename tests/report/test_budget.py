@@ -207,7 +207,7 @@ def test_what_full_precision_takes_stands_beside_the_choices_and_what_is_not_pac
     best = [line for line in budget.lines(of(found), Budget.parse("8")) if line.startswith("best for ")]
     assert len(best) == 2 and all(f"{whole:.2f} MB (merged: not packed), " in line for line in best)
     page = take_away.chosen(of(found))
-    assert page.count("<small>merged: not packed</small>") == len(of(found))
+    assert page.count("<small>merged:<br>not packed</small>") == len(of(found))
     assert f"{next(iter(said))} {whole:.2f} MB (float16)" in page
     for one in found:
         one.files = None

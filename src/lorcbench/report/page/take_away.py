@@ -75,7 +75,7 @@ def _row(choice: Choice, front: int, usual: float | None) -> str:
     if choice.alike:
         names = ", ".join(f"<code>{escape(key.partition('/')[2])}</code>" for key in choice.alike)
         more += f"<small>not told apart from the smaller {names}</small>"
-    unpacked = f"<small>{escape(note)}</small>" if (note := budget.not_packed(choice)) else ""
+    unpacked = f"<small>{escape(note).replace(': ', ':<br>')}</small>" if (note := budget.not_packed(choice)) else ""
     size = MISSING if choice.megabytes is None else f'<td class="num">{number(choice.megabytes)}{unpacked}</td>'
     # A command may break between its words, and nowhere else: half a name is read as another one.
     command = " ".join(f"<span>{escape(word)}</span>" for word in choice.export.split(" "))
