@@ -7,6 +7,7 @@ import tiny_exports
 import torch
 
 from lorcbench.common.artifacts import read_json
+from lorcbench.config.folders import tensors
 from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.jobs import inputs, sources
 from lorcbench.jobs.export.cell import ExportedCell
@@ -57,6 +58,9 @@ def test_the_megabytes_of_a_cell_are_those_of_its_tensors(kind, dtype, weight, r
     names = tiny_exports.cell(weight, rank, method=method, activation=activation)
     result = measured(names)
     export, size = written(names, result.family)
+    assert result.files.dtype == str(dtype).removeprefix("torch.")
+    whole = read_json(PREPARE.folder(names) / "result.json", PREPARE.kind)["folder"]
+    assert result.files.size == sum(one.count * one.size for one in tensors(PREPARE.folder(names) / whole).values())
     said = exported_megabytes(result) * 1e6
     if weight == "mixed":  # which linear has which format is not known, so that it is an upper bound
         assert size <= said < 1.1 * size

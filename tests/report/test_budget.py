@@ -32,7 +32,7 @@ from lorcbench.report.recommend import BUDGETS, advise, fronts, recommend
 from lorcbench.study import started
 
 # A checkpoint in float16, most of which is embeddings.
-FILES = Files(((Linear(128, 256, 2, (128,)), 8),), ((2, True, 800_000),))
+FILES = Files(((Linear(128, 256, 2, (128,)), 8),), ((2, True, 800_000),), dtype="float16")
 
 
 def measured(seed: int = 0) -> list:
@@ -159,6 +159,14 @@ def test_the_command_is_the_one_that_ran_the_study():
     assert set(commandline.stage_arguments(words)) == set(typed)
 
 
+def test_a_study_with_a_name_is_exported_by_it():
+    found = measured()
+    typed = ["study=smoke", "study.ranks=[0,8]"]
+    by_words, by_name = (find(study(found), found, changes(found), words).choices for words in (typed, [*typed, "name=mine"]))
+    assert all(one.export == f"lorcbench export mine {one.cell}" for one in by_name)
+    assert all(one.export == f"lorcbench export smoke 'study.ranks=[0,8]' {one.cell}" for one in by_words)
+
+
 def test_an_interval_that_reaches_beyond_the_budget_is_said():
     choice = of(measured())[0]
     between = Budget("x", "rise", (choice.rise + choice.rise_high) / 2)
@@ -180,6 +188,30 @@ def test_the_page_has_a_row_per_choice_whose_numbers_a_budget_can_limit():
     (units,) = [json.loads(attributes["data-units"]) for _, attributes in reader.elements if "data-units" in attributes]
     assert {name: tuple(pair) for name, pair in units.items()} == budget.UNITS
     assert take_away.chosen([]) == ""
+
+
+def test_what_full_precision_takes_stands_beside_the_choices_and_what_is_not_packed_says_so():
+    found = measured()
+    whole = (8 * 128 * 256 * 2 + 2 * 800_000) / 1e6
+    assert {choice.megabytes_fp for choice in of(found)} == {whole}
+    said = {model: f"{whole:.2f} MB (float16)" for model in sorted({one.cell.model for one in found})}
+    assert budget.full_precision(of(found)) == said
+    lines = budget.lines(of(found), Budget.parse("8"))
+    assert [line for line in lines if " in full precision: " in line] == [
+        f"{model} in full precision: {size}" for model, size in said.items()
+    ]
+    assert "not packed" not in "".join(lines) + take_away.chosen(of(found))
+    for one in found:  # as GPT-2's
+        one.files = dataclasses.replace(FILES, packs=False)
+    assert {choice.megabytes for choice in of(found)} == {whole}
+    best = [line for line in budget.lines(of(found), Budget.parse("8")) if line.startswith("best for ")]
+    assert len(best) == 2 and all(f"{whole:.2f} MB (merged: not packed), " in line for line in best)
+    page = take_away.chosen(of(found))
+    assert page.count("<small>merged:<br>not packed</small>") == len(of(found))
+    assert f"{next(iter(said))} {whole:.2f} MB (float16)" in page
+    for one in found:
+        one.files = None
+    assert budget.full_precision(of(found)) == {} and "In full precision:" not in take_away.chosen(of(found))
 
 
 @pytest.fixture

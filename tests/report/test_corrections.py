@@ -54,26 +54,24 @@ def test_at_equal_rank_each_kind_is_held_against_those_that_know_less():
 @pytest.mark.parametrize(("loss", "verdict"), [(0.1, "contradicted"), (0.25, "supported")])
 def test_at_equal_bits_each_kind_has_a_claim_of_its_own(loss, verdict):
     finer = result("opt-standin-s rtn w2-asym-g32 r0", loss, seed=5, bits_per_weight=3.0)
-    said = verdicts([*kinds(), finer], "At equal bits", "cell of RTN without LoRC")
-    assert len(said) == 4 and said["At equal bits: no cell of RTN without LoRC has no more bits and a lower perplexity"] == (
-        "contradicted"
-    )
-    (exact,) = (value for claim, value in said.items() if claim.endswith("than exact LoRC"))
+    said = verdicts([*kinds(), finer], "At equal bits, ", " every cell of RTN without ")
+    assert len(said) == 4 and said["At equal bits, RTN with LoRC beats every cell of RTN without it"] == "contradicted"
+    (exact,) = (value for claim, value in said.items() if ", exact LoRC beats" in claim)
     assert exact == verdict
 
 
 def test_at_equal_bits_plain_cells_of_other_ranks_and_formats_are_rivals_too():
     found = kinds()
     exact = found[-1]
-    claim = "At equal bits: no cell with plain LoRC of the same method has no more bits and a lower perplexity than exact LoRC"
+    claim = "At equal bits, exact LoRC beats every cell of the same method with plain LoRC"
     assert (
         equal_bits.rivals(found, "plain")[exact.cell] is found[1]
-        and verdicts(found, "cell with plain LoRC")[claim] == "supported"
+        and verdicts(found, "method with plain LoRC")[claim] == "supported"
     )
     finer = corrected("opt-standin-s rtn w2-asym-g32 r2", "plain-int8", 0.1, bits_per_weight=exact.bits_per_weight)
-    assert verdicts([*found, finer], "cell with plain LoRC")[claim] == "contradicted"
+    assert verdicts([*found, finer], "method with plain LoRC")[claim] == "contradicted"
     finer.bits_per_weight += 0.01
-    assert verdicts([*found, finer], "cell with plain LoRC")[claim] == "supported"
+    assert verdicts([*found, finer], "method with plain LoRC")[claim] == "supported"
     assert not {one.cell for one in found[:2]} & equal_bits.rivals(found, "plain").keys()
 
 
@@ -146,13 +144,13 @@ def test_what_was_found_is_counted_from_the_comparisons():
     found = [*rivals, *kinds()]
     made = corrections.find(found, changes(found), {one.cell: 1 / 8 for one in found if one.cell.rank})
     plain, *_, exact = made.sentences
-    assert plain.startswith("Plain LoRC: 1 cells. At equal bits it is below the best cell without LoRC in 0 of 1 (0 beyond")
+    assert plain.startswith("Plain LoRC: 1 cell. At equal bits it is below the best cell without LoRC in 0 of 1 (0 beyond")
     assert (
         "without LoRC that beats it beyond the interval has more bits per code in 0 cases, finer groups in 1." in plain
         and plain.endswith("in most recipes, at no r/d.")
     )
     below = "in 1 of 1 (1 beyond the 95 % interval, 0 the other way)"
-    assert exact.startswith(f"Exact LoRC: 1 cells. At equal rank it is below plain LoRC {below}. At equal bits it is below the")
+    assert exact.startswith(f"Exact LoRC: 1 cell. At equal rank it is below plain LoRC {below}. At equal bits it is below the")
     assert f", and below the best plain one {below}. Of the loss it takes back (medians) 55 % at r/d of 12.5 %" in exact
     assert exact.endswith("in most recipes, at r/d of 12.5 %.")
     assert [(row.where, row.kind) for row in made.by_format] == [("2 bits, rows", kind) for kind in KINDS]

@@ -34,8 +34,8 @@ def test_only_what_has_no_more_bits_is_a_rival(loss, bits, verdict):
     sentence = equal_bits.sentence(found)
     beaten = int(verdict == "contradicted")
     assert (
-        f"{beaten} of them have a higher perplexity than that cell ({beaten} beyond" in sentence
-        and f"{1 - beaten} a lower one ({1 - beaten} beyond" in sentence
+        f"worse in {beaten} of 1 cell ({beaten} beyond" in sentence
+        and f"better in {1 - beaten} ({1 - beaten} beyond" in sentence
     )
 
 

@@ -34,9 +34,9 @@ def test_of_many_models_the_first_part_has_the_ends_and_the_middle_of_each_famil
 def test_each_answer_is_of_the_numbers():
     found = [one for one in results() if one.status == "ok"]
     said = answers(found, changes(found))
-    assert said["pareto"].startswith("14 of 52 quantized cells are on the front of their model: ")
+    assert said["pareto"].startswith("Of 52 quantized cells 14 are on the front of their model: ")
     # exp(0.4 · 0.7) and exp(0.4 · 0.7 · 0.6): groups keep 0.7 of the loss, GPTQ 0.6
-    assert said["bits"].endswith("at 2 bits gptq +18.3 % and rtn +32.3 %.")
+    assert said["bits"].endswith("at 2 bits GPTQ +18.3 %, RTN +32.3 %.")
     assert said["sensitivity"].startswith("Of what is lost in whole rows groups of 32 take back 3")
     assert said["lorc"].startswith("At 2 bits, rank 8 gives back on average 2")
     assert said["activation"] == said["size"] == ""
@@ -52,7 +52,12 @@ def test_rounded_activations_and_larger_models_are_compared_with_their_own():
     small = [full, result("opt-125m rtn w8-asym-row r0", 0.01, weights=100)]
     large = [result("opt-350m none w16 r0", -0.3), result("opt-350m rtn w4-asym-row r0", -0.1, weights=150)]
     said = answers([*small, *large], changes([*small, *large]))
-    assert said["size"].startswith("1 quantized cell can be compared") and "1 reaches a lower perplexity" in said["size"]
+    assert said["size"].startswith(
+        "In 1 of 1 comparison the larger model, quantized, beats all cells of the next smaller model"
+    )
+    large = [large[0], result("opt-350m rtn w4-asym-row r0", 0.3, weights=150)]
+    said = answers([*small, *large], changes([*small, *large]))
+    assert said["size"].startswith("No: in none of 1 comparison does the larger model, quantized, beat all cells")
 
 
 @pytest.mark.parametrize("names", [[], ["opt-125m none w16 r0"], ["opt-125m rtn w4-asym-row r0"]])

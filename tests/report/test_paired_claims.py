@@ -65,8 +65,8 @@ def test_at_equal_bits_all_variants_of_the_base_are_rivals():
     assert best[by_method[INTRINSIC].cell].cell.weight == "w2-asym-g32"
     assert best[by_method[SPLIT].cell].cell.method == "rtn"
     assert equal_bits.rivals(found, "exact")[by_method[INTRINSIC].cell].cell.method == "gptq"
-    said = verdicts(found, "At equal bits: no cell")
-    claim = "At equal bits: no cell of {} has no more bits and a lower perplexity than {}"
+    said = verdicts(found, "At equal bits, ")
+    claim = "At equal bits, {1} beats every cell of {0}"
     assert said[claim.format("GPTQ without LoRC", "intrinsic")] == "contradicted"
     assert said[claim.format("RTN with exact LoRC", "split")] == "supported"
 
@@ -75,5 +75,5 @@ def test_they_are_rows_of_the_tables_beside_the_other_kinds():
     found = study()
     made = corrections.find(found, changes(found), {one.cell: 1 / 8 for one in found if one.cell.rank})
     assert [row.kind for row in made.by_format] == ["exact", "intrinsic", "split"]
-    assert any(sentence.startswith("Split LoRC: 1 cells.") for sentence in made.sentences)
+    assert any(sentence.startswith("Split LoRC: 1 cell.") for sentence in made.sentences)
     assert kinds_of_correction(made)

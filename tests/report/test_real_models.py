@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from page_reader import Reader
-from synthetic import result, study
+from synthetic import result, results, study
 
 from lorcbench.report import figures, tables
 from lorcbench.report.comparison import changes
@@ -62,6 +62,21 @@ def test_figures_the_table_the_tracker_and_the_terminal_say_so_too(tmp_path):
     said = summary(asked, measured, find(asked, measured, changes(measured)), tmp_path)
     assert f"{MODEL}: {ORIGIN}, dequantized" in said
     assert f"what to use, {MODEL}, {ORIGIN}: bits per weight" in said
+
+
+def test_the_terminal_says_what_to_use_before_it_says_what_holds(tmp_path):
+    standins = [one for one in results() if one.status == "ok"]
+    lines = summary(study(standins), standins, find(study(standins), standins, changes(standins)), tmp_path).splitlines()
+    starts = ("  what to use, ", "  LoRC costs, ", "  Against rounding (RTN)", "  claims, tested on stand-ins", "  page ")
+    places = [next(place for place, line in enumerate(lines) if line.startswith(start)) for start in starts]
+    assert places == sorted(places)
+
+
+def test_of_a_model_of_your_own_the_claims_are_a_link(tmp_path):
+    own = results((MODEL,))
+    said = summary(study(own), own, find(study(own), own, changes(own)), tmp_path)
+    assert f"  whether the paper's claims hold here, too: {tmp_path}/report.html#claims\n" in said
+    assert "Holm's procedure" not in said and "supported" not in said
 
 
 def test_other_models_have_nothing_beside_their_names(tmp_path):

@@ -204,7 +204,7 @@ def test_the_saved_view_has_the_columns_that_differ(uri):
     tags = MlflowClient(uri).get_experiment(imported(uri, study_results())["experiment_id"]).tags
     view = json.loads(tags[TAG])
     state = json.loads(view["state"])
-    assert view["name"] == NAME and state["orderByKey"] == "metrics.`ppl_mean`"
+    assert view["name"] == NAME and state["orderByKey"] == "metrics.`delta_ppl_percent`"
     params, metrics = (
         ["model", "method", "weight", "rank", "lorc"],
         ["ppl_mean", "delta_ppl_percent", "bits_per_weight", "size_mib"],

@@ -23,6 +23,36 @@ def _environment(monkeypatch):
         monkeypatch.setenv(name, "")
 
 
+@pytest.mark.parametrize(
+    ("study", "overrides", "own_name", "behind"),
+    [
+        ("demo", "", None, ""),
+        ("demo", "study.gate=check study.max_cells=999 runtime.threads=2", None, ""),
+        ("demo", "study.models=[opt-standin-m] study.ranks=[0,8]", None, ", changed: models=opt-standin-m, ranks=0,8"),
+        ("demo", "study.models=[opt-standin-m] study.ranks=[0,8]", "mine", ", changed: models=opt-standin-m, ranks=0,8"),
+        ("demo+gate=off", "", None, ", changed: gate=off"),
+        ("demo", f"study.ranks=[{','.join(map(str, range(20)))}] study.gate=off", None, ", changed: ranks, gate=off"),
+    ],
+)
+def test_a_changed_study_does_not_keep_the_title_of_its_file(study, overrides, own_name, behind):
+    own = load_study("demo").config.title
+    assert load_study(study, overrides.split(), own_name=own_name).config.title == own + behind
+
+
+def test_a_title_that_is_given_stays_as_it_is():
+    assert load_study("demo", ["study.ranks=[0,8]", "study.title=Mine"]).config.title == "Mine"
+    standins = load_study("lorc", ["study.standins=true"]).config.title
+    assert standins == f"{load_study('lorc').config.title}, on stand-ins"
+
+
+def test_a_model_of_your_own_is_what_the_study_own_is_for(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "opt", "hidden_size": 64, "ffn_dim": 256, "num_hidden_layers": 1}')
+    place = {"model_path": str(tmp_path)}
+    assert load_study("own", **place).config.title == load_study("own").config.title
+    assert load_study("own", ["study.ranks=[0,8]"], **place).config.title.endswith(", changed: ranks=0,8")
+    assert ", changed: model_path=" in load_study("smoke", **place).config.title
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("study", "overrides", "name"),

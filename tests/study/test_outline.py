@@ -37,6 +37,14 @@ def test_an_axis_runs_through_every_grid_and_a_line_says_so():
     )
 
 
+def test_cells_whose_activations_alone_are_rounded_are_counted_beside_full_precision():
+    demo = load_study("demo")
+    alone = sum(cell.weight == "w16" and cell.activation != "a16" for cell in demo.cells)
+    whole = sum(cell.is_full_precision for cell in demo.cells)
+    said = f"; full precision: {whole} cells, and {alone} whose activations alone are rounded"
+    assert alone and outline(demo)[0].endswith(said)
+
+
 def test_exactly_takes_the_product_of_what_is_named():
     assert recipes([*MEANT, EXACTLY]) == {("gptq", "w3-asym-g64", "a16", 0)}
     asked = [*MEANT, "study.methods=[rtn,gptq]", "study.activations=[a16,a8-asym-token]", "study.ranks=[0,8]", EXACTLY]

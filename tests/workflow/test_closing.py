@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import pytest
 from runs import snakemake
+from safetensors.numpy import save_file
 
+from lorcbench.common.artifacts import write_json
 from lorcbench.common.process import SUMMARY_LATER
 from lorcbench.pipeline import closing
 from lorcbench.pipeline.closing import SUMMARY, Closing
@@ -52,13 +55,23 @@ def test_what_an_earlier_run_said_is_no_answer_of_one_that_failed(at_exit, capsy
 
 def test_an_export_ends_with_its_folders_and_says_them_again(at_exit, capsys, tmp_path):
     one = Closing("mine", "mine/.complete")
-    one.exported = ["a/model", "b/model", "failed/model"]
+    one.exported = dict.fromkeys(("a/model", "b/model", "failed/model"), tmp_path / "opt/result.json")
     for name in ("a", "b"):
         (tmp_path / name / "model").mkdir(parents=True)
     one.begin({"export"})
     one.at_exit()
     assert ended(at_exit, capsys).splitlines()[-2:] == ["  a/model", "  b/model"]
     assert one.known().splitlines()[-1] == "  b/model"
+
+
+def test_behind_an_exported_folder_stands_its_size_and_that_of_the_original(at_exit, tmp_path):
+    write_json(tmp_path / "opt/result.json", "checkpoint", {"folder": "model"})
+    one = Closing("mine", "mine/.complete")
+    one.exported = {"a/model": tmp_path / "opt/result.json"}
+    for folder, numbers in (("opt/model", 500_000), ("a/model", 100_000), ("a/model/adapter", 25_000)):
+        (tmp_path / folder).mkdir(parents=True)
+        save_file({"weight": np.zeros(numbers, "float32")}, tmp_path / folder / "model.safetensors")
+    assert one.known().splitlines()[-1] == "  a/model  0.50 MB; in full precision 2.00 MB"
 
 
 def test_a_run_with_nothing_to_do_gives_the_answer_of_the_one_before(at_exit, tmp_path):

@@ -20,7 +20,7 @@ from trees import diffs, why_not
 
 from lorcbench.config import compose
 from lorcbench.pipeline.closing import SUMMARY
-from lorcbench.report import budget, shared, tables
+from lorcbench.report import budget, rounding, shared, tables
 from lorcbench.report.claims import Verdict
 from lorcbench.stages.report import ATTACHED
 from lorcbench.study import started
@@ -128,6 +128,7 @@ def test_every_column_of_a_table_of_results_is_explained():
     assert _first_column("reference-cells.md", "tasks.csv") == set(tables.HARNESS_COLUMNS)
     assert _first_column("reference-cells.md", "recommended.csv") == set(budget.COLUMNS)
     assert _first_column("reference-cells.md", "recommended-shared.csv") == set(shared.COLUMNS)
+    assert _first_column("reference-cells.md", "against.csv") == set(rounding.COLUMNS)
     assert _first_column("reference-cells.md", "claims.json") == {field.name for field in fields(Verdict)}
 
 

@@ -1,6 +1,6 @@
 # The only rules that see all cells: MLflow, and the page. `snakemake --report FILE` shows what `report()` marks.
 #   inputs   every evaluation of the study
-#   outputs  results/STUDY/{cells.csv,recommended.csv,scorecard.csv,report.html,figures,claims.json}, results/mlflow.db
+#   outputs  results/STUDY/{cells.csv,recommended.csv,against.csv,scorecard.csv,report.html,figures,claims.json}, results/mlflow.db
 
 
 localrules:

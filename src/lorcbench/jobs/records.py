@@ -33,13 +33,25 @@ def of_process(seconds: float) -> dict:
         "host": platform.node(),
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "commit": _commit(),
+        **_checkout(),
     }
 
 
-def _commit() -> str | None:
-    """The commit of the checkout that this package is part of; None for a wheel, which may lie in anybody's repository."""
+def _checkout() -> dict:
+    """The commit of the checkout that this package is part of, and whether its code or settings differ from that commit.
+
+    The commit is None for a wheel, which may lie in anybody's repository.
+    """
     if shipped.is_wheel():
-        return None
-    found = subprocess.run(["git", "-C", str(shipped.root()), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
+        return {"commit": None, "with_changes": False}
+    commit = _git("rev-parse", "HEAD")
+    # Without the optional lock, since many jobs ask at the same time.
+    changed = bool(commit) and bool(_git("--no-optional-locks", "status", "--porcelain", "--", "src", "conf"))
+    return {"commit": commit or None, "with_changes": changed}
+
+
+def _git(*arguments: str) -> str:
+    """What git says of the checkout; "" where it is no repository."""
+    return subprocess.run(
+        ["git", "-C", str(shipped.root()), *arguments], capture_output=True, text=True, check=False
+    ).stdout.strip()

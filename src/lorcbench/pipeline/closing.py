@@ -6,7 +6,10 @@ import atexit
 import os
 from pathlib import Path
 
+from lorcbench.common.artifacts import read_json
 from lorcbench.common.process import SUMMARY_LATER
+from lorcbench.config import folders
+from lorcbench.study.stages import PREPARE
 
 SUMMARY = "summary.txt"  # in the folder of a study: what its report says in short
 
@@ -15,7 +18,8 @@ class Closing:
     """What a run says at its very end.
 
     Attributes:
-        exported: the folders that the run exports; empty if it measures a study.
+        exported: the folders that the run exports, each with the result of the job that prepared its model; empty if the run
+            measures a study.
 
     Args:
         folder: of the study's page.
@@ -23,7 +27,7 @@ class Closing:
     """
 
     def __init__(self, folder: str, complete: str) -> None:
-        self.exported: list[str] = []
+        self.exported: dict[str, Path] = {}
         self._summary = Path(folder) / SUMMARY
         self._complete = Path(complete)
         self._makes_page = False
@@ -53,9 +57,25 @@ class Closing:
 
     def _text(self) -> str:
         if self.exported:
-            there = [folder for folder in self.exported if Path(folder).is_dir()]
-            return "\n".join(["", "exported, one folder per cell:", *(f"  {folder}" for folder in there)]) if there else ""
+            made = {Path(folder): prepared for folder, prepared in self.exported.items() if Path(folder).is_dir()}
+            there = [f"  {folder}{_size(folder, prepared)}" for folder, prepared in made.items()]
+            return "\n".join(["", "exported, one folder per cell:", *there]) if there else ""
         try:
             return self._summary.read_text(encoding="utf-8").rstrip()
         except OSError:  # the page could not be made
             return ""
+
+
+def _size(folder: Path, prepared: Path) -> str:
+    """How large the tensors of an export are, and those of its model in full precision; "" where no tensors are there."""
+    size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+    if not size:
+        return ""
+    record = read_json(prepared, PREPARE.kind)
+    whole = sum(tensor.count * tensor.size for tensor in folders.tensors(prepared.parent / record["folder"]).values())
+    original = f"; in full precision {_megabytes(whole)}" if whole else ""
+    return f"  {_megabytes(size)}{original}"
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:,.2f} MB"

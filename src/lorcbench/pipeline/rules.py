@@ -99,7 +99,7 @@ class Pipeline:
         jobs = exports.jobs(self.study, cells, self._settings_given)
         exports.refuse_misfits(self.study, jobs, self._runtime, plan.total_memory(self._runtime))
         self.exports = [f"{job.folder}/result.json" for job in jobs]
-        self.closing.exported = [f"{job.folder}/{PUBLISHED}" for job in jobs]
+        self.closing.exported = {f"{job.folder}/{PUBLISHED}": PREPARE.folder(job.names) / "result.json" for job in jobs}
         self.targets = [*self.exports, f"{MODELS.folder(Wildcards(study=self.study.name))}/result.json"]
 
     def device_lines(self) -> list[str]:

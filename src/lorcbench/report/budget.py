@@ -18,7 +18,7 @@ from lorcbench.config import foreign
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.variants import Variant
 from lorcbench.report import rows, shared
-from lorcbench.report.spelling import number, percent
+from lorcbench.report.spelling import number, percents
 from lorcbench.study import started
 
 TABLE = "recommended.csv"
@@ -89,6 +89,8 @@ class Choice:
         bits_per_weight: all that is stored for the linears of the blocks.
         megabytes: of the tensors that `export` writes in the format that it takes by itself: `lorcbench.report.exported`. None
             where the files of the model are not here.
+        format: that format, "" of a checkpoint already.
+        megabytes_fp, dtype_fp: of the tensors of the model in full precision, and their type; None and "" like `megabytes`.
         ppl, ppl_fp: the mean perplexity of the corpora, and full precision's.
         delta_ppl, delta_ppl_low, delta_ppl_high: their difference, with its interval.
         rise, rise_low, rise_high: the same as a share of full precision's perplexity.
@@ -110,6 +112,9 @@ class Choice:
     kind: str
     bits_per_weight: float
     megabytes: float | None
+    format: str
+    megabytes_fp: float | None
+    dtype_fp: str
     ppl: float
     ppl_fp: float
     delta_ppl: float
@@ -203,6 +208,7 @@ def lines(choices: list[Choice], budget: Budget, everything: bool = False) -> li
             told += [line for choice in fitting for line in _told(choice, budget, "  ")]
         else:
             told += _told(fitting[0], budget, f"best for {name}: ")
+    told += [f"{model} in full precision: {size}" for model, size in full_precision(choices).items()]
     if others and not everything:
         told.append(f"{others} more cells are within {budget.text}; --all prints them too")
     return told
@@ -231,13 +237,25 @@ def nearest(front: list[Choice], budget: Budget) -> str:
 def size(choice: Choice) -> str:
     """Bits per weight and megabytes in words."""
     bits = f"{choice.bits_per_weight:.2f} bits per weight"
-    return bits if choice.megabytes is None else f"{bits}, {number(choice.megabytes)} MB"
+    unpacked = f" ({note})" if (note := not_packed(choice)) else ""
+    return bits if choice.megabytes is None else f"{bits}, {number(choice.megabytes)} MB{unpacked}"
+
+
+def not_packed(choice: Choice) -> str:
+    """Why the megabytes are those of a checkpoint whose codes are not packed; "" if they are packed."""
+    return f"{choice.format}: not packed" if choice.format == "merged" else ""
+
+
+def full_precision(choices: Iterable[Choice]) -> dict[str, str]:
+    """What each model takes in full precision, and in which type, in words; a model whose files are not here is left out."""
+    known = {choice.model: choice for choice in choices if choice.megabytes_fp is not None}
+    return {model: f"{number(one.megabytes_fp)} MB ({one.dtype_fp})" for model, one in sorted(known.items())}
 
 
 def loss(choice: Choice) -> str:
     """What it loses, in perplexity and as a share, with intervals."""
     ppl, low, high = (number(value, "+") for value in (choice.delta_ppl, choice.delta_ppl_low, choice.delta_ppl_high))
-    share, least, most = (percent(value).removesuffix(" %") for value in (choice.rise, choice.rise_low, choice.rise_high))
+    share, least, most = percents(choice.rise, choice.rise_low, choice.rise_high)
     return f"PPL {ppl} [{low}, {high}], {share} % [{least}, {most}]"
 
 

@@ -113,6 +113,9 @@ def _choice(study: str, change: Change, alike: list[CellResult], command: str) -
         kind=kind_of(result),
         bits_per_weight=result.bits_per_weight,
         megabytes=exported_megabytes(result),
+        format=_format(result),
+        megabytes_fp=result.files.size / 1e6 if result.files else None,
+        dtype_fp=result.files.dtype if result.files else "",
         ppl=result.mean_ppl,
         ppl_fp=change.baseline.mean_ppl,
         delta_ppl=change.mean.value,
@@ -125,6 +128,12 @@ def _choice(study: str, change: Change, alike: list[CellResult], command: str) -
         alike=tuple(one.cell.key for one in alike),
         export=_export(result, command),
     )
+
+
+def _format(result: CellResult) -> str:
+    """The format that `export` takes by itself; "" where nothing is known of it, and of a checkpoint already."""
+    is_foreign = settings_of(result.cell.method).kind == foreign.METHOD
+    return "" if result.files is None or is_foreign else format_of(result.files, result.cell, result.family)
 
 
 def _export(result: CellResult, command: str) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lorcbench.common.spelling import counted
 from lorcbench.report.comparison import Change, mean_change
 from lorcbench.report.equal_bits import PLAIN, Tally, compare, kind_of, kinds, leading, twin
 from lorcbench.report.intervals import Interval
@@ -160,7 +161,7 @@ def _sentence(kind: str, cells: list[Cell], compared: _Compared, by_share: list[
         if without:
             where = f"at r/d of {', '.join(paying)}" if paying else "at no r/d"
             sentences.append(f"It pays for its bits, beyond the interval and in most recipes, {where}")
-    return f"{kind[0].upper()}{kind[1:]} LoRC: {'. '.join([f'{len(cells)} cells', *sentences])}."
+    return f"{kind[0].upper()}{kind[1:]} LoRC: {'. '.join([counted(len(cells), 'cell'), *sentences])}."
 
 
 def _counted(tally: Tally) -> str:

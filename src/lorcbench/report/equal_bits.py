@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 
+from lorcbench.common.spelling import counted
 from lorcbench.config import compose
 from lorcbench.config.paired import PAIRED
 from lorcbench.config.variants import Variant
@@ -157,9 +158,9 @@ def sentence(results: list[CellResult]) -> str:
     if present == [PLAIN]:
         tally = Tally.of(compared.values())
         return (
-            f"LoRC at equal bits: {tally.count} cells with LoRC are compared, each with the best cell of the same method that "
-            f"has no LoRC and no more bits. {tally.above} of them have a higher perplexity than that cell "
-            f"({tally.surely_above} beyond the 95 % interval), {tally.below} a lower one ({tally.surely_below} beyond it)."
+            f"LoRC at equal bits, beside the best cell of the same method that has no LoRC and no more bits: worse in "
+            f"{tally.above} of {counted(tally.count, 'cell')} ({tally.surely_above} beyond the 95 % interval), better in "
+            f"{tally.below} ({tally.surely_below} beyond it)."
         )
     text = f"LoRC at equal bits, beside the best cell without it of the same method and no more bits: {_by_kind(compared)}."
     if with_plain := compare(results, PLAIN):

@@ -20,6 +20,7 @@ from lorcbench.study import exports
 from lorcbench.study.cells import Cell
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # between dots
+_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # as safetensors spells them
 _SHAPE = 16  # bytes of ``weight_shape``, two 64-bit integers
 
 
@@ -51,11 +52,19 @@ class Files:
         linears: of all blocks, each different one with how often it is there.
         others: (bytes of a number, whether it is one of floating point, how many): embeddings, head, norms, biases.
         packs: whether formats with packed codes hold it, which they do not if its linears are stored (in, out), as GPT-2's are.
+        dtype: the type of the linears, such as ``float32``; of several the one of most of them.
     """
 
     linears: tuple[tuple[Linear, int], ...]
     others: tuple[tuple[int, bool, int], ...]
     packs: bool = True
+    dtype: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors: what the checkpoint itself takes."""
+        linears = sum(linear.rows * linear.width * linear.size * count for linear, count in self.linears)
+        return linears + sum(size * count for size, _, count in self.others)
 
 
 def files(folder: Path, architecture: dict[str, Any]) -> Files | None:
@@ -68,18 +77,20 @@ def files(folder: Path, architecture: dict[str, Any]) -> Files | None:
     patterns = {_numberless(f"{architecture['blocks']}.0.{name}.weight"): name for name in names}
     linears: Counter[Linear] = Counter()
     others: Counter[tuple[int, bool]] = Counter()
+    dtypes: Counter[str] = Counter()
     for name, tensor in folders.tensors(folder).items():
         if (linear := patterns.get(_pattern(name, architecture))) and len(tensor.shape) == 2:
             rows, width = tensor.shape[::-1] if linear in architecture["transposed"] else tensor.shape
             shares = [share for _, share in architecture["fused"].get(linear, {"parts": [("", 1)]})["parts"]]
             parts = tuple(rows * share // sum(shares) for share in shares)
             linears[Linear(rows, width, tensor.size, parts)] += 1
+            dtypes[_TYPES.get(tensor.dtype, tensor.dtype)] += 1
         else:
             others[tensor.size, tensor.is_float] += tensor.count
     if not linears:
         return None
     counted = tuple((*kind, count) for kind, count in others.items())
-    return Files(tuple(linears.items()), counted, not architecture["transposed"])
+    return Files(tuple(linears.items()), counted, not architecture["transposed"], dtypes.most_common(1)[0][0])
 
 
 def _numberless(name: str) -> str:

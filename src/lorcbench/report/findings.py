@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lorcbench.report import (
     agreement,
@@ -13,6 +14,7 @@ from lorcbench.report import (
     headline,
     mixed,
     recommend,
+    rounding,
     scorecard,
     seeds,
     sources,
@@ -28,6 +30,7 @@ from lorcbench.report.corrections import Corrections
 from lorcbench.report.mixed import Mixed
 from lorcbench.report.recommend import Advice, RankCost
 from lorcbench.report.results import CellResult
+from lorcbench.report.rounding import Against
 from lorcbench.report.scorecard import Row
 from lorcbench.report.seeds import Spread
 from lorcbench.report.shared import Shared
@@ -56,6 +59,7 @@ class Findings:
         codes: in which rows of the recommendations codes of 4 bits stand.
         mixed: cells of mixed formats beside their rivals.
         corrections: what was found about kinds of correction, where a study has several.
+        rounding: each method beside rounding to nearest in the same format.
     """
 
     verdicts: list[Verdict]
@@ -72,18 +76,23 @@ class Findings:
     choices: list[Choice] = field(default_factory=list)
     shared: list[Shared] = field(default_factory=list)
     mixed: list[Mixed] = field(default_factory=list)
+    rounding: list[Against] = field(default_factory=list)
 
-    def lines(self) -> list[str]:
-        """All of it in short, for the terminal."""
+    def lines(self, page: Path) -> list[str]:
+        """All of it in short, for the terminal: what to use first.
+
+        Args:
+            page: of the study.
+        """
         published = [*agreement.summary(self.scorecard, self.orderings), *sources.summary(self.beside)]
         pays = "" if self.corrections.sentences else self.equal_bits
         use = headline.lines(self.advice, self.rank_costs, pays, self.codes)
         candidates = conventions.summary(self.candidates)
         kinds = [f"  {sentence}" for sentence in [*self.corrections.sentences, *mixed.sentences(self.mixed)]]
-        # What to use comes last, where people look first.
+        against = [f"  {sentence}"] if (sentence := rounding.sentence(self.rounding)) else []
         own = tally.is_about_others(self.verdicts)
-        claimed = tally.brief(self.verdicts) if own else tally.lines(self.verdicts)
-        return [*claimed, *published, *candidates, *seeds.summary(self.spreads), *kinds, *use]
+        claimed = tally.brief(self.verdicts, page) if own else tally.lines(self.verdicts)
+        return [*use, *against, *kinds, *claimed, *published, *candidates, *seeds.summary(self.spreads)]
 
 
 def find(study: Study, results: list[CellResult], changes: dict[Cell, Change], arguments: list[str] | None = None) -> Findings:
@@ -105,7 +114,7 @@ def find(study: Study, results: list[CellResult], changes: dict[Cell, Change], a
     candidates = conventions.rank(rows)
     pays = equal_bits.sentence(measured)
     kinds = corrections.find(measured, changes, {result.cell: rank_share(study, result.cell) for result in measured})
-    command = started.command(arguments or [f"study={study.name}"], "export")
+    command = started.short_command(arguments or [f"study={study.name}"], "export")
     taken = choices(study.name, results, changes, command)
     shared = shared_recipes(results, changes, advice)
     return Findings(
@@ -123,4 +132,5 @@ def find(study: Study, results: list[CellResult], changes: dict[Cell, Change], a
         taken,
         shared,
         mixed.find(measured),
+        rounding.find(measured),
     )

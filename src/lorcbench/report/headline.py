@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lorcbench.report.recommend import BUDGETS, USABLE, Advice, RankCost, Recommendation
 from lorcbench.report.results import CellResult
-from lorcbench.report.spelling import percent
+from lorcbench.report.spelling import percent, percents
 
 NONE_USABLE = "none usable"
 WIDE = 4096  # the width of a model of 7 billion weights
@@ -67,14 +67,14 @@ def loss(one: Recommendation) -> str:
 
 def mean_loss(one: Recommendation) -> str:
     """The mean rise with its interval."""
-    value, low, high = (percent(share).removesuffix(" %") for share in (one.loss.value, one.loss.low, one.loss.high))
+    value, low, high = percents(one.loss.value, one.loss.low, one.loss.high)
     return f"{value} % [{low}, {high}]"
 
 
 def spread(one: Recommendation) -> str:
     """The smallest and the largest rise over models."""
-    low, high = (percent(share) for share in one.range)
-    return low if low == high else f"{low.removesuffix(' %')} to {high}"
+    low, high = percents(*one.range)
+    return f"{low} %" if low == high else f"{low} to {high} %"
 
 
 def remark(one: Recommendation) -> str:

@@ -226,6 +226,16 @@ def run_of(folder: Path | None) -> dict | None:
     return read_json(path, "run") if path and path.is_file() else None
 
 
+def commit_of(run: dict, digits: int | None = None) -> str:
+    """The commit whose code ran a job, and whether the checkout differed from it, in words; "" where there is none.
+
+    Args:
+        digits: of the commit, None for all.
+    """
+    commit = (run.get("commit") or "")[:digits]
+    return f"{commit}, with changes" if commit and run.get("with_changes") else commit
+
+
 def _failure(folder: Path, variant: str | None = None) -> str | None:
     """What a failed job left, if no success followed it.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from lorcbench.report import rows
-from lorcbench.report.spelling import percent
+from lorcbench.report.spelling import percents
 
 TABLE = "recommended-shared.csv"
 
@@ -49,7 +49,7 @@ class Shared:
         run = "" if self.activation == "a16" else f", run with {self.activation}"
         low, high = f"{self.least_bits:.2f}", f"{self.bits_per_weight:.2f}"
         bits = low if low == high else f"{low} to {high}"
-        rise, least, most = (percent(share).removesuffix(" %") for share in (self.rise, self.rise_low, self.rise_high))
+        rise, least, most = percents(self.rise, self.rise_low, self.rise_high)
         usable = "" if self.usable else " (not usable: it more than doubles the perplexity)"
         who = f"best of one recipe for all {len(self.models)} {self.kind}{run}"
         return f"{who}: {self.recipe}: {bits} bits per weight, {rise} % [{least}, {most}] on average{usable}"

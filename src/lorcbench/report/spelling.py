@@ -9,9 +9,23 @@ def number(value: float, sign: str = "") -> str:
     return _typographic(f"{value:{sign},.{digits}f}")
 
 
+def percents(*shares: float) -> list[str]:
+    """Signed shares in percent without the sign of percent, all with as many digits as show that one of them is not zero.
+
+    One digit behind the point, and three at most; one if all are zero.
+    """
+    digits = next((count for count in (1, 2, 3) if any(round(100 * share, count) for share in shares)), 1)
+    return [percent(share, digits).removesuffix(" %") for share in shares]
+
+
 def percent(share: float, digits: int = 1) -> str:
     """A signed share in percent, with a typographic minus."""
     return f"{_typographic(f'{100 * share:+,.{digits}f}')} %"
+
+
+def p_value(p: float) -> str:
+    """A p-value for people."""
+    return f"{p:.4f}" if p >= 0.0001 else "< 0.0001"
 
 
 def _typographic(text: str) -> str:

@@ -176,7 +176,7 @@ def _equal_bits(grid: Grid) -> Iterator[Statement]:
     best = rivals(grid.cells.values())
     for cell, result in grid.chosen():
         if cell in best and _of_the_paper(cell):
-            claim = f"At equal bits: no cell of {base(cell)} without LoRC has no more bits and a lower perplexity"
+            claim = f"At equal bits, {base(cell)} with LoRC beats every cell of {base(cell)} without it"
             yield Statement(claim, OURS, ((-1.0, best[cell]), (1.0, result)), pooled=False)
 
 

@@ -51,8 +51,8 @@ def _equal_bits(grid: Grid) -> Iterator[Statement]:
         best = rivals(grid.cells.values(), against)
         for cell, result in _weighted(grid):
             if cell in best and cell in own:
-                rival = f"cell of {base(cell)} without LoRC" if against == NONE else "cell with plain LoRC of the same method"
-                claim = f"At equal bits: no {rival} has no more bits and a lower perplexity than {kind_of(cell)} LoRC"
+                rival = f"cell of {base(cell)} without LoRC" if against == NONE else "cell of the same method with plain LoRC"
+                claim = f"At equal bits, {kind_of(cell)} LoRC beats every {rival}"
                 yield Statement(claim, OURS, ((-1.0, best[cell]), (1.0, result)), pooled=False)
 
 

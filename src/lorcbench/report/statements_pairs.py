@@ -64,5 +64,5 @@ def _equal_bits(grid: Grid) -> Iterator[Statement]:
         for cell, result, base in _paired(grid):
             if cell in best:
                 rival = "without LoRC" if against == NONE else f"with {against} LoRC"
-                claim = f"At equal bits: no cell of {base} {rival} has no more bits and a lower perplexity than {kind_of(cell)}"
+                claim = f"At equal bits, {kind_of(cell)} beats every cell of {base} {rival}"
                 yield Statement(claim, OURS, ((-1.0, best[cell]), (1.0, result)), pooled=False)

@@ -62,7 +62,7 @@ def summary(study: Study, results: list[CellResult], findings: Findings, folder:
     origins = {result.cell.model: result.origin for result in results if result.origin}
     lines += [f"  {model}: {origin}, dequantized" for model, origin in origins.items()]
     lines += [f"  {line}" for line in devices.lines(result.device for result in results if result.status == "ok")]
-    lines += findings.lines()
+    lines += findings.lines(folder / "report.html")
     lines += [f"  {line}" for line in advice]
     places = {"page": folder / "report.html", "table": folder / "cells.csv", "MLflow": Path(paths.MLFLOW)}
     lines += [f"  {name:6} {path}" for name, path in places.items()]

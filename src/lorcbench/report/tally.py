@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
+from lorcbench.common.spelling import counted as spelled_count
 from lorcbench.report.claims import FAMILYWISE, VERDICTS, Verdict
 
 IN_PART = "in part"
@@ -79,7 +81,8 @@ def counted(found: list[Claim], ours: bool) -> tuple[int, int]:
 def supported(found: list[Claim], ours: bool) -> str:
     """By what `counted` takes a claim for supported, and how many are if each test stands by itself."""
     before = sum(claim.is_supported_alone for claim in found if claim.is_ours == ours and claim.status)
-    return f"supported in every test after Holm ({before} before)"
+    tests = sum(verdict.counted for claim in found for verdict in claim.verdicts)
+    return f"supported in every test (corrected for {spelled_count(tests, 'test')}, Holm; {before} uncorrected)"
 
 
 def as_printed(verdicts: list[Verdict]) -> tuple[int, int]:
@@ -94,11 +97,10 @@ def control(verdicts: list[Verdict]) -> str:
     return f"{count} tests, family-wise error at most {100 * FAMILYWISE:g} % by Holm's procedure"
 
 
-def brief(verdicts: list[Verdict]) -> list[str]:
-    """For the terminal, where all models are the reader's own: how many claims hold, in one line; none without tests."""
-    supported, count = counted(claims(verdicts), ours=False)
-    said = f"{supported} of {count} supported in every test"
-    return [f"  claims of the paper on models of your own: {said}; the page has each"] if count else []
+def brief(verdicts: list[Verdict], page: Path) -> list[str]:
+    """For the terminal, where all models are the reader's own: the place of their tests; none without one."""
+    _, count = counted(claims(verdicts), ours=False)
+    return [f"  whether the paper's claims hold here, too: {page}#claims"] if count else []
 
 
 def is_about_others(verdicts: list[Verdict]) -> bool:

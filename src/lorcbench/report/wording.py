@@ -13,7 +13,7 @@ def recipe(cell: Cell) -> str:
     """All of a cell but its model and calibration, for a reader who does not know the spelling of names."""
     if cell.method == "none":
         return "full precision" if cell.is_full_precision else f"weights in full precision, {_activations(cell)}"
-    parts = [_method(cell.method), *_weight(cell.weight_format)]
+    parts = [method_words(cell.method), *_weight(cell.weight_format)]
     if cell.activation != "a16":
         parts.append(_activations(cell))
     if cell.rank:
@@ -21,7 +21,7 @@ def recipe(cell: Cell) -> str:
     return ", ".join(parts)
 
 
-def _method(name: str) -> str:
+def method_words(name: str) -> str:
     """The method as the papers name it, and in brackets what makes it another: its conf file, and changed settings."""
     variant = Variant.parse(without_star(name))
     label = settings_of(name).label or variant.stem

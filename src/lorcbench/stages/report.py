@@ -15,7 +15,19 @@ from lorcbench.config import compose
 from lorcbench.jobs.job import Job
 from lorcbench.pipeline import machine
 from lorcbench.pipeline.closing import SUMMARY
-from lorcbench.report import budget, comparison, conventions, figures, results, rows, seeds, shared, sources, tables
+from lorcbench.report import (
+    budget,
+    comparison,
+    conventions,
+    figures,
+    results,
+    rounding,
+    rows,
+    seeds,
+    shared,
+    sources,
+    tables,
+)
 from lorcbench.report.derived import derive
 from lorcbench.report.findings import Findings, find
 from lorcbench.report.page.render import render
@@ -39,6 +51,7 @@ ATTACHED = (
     "claims.json",
     budget.TABLE,
     shared.TABLE,
+    rounding.TABLE,
 )
 
 
@@ -56,7 +69,7 @@ def main(job: Job) -> None:
     tasks = tables.harness_rows(study, measured, changes)
     write_text(folder / "cells.csv", rows.as_csv(tables.COLUMNS, cells))
     write_text(folder / "tasks.csv", rows.as_csv(tables.HARNESS_COLUMNS, tasks))
-    _write_findings(folder, findings)
+    _write_findings(study.name, folder, findings)
     write_text(folder / started.COMMAND, started.command(job.overrides) + "\n")
     drawn = figures.draw(everything, changes, folder / "figures", findings.scorecard)
     imported = _imported(folder)
@@ -81,10 +94,11 @@ def _advice(study: Study, measured: list[CellResult]) -> list[str]:
     return [faster] if faster else []
 
 
-def _write_findings(folder: Path, findings: Findings) -> None:
-    """claims.json, recommended.csv, recommended-shared.csv, scorecard.csv, fingerprint.csv and seeds.csv."""
+def _write_findings(study: str, folder: Path, findings: Findings) -> None:
+    """claims.json, recommended.csv, recommended-shared.csv, against.csv, scorecard.csv, fingerprint.csv and seeds.csv."""
     write_text(folder / budget.TABLE, budget.as_csv(findings.choices))
     write_text(folder / shared.TABLE, shared.as_csv(findings.shared))
+    write_text(folder / rounding.TABLE, rows.as_csv(rounding.COLUMNS, (one.row(study) for one in findings.rounding)))
     write_text(folder / "claims.json", json.dumps([vars(verdict) for verdict in findings.verdicts], indent=1) + "\n")
     write_text(folder / "scorecard.csv", rows.as_csv(sources.COLUMNS, (number.columns() for number in findings.beside)))
     write_text(folder / "fingerprint.csv", rows.as_csv(conventions.COLUMNS, map(vars, findings.candidates)))

@@ -43,6 +43,11 @@ class _Request:
     published_ranks: dict[int, list[int]]
     foreign: dict[str, Path]
 
+    @property
+    def stem(self) -> str:
+        """The name of the study's file."""
+        return self.name.partition("+")[0]
+
 
 def load_study(
     name: str,
@@ -84,10 +89,11 @@ def load_study(
     # The text is part of the study's own name.
     without_text = str(Variant.parse(protocol).without("text")) if request.texts else protocol
     plain = compose.plain(composed.study) | {"eval": without_text, naming.TASKS: tasks}
-    called = _name(request, {key: plain[key] for key in changed}) if own_name is None else naming.check_name(own_name)
+    kept = _changes(request, {key: plain[key] for key in changed})
+    called = naming.with_changes(request.stem, kept) if own_name is None else naming.check_name(own_name)
     return Study(
         name=naming.check_place(called),
-        config=request.config,
+        config=replace(request.config, title=_title(request, kept)),
         eval=protocol,
         tasks=tuple(tasks),
         cells=tuple(cells),
@@ -120,14 +126,13 @@ def _tasks(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(compose.canonical("task", name) for name in names))
 
 
-def _name(request: _Request, changes: dict[str, Any]) -> str:
-    """What a study is called that the command line changed, without what changes nothing.
+def _changes(request: _Request, changes: dict[str, Any]) -> dict[str, Any]:
+    """What the command line changed of a study's file, without what changes nothing; every name in its one spelling.
 
     Args:
         changes: values as plain Python, as the command line gave them.
     """
-    stem = request.name.partition("+")[0]
-    own = compose.load("study", stem)
+    own = compose.load("study", request.stem)
     protocol = compose.canonical("eval", own.eval)
     unchanged = compose.plain(own) | {"eval": protocol, naming.TASKS: _tasks(compose.load("eval", protocol).tasks)}
     # An axis replaces that axis in every grid, so it may change cells even where it is the study's own.
@@ -139,7 +144,13 @@ def _name(request: _Request, changes: dict[str, Any]) -> str:
         kept[naming.TEXT] = text
     if request.foreign:
         kept[naming.FOREIGN] = [folders.model_name(folder) for folder in request.foreign.values()]
-    return naming.with_changes(stem, kept)
+    return kept
+
+
+def _title(request: _Request, changes: dict[str, Any]) -> str:
+    """The title of a study's file, with what the command line changed; a model and a text are what the study `own` is for."""
+    expected = (naming.FOLDER, naming.TEXT) if request.stem == given.OWN else ()
+    return naming.title(request.config.title, {key: value for key, value in changes.items() if key not in expected})
 
 
 def _request(

@@ -27,6 +27,9 @@ TEXT = "text_path"  # the key of a text's file in a name
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _UNFIT = re.compile(r"[^A-Za-z0-9._,+=-]+")  # signs that a name made of changes does not hold
 _TAKEN = {place.rpartition("/")[2] for place in (paths.CACHE, paths.MLFLOW, paths.MLFLOW_ARTIFACTS)}
+_LONG = 40  # characters of a value, beyond which a title has its key alone
+# Keys after which a title is as true as before: that of a rehearsal says so by itself.
+_NO_CHANGE = ("title", "standins", "rehearsal", "max_cells")
 _ORDER = (FOLDER, FOREIGN, TEXT, *(field.name for field in fields(StudyConfig)), TASKS)
 
 
@@ -74,13 +77,29 @@ def with_changes(stem: str, changes: dict[str, Any]) -> str:
         stem: the file's.
         changes: values by key, as plain Python, every name in its one spelling.
     """
-    order = sorted(changes, key=lambda key: (_ORDER.index(key) if key in _ORDER else len(_ORDER), key))
-    name = "+".join([stem, *(f"{key}={_text(changes[key])}" for key in order)])
+    name = "+".join([stem, *(f"{key}={text}" for key, text in _spelled(changes).items())])
     if len(name) <= LONGEST and not _UNFIT.search(name):
         return name
     digits = fingerprint(changes)[:8]
     readable = _UNFIT.sub("-", name).replace("=-", "=")
     return f"{readable[: LONGEST - len(digits) - 1].rstrip('-+=,._')}+{digits}"
+
+
+def title(own: str, changes: dict[str, Any]) -> str:
+    """The title of a study's file with the changes behind it, so that it says nothing that is no longer true.
+
+    Args:
+        changes: values by key; a long one is left out.
+    """
+    kept = {key: text for key, text in _spelled(changes).items() if key not in _NO_CHANGE}
+    spelled = [f"{key}={text}" if len(text) <= _LONG else key for key, text in kept.items()]
+    return own if "title" in changes or not spelled else f"{own}, changed: {', '.join(spelled)}"
+
+
+def _spelled(changes: dict[str, Any]) -> dict[str, str]:
+    """Changes as text, in the order of the keys of a study."""
+    order = sorted(changes, key=lambda key: (_ORDER.index(key) if key in _ORDER else len(_ORDER), key))
+    return {key: _text(changes[key]) for key in order}
 
 
 def _text(value: Any) -> str:

@@ -26,7 +26,9 @@ def outline(study: Study) -> list[str]:
             del counts["none"]  # cells whose activations alone are rounded
         if axis not in ("calibrations", "lorc") or len(counts.keys() - {"none"}) > 1:  # else the method and rank say it
             axes.append(f"{axis}: {_counted(counts, axis in study.replaced)}")
-    axes.append(f"full precision: {counted(whole, 'cell')}")
+    rounded = sum(cell.method == "none" for cell in quantized)
+    others = f", and {rounded} whose activations alone are rounded" if rounded else ""
+    axes.append(f"full precision: {counted(whole, 'cell')}{others}")
     told = re.sub(r"\((\d+)\)", _with_unit, "; ".join(axes), count=1)
     lines = [f"study {study.name}: {counted(len(study.cells), 'cell')}; {told}", *study.given_lines(), *left_out(study)]
     grids = len(study.config.grids)

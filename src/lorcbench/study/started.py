@@ -33,6 +33,12 @@ def command(arguments: list[str], verb: str = "run") -> str:
     return shlex.join(["lorcbench", verb, study, *others])
 
 
+def short_command(arguments: list[str], verb: str) -> str:
+    """The same as `command`, by the folder's name alone if the study was given one, since the report leaves `COMMAND` there."""
+    names = [argument.removeprefix("name=") for argument in arguments if argument.startswith("name=")]
+    return shlex.join(["lorcbench", verb, names[-1]]) if names else command(arguments, verb)
+
+
 def _word(argument: str) -> str:
     """An argument of a stage as people type it, without Hydra's quotes where it has some."""
     key, _, value = argument.partition("=")

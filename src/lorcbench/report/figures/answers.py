@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from lorcbench.common.spelling import counted
 from lorcbench.report import equal_bits
 from lorcbench.report.comparison import Change
 from lorcbench.report.equal_bits import KINDS, NONE, kind_of
@@ -20,7 +21,8 @@ from lorcbench.report.figures.lines import sizes
 from lorcbench.report.figures.ranks import WORTH_MENDING, recovered
 from lorcbench.report.recommend import fronts
 from lorcbench.report.results import CellResult
-from lorcbench.report.spelling import percent
+from lorcbench.report.spelling import percent, percents
+from lorcbench.report.wording import method_words
 from lorcbench.study.cells import Cell
 
 Changes = dict[Cell, Change]
@@ -53,10 +55,12 @@ def _fronts(results: list[CellResult]) -> str:
     on_front = [cell for cell, better in fronts(results).items() if better is None and cell in quantized]
     if not on_front:
         return ""
-    methods = _counted(cell.method for cell in on_front)
+    methods = _counted(method_words(cell.method) for cell in on_front)
     lorc = sum(cell.rank > 0 for cell in on_front)
     corrected = f"; {lorc} of them with LoRC" if any(cell.rank for cell in quantized) else ""
-    return f"{len(on_front)} of {len(quantized)} quantized cells are on the front of their model: {methods}{corrected}."
+    return (
+        f"Of {counted(len(quantized), 'quantized cell')} {len(on_front)} are on the front of their model: {methods}{corrected}."
+    )
 
 
 def _kinds(results: list[CellResult]) -> str:
@@ -67,10 +71,12 @@ def _kinds(results: list[CellResult]) -> str:
     counts = Counter(kind_of(cell) for cell, better in front.items() if better is None)
     if not counts:
         return ""
-    have = {kind: "without a correction" if kind == NONE else f"with {kind} factors" for kind in KINDS}
-    names = [f"{counts[kind]} {have[kind]}" for kind in KINDS if counts[kind]]
-    total = counts.total()
-    return f"{total} cells with at most {most:.2f} bits per weight are on the fronts of their models: {', '.join(names)}."
+    have = {kind: "no correction" if kind == NONE else f"{kind} LoRC" for kind in KINDS}
+    names = [f"{counts[kind]} with {have[kind]}" for kind in KINDS if counts[kind]]
+    return (
+        f"On the fronts of the models, up to {most:.2f} bits per weight (the largest cell with a correction), "
+        f"{'is' if counts.total() == 1 else 'are'} {counted(counts.total(), 'cell')}: {', '.join(names)}."
+    )
 
 
 def _bits(plain: list[CellResult], changes: Changes) -> str:
@@ -84,10 +90,10 @@ def _bits(plain: list[CellResult], changes: Changes) -> str:
                 rise = changes[result.cell].relative.value
                 of_method[result.cell.model] = min(rise, of_method.get(result.cell.model, np.inf))
         ranked = sorted(best, key=lambda method: np.mean(np.log1p(list(best[method].values()))))
-        ends = [f"{method} {_range(best[method].values())}" for method in dict.fromkeys([ranked[0], ranked[-1]])]
-        told.append(f"at {bits} bits {' and '.join(ends)}")
-    ends = "the methods that lose least and most" if any(" and " in part for part in told) else "the method"
-    return f"Rise of the perplexity over the models, of {ends}, each in its best format: {'; '.join(told)}." if told else ""
+        ends = [f"{method_words(one)} {_range(best[one].values())}" for one in dict.fromkeys([ranked[0], ranked[-1]])]
+        told.append(f"at {bits} bits {', '.join(ends)}")
+    which = "for the best and the worst method" if any(", " in part for part in told) else "of the method"
+    return f"Rise of the perplexity {which}, each in its best format, over the models: {'; '.join(told)}." if told else ""
 
 
 def _groups(plain: list[CellResult], changes: Changes) -> str:
@@ -109,8 +115,8 @@ def _groups(plain: list[CellResult], changes: Changes) -> str:
         if len(least) > 1:
             low = min(least, key=least.__getitem__)
             sentences.append(
-                f"With {model.method} {model.weight} {model.model} loses most, {percent(rises[model], 0)}, and {low} least, "
-                f"{percent(least[low], 0)}."
+                f"With {method_words(model.method)} {model.weight} {model.model} loses most, {percent(rises[model], 0)}, and "
+                f"{low} least, {percent(least[low], 0)}."
             )
     return " ".join(sentences)
 
@@ -132,12 +138,12 @@ def _sizes(results: list[CellResult]) -> str:
                     as_large = [ppl for size, ppl in rivals if size >= mebibytes[result.cell]]
                     count += bool(as_large)
                     better += bool(as_large) and result.mean_ppl < min(as_large)
+    if not count:
+        return ""
     return (
-        f"{count} quantized cell{'' if count == 1 else 's'} can be compared with cells of the next smaller model of the family "
-        f"that take at least as much space. Of these, {better} reach{'es' if better == 1 else ''} a lower perplexity than each "
-        "such cell."
-        if count
-        else ""
+        f"{'In' if better else 'No: in'} {better or 'none'} of {counted(count, 'comparison')} "
+        f"{'the larger model, quantized, beats' if better else 'does the larger model, quantized, beat'} all cells of the next "
+        "smaller model that take as much space or more."
     )
 
 
@@ -166,5 +172,5 @@ def _counted(names: Iterable[str]) -> str:
 def _range(shares: Iterable[float]) -> str:
     """The smallest and the largest of some shares, in percent."""
     ordered = sorted(shares)
-    low, high = percent(ordered[0]), percent(ordered[-1])
-    return low if low == high else f"{low.removesuffix(' %')} to {high}"
+    low, high = percents(ordered[0], ordered[-1])
+    return f"{low} %" if low == high else f"{low} to {high} %"

@@ -25,6 +25,7 @@ from lorcbench.report.figures.style import (
 )
 from lorcbench.report.results import CellResult
 from lorcbench.report.spelling import percent
+from lorcbench.report.wording import method_words
 from lorcbench.study.cells import Cell
 
 DEFAULT = "plain-int8"
@@ -97,7 +98,9 @@ def recovered(results: list[CellResult], changes: dict[Cell, Change]) -> str:
     shares: dict[str, list[float]] = {}
     for cell in mended:
         if cell.rank == rank:
-            shares.setdefault(kind_of(cell) if by_kind else cell.method, []).append(1 - losses[cell] / losses[cell.uncorrected])
+            shares.setdefault(kind_of(cell) if by_kind else method_words(cell.method), []).append(
+                1 - losses[cell] / losses[cell.uncorrected]
+            )
     means = {name: percent(np.mean(share), 0).removeprefix("+") for name, share in shares.items()}
     parts = [
         f"{mean} of the loss with {name} factors" if by_kind else f"{mean} of what {name} lost" for name, mean in means.items()

@@ -78,9 +78,9 @@ def _note(results: list[CellResult], at_equal_bits: bool) -> str:
     )
     if at_equal_bits:
         note += (
-            " The percentages behind r4 and other ranks are shares of the model's width. “At equal bits” is the change of the "
-            "mean PPL over the best cell without LoRC that has the same method and no more bits; below it, over the best with "
-            "plain LoRC. Point at a number to see which cell that is."
+            " The percentages behind r4 and other ranks are shares of the model's width. “At equal bits”, first line: the mean "
+            "PPL against the best cell without LoRC (same method, no more bits). Second line: the same against the best cell "
+            "with plain LoRC. Point at a number to see which cell that is."
         )
     note += (
         " Click a heading to sort; tick two cells to see them side by side. What you filter, sort, hide and tick stands in the "

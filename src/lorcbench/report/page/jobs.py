@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lorcbench.report.page.grid import embedded
-from lorcbench.report.results import CellResult
+from lorcbench.report.results import CellResult, commit_of
 
 FILES = ("result.json", "run.json", "log.txt", "failed.json")
 OWN = ("digest", "seconds", "peak_rss_mib")  # differ from job to job
@@ -56,7 +56,8 @@ def _job(path: Path, result: dict, run: dict, root: Path, values: dict[str, int]
     """
     identity = result.get("identity", {})
     about = {"digest": result.get("digest"), **{name: identity.get(name) for name in ("code", "settings", "versions")}}
-    about |= {name: run[name] for name in ("seconds", "peak_rss_mib", "host", "device", "commit") if name in run}
+    about |= {name: run[name] for name in ("seconds", "peak_rss_mib", "host", "device") if name in run}
+    about["commit"] = commit_of(run) or None
     about["stage"] = run.get("stage") or identity.get("stage") or path.name
     there = sum(1 << place for place, name in enumerate(FILES) if (path / name).is_file())
     places = [

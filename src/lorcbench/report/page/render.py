@@ -12,7 +12,7 @@ from string import Template
 
 from lorcbench import __version__
 from lorcbench.common import paths
-from lorcbench.report import budget, shared, tally
+from lorcbench.report import budget, rounding, shared, tally
 from lorcbench.report.comparison import Change
 from lorcbench.report.devices import named, together
 from lorcbench.report.figures import Figure
@@ -24,9 +24,10 @@ from lorcbench.report.page.corrections import kinds_of_correction
 from lorcbench.report.page.drawings import drawn
 from lorcbench.report.page.mixed import mixed_formats
 from lorcbench.report.page.parts import chip, table, value
+from lorcbench.report.page.rounding import against_rounding
 from lorcbench.report.page.tasks import tasks
 from lorcbench.report.recommend import fronts
-from lorcbench.report.results import CellResult
+from lorcbench.report.results import CellResult, commit_of
 from lorcbench.report.results import jobs as files_of_jobs
 from lorcbench.report.scorecard import counted
 from lorcbench.report.summary import window_lines
@@ -112,6 +113,7 @@ def _sections(
     return {
         ("sizes", "Quality and size"): first,
         ("take", "Take it away"): take_away.chosen(findings.choices),
+        ("rounding", "Against rounding"): against_rounding(findings.rounding),
         ("corrections", "Kinds of correction"): kinds_of_correction(findings.corrections),
         ("mixed", "Mixed formats"): mixed_formats(findings.mixed),
         ("claims", "Claims"): evidence.claims(findings.verdicts),
@@ -139,6 +141,8 @@ def _answers(figures: list[Figure], findings: Findings) -> str:
         for figure in figures
         if figure.finding and figure.finding != findings.equal_bits
     )
+    if compared := rounding.sentence(findings.rounding):
+        items = f'<li><a href="#rounding">Is a method better than rounding?</a> {escape(compared)}</li>{items}'
     return f'<ul class="answers">{items}</ul>' if items else ""
 
 
@@ -148,8 +152,8 @@ def _foot(study: Study, job_files: dict[Path, dict]) -> str:
     parts = [f"Study <code>{escape(study.name)}</code>", f"LoRC Bench {escape(__version__)}"]
     if times := sorted(run["finished"] for run in runs if "finished" in run):
         parts.append(f"results of {_date(times[0])}" + (f" to {_date(times[-1])}" if times[0][:10] != times[-1][:10] else ""))
-    if commits := dict.fromkeys(run["commit"][:10] for run in runs if run.get("commit")):
-        parts.append(f"commit {', '.join(f'<code>{escape(commit)}</code>' for commit in commits)}")
+    if commits := dict.fromkeys(filter(None, (commit_of(run, 10) for run in runs))):
+        parts.append(f"commit {' and '.join(f'<code>{escape(commit)}</code>' for commit in commits)}")
     if device := together(map(named, runs)):
         parts.append(f"computed on {escape(device)}")
     return f"<p>{'; '.join(parts)}.</p>"
@@ -312,6 +316,8 @@ def _files(study: Study, findings: Findings, imported: dict | None) -> str:
         tables[budget.TABLE] = "the cells on the fronts, each with the command that exports it"
     if findings.shared:
         tables[shared.TABLE] = "the recipes that are best for all models of a kind, by size"
+    if findings.rounding:
+        tables[rounding.TABLE] = "each method beside rounding to nearest in the same format"
     if findings.spreads:
         tables["seeds.csv"] = "how far each recipe moves with seeds"
     items = "".join(f'<li><a href="{name}"><code>{name}</code></a>: {text}</li>' for name, text in tables.items())

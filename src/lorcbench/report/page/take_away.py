@@ -44,10 +44,13 @@ def chosen(choices: list[Choice]) -> str:
         "The other cells are those on the front of their model: no other cell is at least as good in both size and perplexity, "
         "and better in one. "
         "MB (10⁶ bytes) are what the command writes, embeddings and head included, without the tokenizer and small files. "
+        "An export holds factors of LoRC in 16 or 32 bits, so a cell with LoRC may take more MB than one of more bits. "
         f"On the terminal: <code>lorcbench recommend {escape(study)} 4.25</code>"
     )
     body = table(list(_HEADS), rows, "Cells that can be taken away", _NUMERIC, name="choices")
-    return f'<p class="note">{note}</p>{field}{body}'
+    whole = "; ".join(f"{model} {size}" for model, size in budget.full_precision(choices).items())
+    originals = f"<p>In full precision: {escape(whole)}.</p>" if whole else ""
+    return f'<p class="note">{note}</p>{originals}{field}{body}'
 
 
 def _usual(front: list[Choice]) -> dict[str, float]:
@@ -72,7 +75,8 @@ def _row(choice: Choice, front: int, usual: float | None) -> str:
     if choice.alike:
         names = ", ".join(f"<code>{escape(key.partition('/')[2])}</code>" for key in choice.alike)
         more += f"<small>not told apart from the smaller {names}</small>"
-    size = MISSING if choice.megabytes is None else f'<td class="num">{number(choice.megabytes)}</td>'
+    unpacked = f"<small>{escape(note).replace(': ', ':<br>')}</small>" if (note := budget.not_packed(choice)) else ""
+    size = MISSING if choice.megabytes is None else f'<td class="num">{number(choice.megabytes)}{unpacked}</td>'
     # A command may break between its words, and nowhere else: half a name is read as another one.
     command = " ".join(f"<span>{escape(word)}</span>" for word in choice.export.split(" "))
     return (

@@ -8,7 +8,7 @@ the page's address opens the view, and the menu of saved views lists it by its n
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
@@ -44,7 +44,7 @@ def saved_view(params: Iterable[str], metrics: Iterable[str]) -> str:
         "columnOrder": columns,
         "columnWidths": {f"params.`{name}`": width for name, width in WIDTHS.items() if name in params},
         "searchFilter": f"tags.{LATEST} = 'true'",  # neither cells that the study no longer has, nor the study's own run
-        "orderByKey": "metrics.`ppl_mean`",
+        "orderByKey": f"metrics.`{_lost(metrics)}`",
         "orderByAsc": True,
         "runsHiddenMode": "SHOW_ALL",
         "compareRunSections": [{"uuid": SECTION, "name": "Recipes", "display": True, "isReordered": False}],
@@ -53,11 +53,14 @@ def saved_view(params: Iterable[str], metrics: Iterable[str]) -> str:
     return json.dumps({"name": NAME, "createdAt": WHEN, "updatedAt": WHEN, "state": json.dumps(state)})
 
 
+def _lost(metrics: Collection[str]) -> str:
+    """The metric by which cells are told apart: perplexities of several models do not compare."""
+    return "delta_ppl_percent" if "delta_ppl_percent" in metrics else "ppl_mean"
+
+
 def _charts(params: set[str], metrics: list[str]) -> list[dict]:
     """What each cell loses by its bits, all settings against that, and bars."""
-    lost = (
-        "delta_ppl_percent" if "delta_ppl_percent" in metrics else "ppl_mean"
-    )  # perplexities of several models do not compare
+    lost = _lost(metrics)
     common = {"isGenerated": False, "deleted": False, "metricSectionId": SECTION, "runsCountToCompare": CHARTED}
     scatter = {
         "type": "SCATTER",
