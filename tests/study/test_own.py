@@ -226,3 +226,26 @@ def test_a_model_on_the_hub_whose_config_is_there_is_known_before_the_first_job(
     assert folders.positions(places.config_folder(pipeline.study.model(name))) == 8192
     assert f"model {name} is {place}" in outline(pipeline.study)
     assert pipeline.downloads() == [f"results/cache/checkpoint/{name}/result.json"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "models=[opt-standin-s]",
+        "max_params=1e9",
+        "grids=[{models: [opt-standin-s], methods: [rtn], weights: [w4-asym-row]}]",
+    ],
+)
+def test_other_models_beside_a_model_by_its_place_are_refused_and_not_dropped(model, said):
+    with pytest.raises(ConfigError, match=rf"^{said[:5]}.*: model_path={model} is the one model .*; leave out one of both$"):
+        load_study("own", [f"study.{said}"], str(model))
+
+
+@pytest.mark.parametrize("key", ["eval", "calibrations"])
+def test_a_text_beside_another_that_a_protocol_or_a_calibration_names_is_refused_and_not_dropped(model, book, key):
+    value = "own+text=stdlib+window=256" if key == "eval" else "[own+text=stdlib+window=256]".replace("window", "n_samples")
+    name = value.strip("[]")
+    expected = f"text_path={book}: {key}={name} names a text, too; leave out text_path, or say "
+    with pytest.raises(ConfigError) as error:
+        load_study("own", [f"study.{key}={value}"], str(model), text_path=str(book))
+    assert str(error.value) == f"{expected}{name.replace('+text=stdlib', '')} without text=stdlib"

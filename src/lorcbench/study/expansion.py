@@ -134,7 +134,7 @@ def _name(request: _Request, changes: dict[str, Any]) -> str:
     kept = {key: value for key, value in changes.items() if key in AXES or value != unchanged[key]}
     kept |= {axis: _values(request, axis, kept[axis]) for axis in AXES if axis in kept}
     for folder in request.folders:  # it stands for all models
-        kept = {key: value for key, value in kept.items() if key != "models"} | {naming.FOLDER: folder}
+        kept[naming.FOLDER] = folder
     for text in request.texts:
         kept[naming.TEXT] = text
     if request.foreign:
@@ -154,6 +154,7 @@ def _request(
     replaced = [axis for axis in AXES if any(override.startswith(f"study.{axis}=") for override in overrides)]
     own = given.models(overrides, model_path)
     if own:
+        given.check_models(config, naming.changed_keys(name, overrides), model_path)
         config.models = list(own)
         replaced.append("models")
     if config.exactly:
@@ -167,7 +168,7 @@ def _request(
         config = rehearsal.rehearse(config, replaced, not keeps_protocol)
     texts = given.texts(overrides, text_path)
     for text in texts:
-        config = given.on_text(config, text)
+        config = given.on_text(config, text, text_path)
     quantized = {foreign.method(folder): folder for folder in foreign.paths(foreign_paths)}
     return _Request(name, config, own, texts, tuple(replaced), published_ranks, quantized)
 
