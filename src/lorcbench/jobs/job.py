@@ -258,7 +258,10 @@ class Job:
 
     def reason(self, error: BaseException) -> str:
         """An error in one line: as `explain` has it, else its kind and its message."""
-        return self.explain(self, error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
+        message = " ".join(str(error).split())
+        return self.explain(self, error) or (
+            message if isinstance(error, ConfigError) else f"{type(error).__name__}: {message}"
+        )
 
     def identity(self, settings: Any, **files: str) -> dict:
         """What this job's bytes depend on: settings, digests of what it uses, code, kernel threads, library versions.
@@ -341,7 +344,7 @@ def run(stage: str, overrides: list[str], work: Callable[[Job], None], explain: 
         job.explain = explain or job.explain
         threads, verify = job.threads, job.runtime.verify
     except (ConfigError, GpuError) as error:
-        print(f"{stage}: {error}", file=sys.stderr)
+        print(f"error: {stage}: {error}", file=sys.stderr)
         sys.exit(2)
     try:
         job.take_device()
@@ -352,5 +355,6 @@ def run(stage: str, overrides: list[str], work: Callable[[Job], None], explain: 
     except Exception as error:  # the boundary of the process: every failure is recorded, none is swallowed
         job.fail(error)
         where = f"; log: {job.folder}/log.txt" if job.folder else ""
-        print(f"{stage} failed: {job.reason(error)}{where}", file=sys.stderr)
+        failed = "" if isinstance(error, ConfigError) and not job.folder else " failed"  # nothing had begun
+        print(f"error: {stage}{failed}: {job.reason(error)}{where}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
