@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from enum import Enum
 from typing import Annotated
 
 import typer
@@ -25,7 +24,7 @@ _GROUPS = {
     "tasks": "task",
     "lorc": "lorc",
 }
-Kind = Enum("Kind", {name: name for name in [*_GROUPS, "stages"]})
+_KINDS = (*_GROUPS, "stages")
 _HANDED_ON = {"ignore_unknown_options": True}  # flags that are not ours are among the settings
 
 
@@ -36,8 +35,14 @@ def _studies(incomplete: str) -> list[str]:
     return [name for name in (*compose.names("study"), *folders()) if name.startswith(incomplete)]
 
 
+def _kinds(incomplete: str) -> list[str]:
+    """What `list` knows, for completion in a shell."""
+    return [kind for kind in _KINDS if kind.startswith(incomplete)]
+
+
 Settings = Annotated[list[str], typer.Argument(metavar="key=value", show_default=False)]
 Study = Annotated[str, typer.Argument(metavar="STUDY", show_default=False, autocompletion=_studies)]
+Kind = Annotated[str, typer.Argument(metavar="KIND", show_default=False, autocompletion=_kinds)]
 OnlyPrint = Annotated[bool, typer.Option("--print", help="Print the command of Snakemake, and run nothing.")]
 
 app = typer.Typer(
@@ -155,15 +160,18 @@ def plan(study: Study, settings: Settings = ()) -> None:
 
 
 @app.command("list", no_args_is_help=True)
-def list_names(kind: Annotated[Kind, typer.Argument(show_default=False)]) -> None:
+def list_names(kind: Kind) -> None:
     """The names that settings may take, with what they mean.
 
+    KIND is models, methods, studies, texts, calibrations, protocols, tasks, lorc or stages.
     Those of conf files of your own are among them: files in ./conf/GROUP, or in the folder that LORCBENCH_CONF names.
     """
-    names = stages.names() if kind.value == "stages" else compose.names(_GROUPS[kind.value])
+    if kind not in _KINDS:
+        raise ConfigError(f"list {kind}: expected one of {', '.join(_KINDS)}{compose.nearest(kind, _KINDS)}")
+    names = stages.names() if kind == "stages" else compose.names(_GROUPS[kind])
     width = max(map(len, names), default=0)
     for name in names:
-        about = stages.description(name) if kind.value == "stages" else compose.headline(_GROUPS[kind.value], name)
+        about = stages.description(name) if kind == "stages" else compose.headline(_GROUPS[kind], name)
         print(f"{name:{width}}  {about}".rstrip())
 
 

@@ -111,7 +111,7 @@ def test_a_name_with_several_changes_is_read_in_one_way():
 def test_a_checkpoint_of_ones_own_has_a_folder_of_its_own(tmp_path):
     (tmp_path / "my opt").mkdir()
     (tmp_path / "my opt" / "config.json").write_text("{}")
-    expanded = load_study("demo", ["study.ranks=[0]", "study.models=[opt-125m]"], str(tmp_path / "my opt"))
+    expanded = load_study("demo", ["study.ranks=[0]"], str(tmp_path / "my opt"))
     assert expanded.name == f"demo+model_path={expanded.models[0]}+ranks=0"
 
 

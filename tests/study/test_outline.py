@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from lorcbench.config.checks import ConfigError
+from lorcbench.report.results import CellResult
+from lorcbench.report.summary import window_lines
 from lorcbench.study.expansion import load_study
 from lorcbench.study.outline import outline
 
@@ -26,7 +30,9 @@ def test_an_axis_runs_through_every_grid_and_a_line_says_so():
     cells = load_study("demo", MEANT).cells
     quantized = [cell for cell in cells if not cell.is_full_precision]
     rounded = sum(cell.activation == "a8-asym-token" for cell in quantized)
-    assert study.startswith("study demo") and f": {len(cells)} cells; models: 4; methods: gptq; weights: w3-asym-g64; " in study
+    models = "opt-standin-s, opt-standin-m, opt-standin-w, bloom-standin-m (stand-ins)"
+    assert study.startswith("study demo")
+    assert f": {len(cells)} cells; models: {models}; methods: gptq; weights: w3-asym-g64; " in study
     plain = len(quantized) - rounded
     assert f"activations: a8-asym-token ({rounded} cells), a16 ({plain}); ranks: " in study and rounded > 0
     assert study.endswith(f"; full precision: {len(cells) - len(quantized)} cells")
@@ -81,12 +87,17 @@ def test_a_study_as_its_file_has_it_is_one_short_line():
         study = load_study(name)
         (line,) = outline(study)
         assert line.startswith(f"study {study.name}: {len(study.cells)} cells; models: ")
-        assert len(line) < 240
+        assert len(line) < 270
 
 
 def test_the_line_names_a_model_that_replaces_all_others_without_a_warning():
     (line,) = outline(load_study("demo", ["study.models=[opt-standin-s]"]))
-    assert "models: opt-standin-s;" in line
+    assert "models: opt-standin-s (a stand-in);" in line
+
+
+def test_a_study_of_many_models_counts_them_and_one_for_a_model_of_ones_own_says_how_it_is_given():
+    assert "; models: 6 models; " in outline(load_study("lorc"))[0]
+    assert "; models: opt-standin-m (a stand-in; your own model: model_path=FOLDER); " in outline(load_study("own"))[0]
 
 
 def test_grids_that_are_alike_once_their_axes_are_replaced_need_no_warning():
@@ -116,3 +127,35 @@ def test_a_format_or_a_name_that_does_not_fit_is_answered_with_one_that_does(axe
     with pytest.raises(ConfigError) as error:
         load_study("own", axes.split())
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_model_and_a_text_of_a_conf_file_have_the_lines_of_those_that_are_typed(tmp_path, monkeypatch):
+    (tmp_path / "llama").mkdir()
+    (tmp_path / "llama" / "config.json").write_text('{"hidden_size": 64}')
+    files = {
+        "model/mine": f"source: folder\npath: {tmp_path}/llama\n",
+        "text/book": f"source: file\npath: {tmp_path}/book.txt\n",
+        "eval/ours": "corpora: {book: {text: book}}\nwindow: 256\n",
+    }
+    for name, text in files.items():
+        file = tmp_path / "conf" / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"# Ours.\n{text}")
+    monkeypatch.setenv("LORCBENCH_CONF", str(tmp_path / "conf"))
+    overrides = [
+        "study.models=[mine]",
+        "study.methods=[rtn]",
+        "study.weights=[w4-asym-row]",
+        "study.ranks=[0]",
+        "study.eval=ours",
+    ]
+    study = load_study("smoke", [*overrides, EXACTLY])
+    _, *lines = outline(study)
+    assert lines == [f"model mine is {tmp_path}/llama", f"text book is {tmp_path}/book.txt"]
+    full = next(cell for cell in study.cells if cell.is_full_precision)
+    about = {"window": 256, "windows": 60, "stream_tokens": 20000, "text": "book"}
+    result = CellResult(full, status="ok", nll={"book": np.zeros(60)}, corpora={"book": about})
+    assert window_lines(study, [result]) == [
+        "mine: perplexity 1.00 in full precision, in 60 windows of 256 tokens, out of 20,000 of book"
+    ]
+    assert window_lines(load_study("smoke"), [replace(result, cell=load_study("smoke").cells[0])]) == []

@@ -1,5 +1,6 @@
 """A model and a text that the command line gives: what they are called, what runs on them, and what is refused."""
 
+import gzip
 import hashlib
 import json
 from pathlib import Path
@@ -9,9 +10,13 @@ from synthetic import Wildcards
 
 from lorcbench.config import compose, folders, places
 from lorcbench.config.checks import ConfigError
+from lorcbench.config.schema import RuntimeConfig
+from lorcbench.data import corpora
 from lorcbench.jobs.job import Job
 from lorcbench.pipeline import checks
+from lorcbench.pipeline.explained import explained
 from lorcbench.pipeline.rules import Pipeline
+from lorcbench.study.cells import Study
 from lorcbench.study.expansion import load_study, study_from_arguments
 from lorcbench.study.outline import outline
 from lorcbench.study.stages import CALIBRATION_TOKENS, TOKENS
@@ -37,7 +42,7 @@ def model(tmp_path) -> Path:
 
 @pytest.fixture
 def book(tmp_path) -> Path:
-    (tmp_path / "My book.txt").write_text("Some text.\n")
+    (tmp_path / "My book.txt").write_text("Some text.\n" * 3000)
     return tmp_path / "My book.txt"
 
 
@@ -108,7 +113,7 @@ def test_a_text_that_changes_in_its_place_is_noticed(model, book):
 
     before = asked()
     assert asked() == before
-    book.write_text("Another text.\n")
+    book.write_text("Another text.\n" * 3000)
     assert asked() != before
 
 
@@ -226,3 +231,58 @@ def test_a_model_on_the_hub_whose_config_is_there_is_known_before_the_first_job(
     assert folders.positions(places.config_folder(pipeline.study.model(name))) == 8192
     assert f"model {name} is {place}" in outline(pipeline.study)
     assert pipeline.downloads() == [f"results/cache/checkpoint/{name}/result.json"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "models=[opt-standin-s]",
+        "max_params=1e9",
+        "grids=[{models: [opt-standin-s], methods: [rtn], weights: [w4-asym-row]}]",
+    ],
+)
+def test_other_models_beside_a_model_by_its_place_are_refused_and_not_dropped(model, said):
+    with pytest.raises(ConfigError, match=rf"^{said[:5]}.*: model_path={model} is the one model .*; leave out one of both$"):
+        load_study("own", [f"study.{said}"], str(model))
+
+
+@pytest.mark.parametrize("key", ["eval", "calibrations"])
+def test_a_text_beside_another_that_a_protocol_or_a_calibration_names_is_refused_and_not_dropped(model, book, key):
+    value = "own+text=stdlib+window=256" if key == "eval" else "[own+text=stdlib+window=256]".replace("window", "n_samples")
+    name = value.strip("[]")
+    expected = f"text_path={book}: {key}={name} names a text, too; leave out text_path, or say "
+    with pytest.raises(ConfigError) as error:
+        load_study("own", [f"study.{key}={value}"], str(model), text_path=str(book))
+    assert str(error.value) == f"{expected}{name.replace('+text=stdlib', '')} without text=stdlib"
+
+
+def test_a_text_too_small_for_any_tokenizer_is_refused_before_the_first_job(model, book):
+    (name,) = load_study("own", [], str(model), text_path=str(book)).texts
+    least = corpora.SHORTEST * (compose.load("eval", "own").fit + compose.load("calibration", "own").fit)
+    book.write_text("a" * least)
+    assert Pipeline({"model_path": str(model), "text_path": str(book)}).study.texts == (name,)
+    book.write_text("a" * (least - 1))
+    expected = (
+        f"text_path={book}: {least - 1:,} bytes are too few for the windows of own+text={name}; expected at least {least:,}"
+    )
+    for check in (Pipeline, planned):
+        with pytest.raises(ConfigError) as error:
+            check({"model_path": str(model), "text_path": str(book)})
+        assert str(error.value).startswith(expected)
+    packed = book.with_suffix(".txt.gz")
+    packed.write_bytes(gzip.compress(b"a" * least))
+    assert packed.stat().st_size < least and planned({"model_path": str(model), "text_path": str(packed)})
+
+
+def planned(settings: dict) -> Study:
+    """What the plan checks before it plans."""
+    study = load_study("own", [], settings["model_path"], text_path=settings["text_path"])
+    checks.check(study, RuntimeConfig())
+    return study
+
+
+def test_a_job_that_finds_too_few_tokens_names_the_setting_that_gave_the_text(model, book):
+    job = Job("tokens", ["model=opt-125m", "eval=own+text=book", "text=file", f'text.path="{book}"'])
+    told = explained(job, corpora.CorpusError("corpus text: 1,062 tokens are fewer than 60 windows of 128"))
+    assert told == f"text_path={book}: corpus text: 1,062 tokens are fewer than 60 windows of 128"
+    assert explained(job, corpora.CorpusError("windows of 4,096 tokens, but tiny has 2,048 positions")) is None

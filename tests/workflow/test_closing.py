@@ -55,7 +55,9 @@ def test_what_an_earlier_run_said_is_no_answer_of_one_that_failed(at_exit, capsy
 
 def test_an_export_ends_with_its_folders_and_says_them_again(at_exit, capsys, tmp_path):
     one = Closing("mine", "mine/.complete")
+    assert one.again() == "go on with: lorcbench run mine"
     one.exported = dict.fromkeys(("a/model", "b/model", "failed/model"), tmp_path / "opt/result.json")
+    assert one.again() == "the same command goes on from here"
     for name in ("a", "b"):
         (tmp_path / name / "model").mkdir(parents=True)
     one.begin({"export"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 
@@ -186,7 +187,7 @@ def test_what_a_hydra_user_types_is_answered(flag, capsys):
         run_stage("quantize", ["model=opt-125m", *flag.split()])
     said = capsys.readouterr().err
     assert ending.value.code == 2
-    assert said.startswith("quantize: ")
+    assert said.startswith("error: quantize: ")
     assert HYDRAS[flag] in said
     assert said.count("\n") == 1
 
@@ -199,7 +200,9 @@ def test_cfg_job_prints_what_a_stage_would_run_with(capsys):
     with pytest.raises(SystemExit) as ending:
         run_stage("quantize", ["method.damp=0.05", "--cfg", "job"])
     assert ending.value.code == 2
-    assert capsys.readouterr().err == "quantize: method.damp=0.05: settings go into names, such as method=NAME+damp=0.05\n"
+    assert (
+        capsys.readouterr().err == "error: quantize: method.damp=0.05: settings go into names, such as method=NAME+damp=0.05\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -264,6 +267,23 @@ def test_another_programs_conf_is_passed_over_and_a_checkout_beside_a_wheel_is_n
         compose.names("model")
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["own", "eval=own+text=sekond"], "text 'sekond' is unknown; conf/text has "),
+        (["smoke", "text_path=t.csv"], "text_path={}/t.csv: expected a name that ends in one of .parquet"),
+        (["smoke", "text_path=t.txt"], "text_path={}/t.txt: 20 bytes are too few for the windows of stdlib+text=t-"),
+        (["smoke", "eval=stdlib+window=5000"], "windows of 5000 tokens, but opt-standin-xs has 128 positions"),
+    ],
+)
+def test_a_plan_refuses_what_a_run_refuses_before_its_first_job(words, line, tmp_path):
+    for name in ("t.csv", "t.txt"):
+        (tmp_path / name).write_text("too small for a run\n")
+    done = invoke("plan", *words)
+    assert done.exit_code == 2
+    assert line.format(tmp_path) in done.stderr
+
+
 def test_a_plan_takes_the_spellings_of_a_run(capsys):
     done = invoke("plan", "smoke", "models=[opt-standin-xs]", "ranks=[0]")
     assert "study smoke+models=opt-standin-xs+ranks=0: " in done.output + capsys.readouterr().out
@@ -274,3 +294,48 @@ def test_a_model_of_ones_own_asks_for_the_study_own_in_every_command():
     assert commandline.with_study(given) == ["study=own", *given]
     assert commandline.with_study([*given, "study=lorc"]) == [*given, "study=lorc"]
     assert commandline.with_study(["lorc", *given]) == ["study=lorc", *given]
+
+
+@pytest.mark.parametrize(
+    ("words", "cure"),
+    [
+        (["own", "window=256"], "; window is a setting of a protocol: eval=own+window=256"),
+        (["window=256", "smoke"], "; window is a setting of a protocol: eval=stdlib+window=256"),
+        (["own", "length=256"], "; length is a setting of a calibration: 'calibrations=[own+length=256]'"),
+        (["own", "damp=0.05"], "; damp is a setting of a method: 'methods=[NAME+damp=0.05]'"),
+        (["own", "modle=x"], "; did you mean models?"),
+        (["own", "“weights=[w4-asym-row]”"], "the quotes are typographic; expected straight ones, ' or \""),
+        (["own", "eval=“own”"], "the quotes are typographic; expected straight ones, ' or \""),
+        (["own", "methods=[rtn,", "gptq]"], "expected quotes around it and no blank, such as 'methods=[rtn,gptq]'"),
+        (["own", "ranks=[0,8.5]"], "study.ranks=[0,8.5]: 8.5 does not fit; expected whole numbers"),
+    ],
+)
+def test_what_is_misspelt_is_answered_with_what_would_be_right(words, cure):
+    done = invoke("plan", *words)
+    told = str(done.exception) if isinstance(done.exception, ConfigError) else done.stderr
+    assert told.rstrip().endswith(cure)
+
+
+def test_other_words_that_are_misspelt_are_answered_too():
+    assert refusal("export", "smoke", "best4.25").endswith("; did you mean best@4.25?")
+    assert refusal("list", "studeis").endswith(", lorc, stages; did you mean studies?")
+
+
+def test_every_refusal_begins_with_the_same_word():
+    wrong = {"plan smoke methods=[gtpq]": "plan", "plan smoke eval=stdlib+window=5000": "plan", "stage quantize -m": "quantize"}
+    for words, stage in wrong.items():
+        done = invoke(*words.split())
+        assert done.exit_code == 2
+        assert done.stderr.startswith(f"error: {stage}: ")
+
+
+def test_a_study_on_a_model_of_ones_own_is_shown_with_the_model_and_the_text_in_their_places(tmp_path):
+    (tmp_path / "my-llama").mkdir()
+    about = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, "vocab_size": 500}
+    (tmp_path / "my-llama" / "config.json").write_text(json.dumps(about | {"num_attention_heads": 4}))
+    (tmp_path / "book.txt").write_text("A line.\n" * 9000)
+    shown = yaml.safe_load(said("show", f"model_path={tmp_path}/my-llama", f"text_path={tmp_path}/book.txt"))
+    (model,), (text,) = shown["model"], shown["text"]
+    assert shown["model"][model]["path"] == f"{tmp_path}/my-llama" and shown["text"][text]["path"] == f"{tmp_path}/book.txt"
+    assert shown["study"]["models"] == [model] and shown["study"]["eval"] == f"own+text={text}"
+    assert shown["eval"][f"own+text={text}"]["corpora"]["text"]["text"] == text

@@ -41,7 +41,7 @@ def test_the_old_spelling_of_a_stage_goes_on_and_says_by_hand_what_is_new(tmp_pa
     )
     deprecation, refusal = by_hand.stderr.splitlines()
     assert "deprecated; write python -m lorcbench.stages plan, or lorcbench stage plan" in deprecation
-    assert refusal.startswith("plan: study 'nope' is unknown; conf/study has ")
+    assert refusal.startswith("error: plan: study 'nope' is unknown; conf/study has ")
     assert in_workflow.stderr.splitlines() == [refusal]
     assert by_hand.returncode == in_workflow.returncode == 2
 
@@ -132,7 +132,7 @@ def test_the_plan_is_a_command_too(tmp_path):
     line = [sys.executable, "-m", "lorcbench", "plan", "study=smoke", "study.models=[opt-standin-xs]", "runtime.memory_gib=4"]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("study smoke+models=opt-standin-xs: 5 cells on 1 model, ")
+    assert done.stdout.startswith("study smoke+models=opt-standin-xs: 5 cells on opt-standin-xs (a stand-in); ")
 
 
 def test_the_console_script_is_the_command():

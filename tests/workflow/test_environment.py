@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import snakemake, wait_for
+from runs import command, snakemake, wait_for
 
 from lorcbench.common.paths import Wildcards
 from lorcbench.config import compose
@@ -20,6 +20,7 @@ from lorcbench.jobs.job import Job
 from lorcbench.pipeline import lifecycle, warm
 from lorcbench.pipeline.lifecycle import Lifecycle
 from lorcbench.pipeline.rules import Pipeline
+from lorcbench.study import started
 from lorcbench.study.expansion import study_from_arguments
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("elsewhere")]
@@ -127,6 +128,39 @@ def test_what_still_happens_after_ctrl_c_is_said_and_a_second_one_leaves_it_out(
 
     monkeypatch.setattr(lifecycle.subprocess, "run", second)
     assert "the same command goes on from here" in interrupted(run.report_failure)
+
+
+def run_until(said: str, folder: Path) -> str:
+    """What a run of the smoke study says that gets Ctrl-C, as from a terminal, once it has said something."""
+    process = subprocess.Popen(
+        command("--config", "study=smoke", "name=mine"),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if said in line:
+            os.killpg(process.pid, signal.SIGINT)
+            said = "Ctrl-C was sent"
+    return "".join(lines)
+
+
+@pytest.mark.parametrize("said", ["Building DAG of jobs", "[ 1/"])
+def test_ctrl_c_ends_a_run_with_how_to_go_on_and_its_name_is_known(said, tmp_path, monkeypatch):
+    told = run_until(said, tmp_path)
+    assert "Traceback" not in told
+    assert told.rstrip().endswith("go on with: lorcbench run mine")
+    monkeypatch.chdir(tmp_path)
+    assert started.words("mine") == ["study=smoke", "name=mine"]
+
+
+def test_a_dry_run_leaves_no_words(tmp_path):
+    assert snakemake(tmp_path, "--config", "study=smoke", "name=mine", "-n").returncode == 0
+    assert not (tmp_path / "results" / "mine").exists()
 
 
 def test_a_stage_ends_at_ctrl_c_without_a_traceback_while_it_imports(tmp_path, monkeypatch):

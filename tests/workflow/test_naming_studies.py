@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from lorcbench import cli
 from lorcbench.config.checks import ConfigError
 from lorcbench.pipeline.commandline import command, export_command, of_finished, read, stage_arguments, with_study
+from lorcbench.report import budget, winners
 from lorcbench.study import started
-from lorcbench.study.expansion import study_from_arguments
+from lorcbench.study.expansion import load_study, study_from_arguments
 
 CELL = "opt-standin-xs/rtn/none/w4-asym-row/a16/r0"
 MINE = ["study=smoke", "name=mine", "study.models=[opt-standin-xs]", "study.weights=[w4-asym-row]"]
@@ -118,7 +119,9 @@ def test_an_unknown_study_is_one_line_with_those_there_are():
     assert refusal("plan", "mine-agin").endswith(", results has mine-again; did you mean mine-again?")
     assert refusal("plan", "dmeo").endswith("; did you mean demo?")
     Path("results/half").mkdir()
-    assert refusal("plan", "half").startswith("half: results/half has no command.txt, which a run leaves at its end; expected")
+    assert refusal("plan", "half").startswith(
+        "half: results/half has no command.txt, which a run leaves at its start; expected"
+    )
     assert command(["mine", "--directory", "/elsewhere"])[-1] == "study=mine"  # there it may be known
 
 
@@ -139,3 +142,44 @@ def test_completion_knows_the_folders():
     environment = {"_LORCBENCH_COMPLETE": "complete_bash", "COMP_WORDS": "lorcbench recommend mi", "COMP_CWORD": "2"}
     assert CliRunner().invoke(cli.app, [], prog_name="lorcbench", env=environment).stdout.split() == ["mine"]
     assert "mine" not in said("list", "studies")
+
+
+def test_a_folder_is_a_study_in_python_too():
+    finish("mine", MINE)
+    assert load_study("mine") == load_study("results/mine") == study_from_arguments(MINE)
+    folder = Path("results/typed")
+    folder.mkdir()
+    typed = (
+        "lorcbench run smoke name=typed models=[opt-standin-xs] methods=[gptq+damp=0.05,rtn] exactly=true weights=[w3-asym-row]"
+    )
+    (folder / started.COMMAND).write_text(f"{typed} 'title=It is \"mine\"' max_params=null tasks=[]\n")
+    study = load_study("typed")
+    assert (study.name, study.config.title, study.config.exactly, study.tasks) == ("typed", 'It is "mine"', True, ())
+    assert {cell.method for cell in study.cells} == {"none", "rtn", "gptq+damp=0.05"}
+    arguments = ["study=smoke", "study.ranks=[0,8]", "study.models=[opt-standin-xs]"]
+    finish(study_from_arguments(arguments).name, arguments)
+    assert load_study("smoke+models=opt-standin-xs+ranks=0,8") == study_from_arguments(arguments)
+    assert load_study("smoke") == study_from_arguments(["study=smoke"])
+    with pytest.raises(ConfigError, match=r"results has mine, smoke.*, typed; did you mean mine"):
+        load_study("mime")
+
+
+def test_what_was_run_under_another_name_is_named_where_the_study_itself_was_not_run():
+    finish("smoke+ranks=0", ["study=smoke", "study.ranks=[0]"])
+    finish("mine", MINE)
+    finish("other", ["study=lorc", "name=other"])
+    assert "; runs of smoke are mine, smoke+ranks=0: name one of them, or run the study first: lorcbench run smoke" in refusal(
+        "recommend", "smoke", "4.25"
+    )
+    with pytest.raises(
+        ConfigError, match=r"name one of its runs, mine, smoke\+ranks=0, or run the study without export=… first"
+    ):
+        winners.cells(load_study("smoke"), "best@4.25")
+
+
+def test_a_study_without_a_measured_cell_says_so_and_how_to_go_on():
+    rows = budget.as_csv([])
+    (finish("mine", MINE) / budget.TABLE).write_text(rows)
+    assert refusal("recommend", "mine", "4.25") == (
+        "mine: none of its quantized cells is measured yet; go on with: lorcbench run mine"
+    )

@@ -13,6 +13,7 @@ from synthetic import Wildcards
 
 from lorcbench.common import paths
 from lorcbench.common.artifacts import write_json
+from lorcbench.common.versions import code_version
 from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.schema import ModelConfig, RuntimeConfig
@@ -20,7 +21,11 @@ from lorcbench.config.shape import Shape
 from lorcbench.pipeline import plan
 from lorcbench.pipeline.estimate import estimate, shape_of
 from lorcbench.pipeline.rules import Pipeline
+from lorcbench.study.cells import Study
 from lorcbench.study.expansion import load_study
+from lorcbench.study.graph import upstream
+from lorcbench.study.stages import STAGES as STAGES_BY_NAME
+from lorcbench.study.stages import StageJob
 
 STAGES = ("prepare", "calibrate", "factor", "quantize", "lorc", "evaluate", "harness")
 NAMES = paths.Wildcards(method="gptq", calibration="c4-128x2048", weight="w4-asym-g128", cap="32", protocol="gptq-old")
@@ -78,16 +83,44 @@ def test_every_job_is_planned_once_and_those_with_a_result_are_done():
         **{"prepare": 2, "tokens": 4, "calibrate": 1, "factor": 1, "quantize": 4, "lorc": 2, "evaluate": 6, "harness": 1}
     }
     assert not any(job.done for job in planned)
-    folder = plan.Path("results/cache/checkpoint/opt-standin-xs")
-    write_json(folder / "result.json", "checkpoint", {})
+    for folder, kind in (("checkpoint/opt-standin-xs", "checkpoint"), ("text/stdlib", "text")):
+        write_json(plan.Path("results/cache") / folder / "result.json", kind, {})
     assert [job.stage for job in plan.jobs(expanded, RuntimeConfig()) if job.done] == ["prepare"]
+
+
+def test_what_code_or_ranks_make_run_again_is_not_done_and_neither_is_what_rests_on_it():
+    study = load_study("smoke", ["study.models=[opt-standin-xs]", "study.methods=[rtn]", "study.ranks=[0,4]"])
+    planned = plan.jobs(study, RuntimeConfig())
+    waiting = [StageJob(STAGES_BY_NAME[job.rule], job.names) for job in planned]
+    for job in upstream(study, *waiting):
+        ranks = {cell.variant: {} for cell in study.evaluated(job.names)} if job.stage.name in ("evaluate", "harness") else {}
+        about = {"identity": {"code": code_version(job.stage.module)}, "variants": ranks}
+        write_json(job.folder / "result.json", job.stage.kind, about)
+
+    def left(asked: Study) -> set[str]:
+        return {job.stage for job in plan.jobs(asked, RuntimeConfig()) if not job.done}
+
+    assert left(study) == set()
+    other = load_study("smoke", ["study.models=[opt-standin-xs]", "study.methods=[rtn]", "study.ranks=[0,2]"])
+    assert left(other) == {"evaluate"}  # its factors are those of rank 4
+    quantized = next(job for job in waiting if job.stage.name == "quantize")
+    write_json(quantized.folder / "result.json", quantized.stage.kind, {"identity": {"code": "another"}})
+    assert left(study) == {"quantize", "lorc", "evaluate"}
+
+
+def test_the_answer_of_a_plan_is_in_its_first_lines_which_name_the_models():
+    text, _ = plan.report(load_study("own"), RuntimeConfig(), replace(MACHINE, products=("GFLOP/s of a library",)))
+    first, second, *others = text.splitlines()
+    assert first.startswith("study own: 13 cells on opt-standin-m (a stand-in; your own model: model_path=FOLDER); 24 jobs, ")
+    assert second.startswith("together about ")
+    assert ["GFLOP/s" in line for line in others[-2:]] == [True, True] and "GFLOP/s" not in "".join(others[:-2])
 
 
 def test_the_report_names_every_stage_and_nothing_is_amiss_where_all_fits():
     text, misfits = plan.report(load_study("smoke"), RuntimeConfig(), MACHINE)
     assert misfits == []
     assert all(f"\n{stage} " in text for stage in ("prepare", "tokens", *STAGES[1:]))
-    assert "study smoke: 8 cells on 2 models, 21 jobs, 0 of them done" in text
+    assert "study smoke: 8 cells on opt-standin-xs, bloom-standin-xs (stand-ins); 21 jobs, 0 of them done" in text
 
 
 def test_models_that_do_not_fit_are_named_with_what_would():
@@ -96,7 +129,7 @@ def test_models_that_do_not_fit_are_named_with_what_would():
     assert misfits[0].startswith("opt-66b: evaluate needs about 13.8 GiB of memory, here are 7.8")
     assert f"study.max_params={compose.load('model', 'opt-125m').block_weights:.3g}" in misfits[1]
     assert misfits[2].startswith("disk: about ")
-    assert "hours here" in text
+    assert re.search(r"\ntogether about [\d.,]+ hours \(\d+ days\) on 2 cores, and ", text)
 
 
 def test_a_local_run_refuses_what_memory_cannot_hold_before_its_first_job():

@@ -28,6 +28,7 @@ try:
 
         pipeline.export(winners.cells(pipeline.study, str(config["export"])))
     if workflow.is_main_process:
+        pipeline.lifecycle.end_at_ctrl_c(pipeline.closing.again(), lambda: workflow.dryrun)
         pull_back_times(Path(paths.CACHE))
         views.refresh(pipeline.study)
         if console:  # whether it is a dry run is not known yet
@@ -73,6 +74,8 @@ onstart:
     if workflow.local_exec != local:
         sys.exit("error: --jobs is for a cluster; a run on this machine has --cores alone")
     pipeline.lifecycle.take_lock()
+    pipeline.lifecycle.leave_words()
+    pipeline.lifecycle.note_ctrl_c(pipeline.closing.again())
     jobs = list(workflow.dag.needrun_jobs())
     rules_to_run = {job.rule.name for job in jobs}
     pipeline.closing.begin(rules_to_run)

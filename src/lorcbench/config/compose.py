@@ -196,6 +196,10 @@ def _one_line(error: Exception, overrides: list[str] = ()) -> str:
     if match := re.search(r"Could not find '(\w+)/(.*?)'", text):
         return unknown(match[1], match[2])
     reason = str(error.__cause__ or "").partition("\n")[0]
+    if match := re.search(r"Value '(.*?)'.* could not be converted to (Integer|Float)", f"{text} {reason}", re.DOTALL):
+        override = re.search(r"Error merging override (\S+)", text)
+        expected = {"Integer": "whole numbers", "Float": "a number"}[match[2]]
+        return f"{override[1] if override else 'value'}: {match[1]} does not fit; expected {expected}"
     return ": ".join(part for part in (text.partition("\n")[0], reason) if part)
 
 

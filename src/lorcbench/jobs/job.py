@@ -277,7 +277,10 @@ class Job:
 
     def reason(self, error: BaseException) -> str:
         """An error in one line: as `explain` has it, else its kind and its message."""
-        return self.explain(self, error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
+        message = " ".join(str(error).split())
+        return self.explain(self, error) or (
+            message if isinstance(error, ConfigError) else f"{type(error).__name__}: {message}"
+        )
 
     def identity(self, settings: Any, **files: str) -> dict:
         """What this job's bytes depend on: settings, digests of what it uses, code, kernel threads, library versions.

@@ -26,7 +26,7 @@ def run(stage: str, overrides: list[str], work: Callable[[Job], None], explain: 
         job.explain = explain or job.explain
         threads, verify = job.threads, job.runtime.verify
     except (ConfigError, GpuError) as error:
-        print(f"{stage}: {error}", file=sys.stderr)
+        print(f"error: {stage}: {error}", file=sys.stderr)
         sys.exit(2)
     try:
         job.take_device()
@@ -37,5 +37,6 @@ def run(stage: str, overrides: list[str], work: Callable[[Job], None], explain: 
     except Exception as error:  # the boundary of the process: every failure is recorded, none is swallowed
         job.fail(error)
         where = f"; log: {job.folder}/log.txt" if job.folder else ""
-        print(f"{stage} failed: {job.reason(error)}{where}", file=sys.stderr)
+        failed = "" if isinstance(error, ConfigError) and not job.folder else " failed"  # nothing had begun
+        print(f"error: {stage}{failed}: {job.reason(error)}{where}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)

@@ -20,6 +20,7 @@ from lorcbench.study.cells import Study
 KEYS = ("model_path", "name", "overrides", "study", "text_path", "device", "foreign", *exports.KEYS)
 # What a file for `--configfile` says in YAML instead of `overrides`: keys of the study, lm-eval tasks, and two groups of keys.
 STRUCTURED = (*(field.name for field in fields(StudyConfig)), "tasks", "runtime", "tracking")
+_SHORTEST = 128  # `lorcbench.data.corpora.SHORTEST`, whose module imports PyTorch
 _MACHINE = ("runtime.", "tracking.")  # values of these may be in quotes, since paths have blanks
 OVERRIDES = ("study.", "eval.tasks=", *given.OVERRIDES, *_MACHINE)
 
@@ -106,6 +107,18 @@ def _in_hydras_grammar(value: object) -> str:
     return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
 
 
+def check(study: Study, runtime: RuntimeConfig) -> None:
+    """Refuse what a run of the study would refuse before its first job.
+
+    Raises:
+        ConfigError: the first of it, in one line.
+    """
+    check_vocabularies(study)
+    check_files(study)
+    check_windows(study)
+    check_data(study, runtime)
+
+
 def check_windows(study: Study) -> None:
     """Refuse windows that are longer than the positions of a stand-in, a checkpoint folder or a GGUF file."""
     protocol = compose.load("eval", study.eval)
@@ -137,10 +150,44 @@ def check_files(study: Study) -> None:
                 gguf.check(file, f"model.path={model.path} of {model.name}")
 
 
+def _chosen(study: Study) -> list[tuple[str, str]]:
+    """The protocol and the calibrations of a study, with their config groups."""
+    return [("eval", study.eval), *(("calibration", name) for name in study.calibrations)]
+
+
+def _check_sizes(study: Study) -> None:
+    """Refuse a text of the user's that is too small whatever the tokenizer: a token has one byte or more.
+
+    Of a compressed file, and of one whose lines get something between them, the bytes say nothing.
+    """
+    for name in study.texts:
+        text = study.entry("text", name)
+        is_whole = text.lines == "whole" and (text.path or "").endswith((".txt", ".raw", ".tokens"))
+        if text.source != "file" or not (is_whole or text.path.endswith((".jsonl", ".json"))):
+            continue
+        needed, size = _tokens_needed(study, name), Path(text.path).expanduser().stat().st_size
+        if size < needed:
+            place = f"text_path={text.path}" if name in study.texts_given else f"text.path={text.path} of {name}"
+            expected = f"expected at least {needed:,} tokens, which are about {4 * needed:,} bytes of English"
+            raise ConfigError(f"{place}: {size:,} bytes are too few for the windows of {study.eval}; {expected}")
+
+
+def _tokens_needed(study: Study, text: str) -> int:
+    """The fewest tokens of a text for which the study has windows to measure, and to calibrate on."""
+    needed: dict[str, int] = {}  # by the part of the text that is read
+    for group, name in _chosen(study):
+        config = compose.load(group, name)
+        longest = config.window if group == "eval" else config.length
+        for corpus in config.corpora.values():
+            if corpus.text == text:
+                least = min(longest, _SHORTEST) * config.fit if config.fit else longest
+                needed[corpus.part] = max(needed.get(corpus.part, 0), least)
+    return sum(needed.values())
+
+
 def _check_halves(study: Study) -> None:
     """Refuse halves of the text that Python carries, which has parts of its own."""
-    chosen = [("eval", study.eval), *(("calibration", name) for name in study.calibrations)]
-    for group, name in chosen:
+    for group, name in _chosen(study):
         for corpus in compose.load(group, name).corpora.values():
             if corpus.part in HALVES and study.entry("text", corpus.text).source == "stdlib":
                 expected = f"{Variant.parse(name).without('text')}, or text=NAME of another text"
@@ -166,6 +213,7 @@ def check_data(study: Study, runtime: RuntimeConfig) -> None:
             hint = "; another is overrides='text.column=NAME'" if "in column" in str(error) else ""
             raise ConfigError(f"text_path={error}{hint}") from None
     _check_halves(study)
+    _check_sizes(study)
     if runtime.data_dir and patterns and not any_local:
         raise ConfigError(
             f"runtime.data_dir={runtime.data_dir}: no file of this study there; expected one of {', '.join(patterns)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import shlex
 from pathlib import Path
 
 from lorcbench.common.artifacts import read_json
@@ -36,6 +37,12 @@ class Closing:
         """A run begins that has jobs of these rules; the report leaves its summary to us."""
         self._makes_page = "report" in rules
         os.environ[SUMMARY_LATER] = "1"
+
+    def again(self) -> str:
+        """How to go on with the run after Ctrl-C."""
+        if self.exported:
+            return "the same command goes on from here"
+        return f"go on with: {shlex.join(['lorcbench', 'run', self._complete.parent.name])}"
 
     def forget(self) -> None:
         """The run has failed, so that its page is made again: what an earlier run said is no answer any more."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from dataclasses import dataclass, field
@@ -23,6 +24,11 @@ _CONFIG = ("--config", "-C")
 _CONFIG_FILE = "--configfile"
 _DIRECTORY = ("-d", "--directory")
 _HAS_CORES = re.compile(r"--(cores|jobs|executor|profile)(=.*)?|-[cje]\d*")  # or a profile says how many
+_TYPOGRAPHIC = re.compile("(^|=)[“”„‘’«»]")
+_OPEN_LIST = re.compile(r"[a-z_.]+=\[[^\]]*")  # which is cut at a blank
+_WITHOUT_AT = re.compile(r"best[:=-]?(\d.*)")
+_AXIS_OF = {"eval": "eval", "calibration": "calibrations", "method": "methods", "lorc": "lorc"}  # by config group
+_SPOKEN = {"eval": "protocol", "lorc": "correction"}  # what people call these groups
 _STUDY = re.compile(r"[^=/-][^=/]*(\+.*)?")
 _NUMBER = re.compile(r"[.-]?\d[^/=]*")
 _PLACES = ("model_path", "text_path", "foreign")
@@ -91,14 +97,15 @@ def read(arguments: list[str]) -> Words:
         ConfigError: a study or a setting that nobody knows, or a change of a study that is named by its folder.
     """
     words, named, place = Words(), None, 0
-    for argument in arguments:
+    for position, argument in enumerate(arguments):
+        _check_spelling(argument, arguments[position + 1 :])
         if named is None and words.names_study(argument):
             named, place = argument.removeprefix("study="), len(words.settings)
         elif words.take(argument):
             continue
         elif "=" in argument and not any(part.startswith("-") for part in (*words.rest, argument)):
             known = ", ".join(f"{key}=…" for key in (*KEYS, *STRUCTURED) if key != "overrides")
-            near = compose.nearest(argument.partition("=")[0], (*KEYS, *STRUCTURED))
+            near = _in_a_name(argument, arguments) or compose.nearest(argument.partition("=")[0], (*KEYS, *STRUCTURED))
             expected = f"expected study.KEY=…, runtime.KEY=…, tracking.KEY=…, {known}{near}"
             raise ConfigError(f"{argument}: unknown setting; {expected}")
         elif argument not in _CONFIG:
@@ -110,6 +117,33 @@ def read(arguments: list[str]) -> Words:
         words.settings[place:place] = meant.settings
         words.overrides[:0] = meant.overrides
     return words
+
+
+def _check_spelling(argument: str, others: list[str]) -> None:
+    """Refuse what a shell or an editor has made of quotes and brackets.
+
+    Args:
+        others: the arguments behind it.
+    """
+    if _TYPOGRAPHIC.search(argument):
+        raise ConfigError(f"{argument}: the quotes are typographic; expected straight ones, ' or \"")
+    if _OPEN_LIST.fullmatch(argument):
+        rest = list(itertools.takewhile(lambda part: "=" not in part and not part.startswith("-"), others))
+        whole = "".join([argument, *rest])
+        raise ConfigError(f"{argument}: the list is cut at a blank; expected quotes around it and no blank, such as '{whole}'")
+
+
+def _in_a_name(argument: str, arguments: list[str]) -> str:
+    """How a setting of a protocol, a calibration, a method or a correction is given: in its name; "" if it is none of them."""
+    key, _, value = argument.partition("=")
+    group = next((group for group in _AXIS_OF if key in compose.keys(group)), None)
+    if group is None or key == "text" or not re.fullmatch(r"[A-Za-z0-9._-]+", value):
+        return ""
+    names = [word.removeprefix("study=").partition("+")[0] for word in arguments]
+    config = compose.load("study", next((name for name in names if _is_of_conf(name)), given.OWN))
+    chosen = {"eval": config.eval, "calibration": next(iter(config.calibrations or []), "own")}.get(group, "NAME")
+    change = f"{_AXIS_OF[group]}=[{chosen}+{key}={value}]" if group != "eval" else f"eval={chosen}+{key}={value}"
+    return f"; {key} is a setting of a {_SPOKEN.get(group, group)}: {shlex.quote(change) if '[' in change else change}"
 
 
 def _meant(named: str, words: Words, arguments: list[str]) -> list[str]:
@@ -220,6 +254,8 @@ def export_command(arguments: list[str]) -> list[str]:
     for argument in arguments:
         key, equals, value = argument.partition("=")
         flags = flags or argument.startswith("-")
+        if match := _WITHOUT_AT.fullmatch(argument):
+            raise ConfigError(f"{argument}: expected a cell or a budget; did you mean best@{match[1]}?")
         if equals and key in _SHORT:
             others.append(f"{_SHORT[key]}={value}")
         elif _is_cell(argument, key, flags):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 from lorcbench.common.gpus import Choice
 from lorcbench.common.paths import LOCK
 from lorcbench.common.process import PARENT
 from lorcbench.config.compose import RUNTIME_VARIABLE
 from lorcbench.pipeline.warm import STAGES, WarmProcess
+from lorcbench.study import started
 from lorcbench.study.stages import STAGES as TABLE
 
 
@@ -44,6 +49,45 @@ class Lifecycle:
         self._study = study
         self._lock = None
         self._warm: WarmProcess | None = None
+
+    def end_at_ctrl_c(self, again: str, is_dry_run: Callable[[], bool]) -> None:
+        """Before the first job Ctrl-C ends the run with one line, instead of a traceback through Snakemake.
+
+        Args:
+            again: how to go on.
+            is_dry_run: which Snakemake knows only later.
+        """
+
+        def end(signum: int, frame: FrameType | None) -> None:
+            if not is_dry_run():
+                self.leave_words()
+            print(f"\ninterrupted before the first job; {again}", file=sys.stderr, flush=True)
+            os._exit(130)  # an exception would come out of Snakemake in many lines
+
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else somebody wants Ctrl-C to be ignored
+            signal.signal(signal.SIGINT, end)
+
+    def note_ctrl_c(self, again: str) -> None:
+        """From the first job on Ctrl-C is Snakemake's, which ends the jobs; the last line then says how to go on.
+
+        Args:
+            again: how to go on.
+        """
+
+        def note(signum: int, frame: FrameType | None) -> None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            atexit.register(tell)  # before the summary is, so it is called after that
+            signal.default_int_handler(signum, frame)
+
+        def tell() -> None:
+            print(again, flush=True)
+
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, note)
+
+    def leave_words(self) -> None:
+        """Leave the words of this run beside the page that it will make, so that the study's name means them from now on."""
+        started.leave(self._complete.parent, self._study)
 
     def take_lock(self) -> None:
         """One run at a time on one results folder; the kernel frees the lock however this process ends."""

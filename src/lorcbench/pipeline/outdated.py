@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from contextlib import suppress
 from pathlib import Path
 
 from lorcbench.common import paths
 from lorcbench.common.artifacts import ArtifactError, read_json
 from lorcbench.common.gpus import AUTO
-from lorcbench.common.versions import code_version
 from lorcbench.config.schema import RuntimeConfig
 from lorcbench.pipeline import gpus
+from lorcbench.pipeline.finished import is_current
 from lorcbench.study.cells import Study
 from lorcbench.study.graph import upstream
 from lorcbench.study.stages import EVALUATE, HARNESS, StageJob
@@ -78,13 +77,6 @@ def _name(path: Path) -> str:
 def _differs(job: StageJob, path: Path, threads: int, study: Study) -> bool:
     """Whether a result is not what its job would make now, as far as it says."""
     try:
-        result = read_json(path, job.stage.kind)
+        return not is_current(read_json(path, job.stage.kind), job, study, threads)
     except ArtifactError:  # the job that reads it says what is wrong
         return False
-    asked: set[str] = set()
-    if job.stage in (EVALUATE, HARNESS):
-        asked = {cell.variant for cell in study.evaluated(job.names, harness=job.stage is HARNESS)}
-    about = {"code": code_version(job.stage.module), "threads": threads}
-    with suppress(KeyError):
-        return any(result["identity"][key] != value for key, value in about.items()) or bool(asked - result["variants"].keys())
-    return False

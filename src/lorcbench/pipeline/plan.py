@@ -22,15 +22,18 @@ from lorcbench.config import compose
 from lorcbench.config.schema import RuntimeConfig
 from lorcbench.pipeline import machine as of_machine
 from lorcbench.pipeline.estimate import Estimate, shape_of
+from lorcbench.pipeline.finished import Finished
 from lorcbench.pipeline.fitting import Sized, setting_that_fits
 from lorcbench.study.cells import Cell, Study
 from lorcbench.study.graph import jobs_of
+from lorcbench.study.outline import models_line
 from lorcbench.study.ranks import rank_lines
 from lorcbench.study.stages import STAGES, StageJob, sensitivities, spectra
 
 _SMALL = {"tokens": Estimate(600, 0, 30), "gate": Estimate(100, 0, 0), "gate_half": Estimate(100, 0, 0)}  # alike for all models
 _LONG = 5400  # seconds, from which times are spelled in hours
 _SHORT = 90  # seconds, up to which they are spelled in seconds
+_DAY = 86400  # seconds
 _START = 2.0  # seconds of a job that are no arithmetic
 _SHARE_OF_PRODUCTS = 0.5  # of the rate of products, what a job gets done with all that it does beside them
 USUAL_RATE = 30e9  # floating-point operations per second that any core gets done
@@ -44,10 +47,10 @@ class PlannedJob:
     Attributes:
         stage: its module.
         names: of its folder.
-        done: whether its result exists.
+        done: whether a run would leave it alone: `lorcbench.pipeline.finished`.
         takes: what it takes; None for a model of unknown shape.
         sized: what `takes` was computed from; None too for a job that takes as much for all models.
-        seconds: that it took on this machine, if it is done.
+        seconds: that it took on this machine, if it has run here.
         rule: its name in the workflow; the rules `tokens` and `calibration_tokens` run one module.
     """
 
@@ -128,14 +131,14 @@ def jobs(study: Study, runtime: RuntimeConfig) -> list[PlannedJob]:
             cells.setdefault(job.folder, []).append(cell)
             first.setdefault(job.folder, job)
     shapes = {model: shape_of(study.model(model)) for model in study.models}
-    order = list(STAGES)
+    order, finished = list(STAGES), Finished(study, runtime.threads)
     planned = []
     for folder, job in sorted(first.items(), key=lambda item: order.index(item[1].stage.name)):
         stage, shape = job.stage.module, shapes[job.names.model]
         sized = Sized(stage, shape, job.names, len(cells[folder])) if shape and stage not in _SMALL else None
         takes = sized.takes(runtime) if sized else _SMALL.get(stage)
-        done = (folder / "result.json").is_file()
-        seconds = _took(folder) if done and takes else None
+        done = finished.has(job)
+        seconds = _took(folder) if takes else None
         planned.append(PlannedJob(stage, job.names, done, takes, sized, seconds, job.stage.name))
     return planned
 
@@ -168,29 +171,40 @@ def report(study: Study, runtime: RuntimeConfig, machine: Machine) -> tuple[str,
     seconds = [_seconds(job, runtime, machine, corrected) for job in to_do if job.takes]
     wall = max([sum(part * time_ for part, time_ in zip(share, seconds, strict=True)), *seconds, 0.0])
     disk = sum(takes.disk for takes in known)
-    gpus = f", GPUs of {', '.join(f'{gpu / 1024:.0f}' for gpu in machine.gpus)} GiB" if machine.gpus else ""
+    here = counted(machine.cores, "core")
+    here = f"{counted(len(machine.gpus), 'GPU')} and {here}" if machine.gpus and runtime.device == "cuda" else here
+    days = f" ({wall / _DAY:.0f} days)" if wall >= 2 * _DAY else ""
     lines = [
-        f"study {study.name}: {counted(len(study.cells), 'cell')} on {counted(len(study.models), 'model')}, "
+        f"study {study.name}: {counted(len(study.cells), 'cell')} on {models_line(study)}; "
         f"{counted(len(planned), 'job')}, {len(planned) - len(to_do)} of them done; texts, MLflow and the page are a few more",
-        f"this machine: {counted(machine.cores, 'core')}, {machine.memory / 1024:.1f} GiB of memory for jobs, "
-        f"{machine.disk / 1024:.0f} GiB of disk free{gpus}",
-        *machine.products,
-        f"the times below count on {machine.rate / 1e9:.0f} GFLOP/s on one core in float32: half of the rate of products, "
-        "since a job does more than products",
+        f"together about {_duration(wall)}{days} on {here}, and {disk / 1024:.1f} GiB on disk, without downloads and the page",
         "",
+        f"the time of a stage is that of its jobs one after another, on {counted(runtime.threads, 'core')} each:",
         *_table(planned, runtime, machine, corrected),
         "",
-        f"together about {_duration(wall)} here, and {disk / 1024:.1f} GiB on disk, without downloads and the page",
     ]
-    if corrected:
-        spelled = ", ".join(f"{stage} {ratio:.1f}" for stage, ratio in corrected.items())
-        lines.append(f"of finished jobs here, by which the times are corrected, measured over computed: {spelled}")
     if unknown := sorted({job.model for job in to_do if job.takes is None}):
         lines.append(f"not estimated, for want of a shape: {', '.join(unknown)}")
     if study.too_large:
         lines.append(f"left out by study.max_params={study.config.max_params:g}: {', '.join(study.too_large)}")
-    lines += rank_lines(study)
+    lines += [*rank_lines(study), *_how(machine, corrected)]
     return "\n".join(lines), misfits(study, to_do, machine) + gpu_misfits(study, to_do, runtime, machine)
+
+
+def _how(machine: Machine, corrected: dict[str, float]) -> list[str]:
+    """What the times rest on, which comes last: what there is here, what that multiplies per second, and finished jobs."""
+    gpus = f", GPUs of {', '.join(f'{gpu / 1024:.0f}' for gpu in machine.gpus)} GiB" if machine.gpus else ""
+    lines = [
+        f"this machine: {counted(machine.cores, 'core')}, {machine.memory / 1024:.1f} GiB of memory for jobs, "
+        f"{machine.disk / 1024:.0f} GiB of disk free{gpus}",
+        *machine.products,
+        f"the times count on {machine.rate / 1e9:.0f} GFLOP/s on one core in float32: half of the rate of products, "
+        "since a job does more than products",
+    ]
+    if corrected:
+        spelled = ", ".join(f"{stage} {ratio:.1f}" for stage, ratio in corrected.items())
+        lines.append(f"they are corrected by your finished jobs here, measured time / estimated time: {spelled}")
+    return lines
 
 
 def _table(planned: list[PlannedJob], runtime: RuntimeConfig, machine: Machine, corrected: dict[str, float]) -> list[str]:

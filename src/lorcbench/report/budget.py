@@ -8,6 +8,7 @@ terminal, the page and `recommended.csv` show the same choices, and a budget onl
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -173,7 +174,9 @@ def read(folder: Path, command: str) -> list[Choice]:
     try:
         return rows.read(path, Choice.of_row)
     except FileNotFoundError:
-        raise ConfigError(f"{path} is missing; run the study first: {command}") from None
+        others = ", ".join(started.runs_of(folder.name))
+        instead = f"; runs of {folder.name} are {others}: name one of them, or" if others else ";"
+        raise ConfigError(f"{path} is missing{instead} run the study first: {command}") from None
 
 
 def fronts(choices: Iterable[Choice]) -> dict[tuple[str, str], list[Choice]]:
@@ -277,7 +280,7 @@ def recommend(settings: list[str], everything: bool = False, folder: str | None 
         folder: of the study under results/, if it was named by that.
 
     Raises:
-        ConfigError: the budget or the study makes no sense, or the study has no page yet.
+        ConfigError: the budget or the study makes no sense, or the study has no page yet, or no cell on it.
         SystemExit: with code 1, no cell keeps the budget.
     """
     budgets = [text for text in settings if "=" not in text]
@@ -287,6 +290,9 @@ def recommend(settings: list[str], everything: bool = False, folder: str | None 
     arguments = [text for text in settings if "=" in text]
     place = Path(paths.STUDY.format(study=folder or _study_name(arguments)))
     choices = read(place, started.command(arguments))
+    if not choices:
+        again = shlex.join(["lorcbench", "run", place.name])
+        raise ConfigError(f"{place.name}: none of its quantized cells is measured yet; go on with: {again}")
     of_all = shared.lines(shared.read(place), budget.quantity, budget.most, budget.is_size)
     print("\n".join([*of_all, *lines(choices, budget, everything)]))
     if not any(map(budget.allows, choices)):

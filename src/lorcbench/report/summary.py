@@ -18,17 +18,22 @@ from lorcbench.study.ranks import rank_lines
 
 
 def window_lines(study: Study, results: list[CellResult]) -> list[str]:
-    """A line for every model whose windows were fitted to the text: its perplexity in full precision, and how long they are."""
-    if not compose.load("eval", study.eval).fit:
-        return []
+    """A line for every model whose windows were fitted to the text, or that is the user's own, or measured on a text that is.
+
+    It says the perplexity in full precision, and in how many windows of which length.
+    """
+    fitted = compose.load("eval", study.eval).fit
+    own_text = any(study.entry("text", name).path for name in compose.load("eval", study.eval).texts())
     short = "; such windows are short for a language model, a longer text gives longer ones"
     lines = []
     for result in (result for result in results if result.cell.is_full_precision):
+        if not (fitted or own_text or study.model(result.cell.model).path):
+            continue
         for corpus, about in result.corpora.items():
             ppl, window = perplexity(result.nll[corpus]), about["window"]
             stream = f"{about['windows']} windows of {window:,} tokens, out of {about['stream_tokens']:,} of {about['text']}"
             line = f"{result.cell.model}: perplexity {ppl:.2f} in full precision, in {stream}"
-            lines.append(line + (short if window < SHORT_WINDOW else ""))
+            lines.append(line + (short if fitted and window < SHORT_WINDOW else ""))
     return lines
 
 

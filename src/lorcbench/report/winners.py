@@ -10,6 +10,7 @@ from lorcbench.report.budget import EXPECTED, Budget, Choice
 from lorcbench.report.choices import choices
 from lorcbench.report.comparison import changes
 from lorcbench.report.results import NOT_RUN, collect
+from lorcbench.study import started
 from lorcbench.study.cells import Cell, Study
 
 _BEST = "best@"
@@ -57,9 +58,11 @@ def _best(study: Study, wanted: str) -> list[Cell]:
     results = collect(study)
     missing = sum(result.status == NOT_RUN for result in results)
     if missing:
+        others = ", ".join(started.runs_of(study.name)) if missing == len(results) else ""
+        named = f"name one of its runs, {others}, or " if others else ""
         raise ConfigError(
             f"export={wanted}: {missing} of {len(results)} cells of study {study.name} are not measured yet; "
-            "run the study without export=… first, or name a cell"
+            f"{named}run the study without export=… first, or name a cell"
         )
     offered = budget.fronts(choices(study.name, results, changes(results), ""))
     cells = {cell.key: cell for cell in study.cells}

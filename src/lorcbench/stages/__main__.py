@@ -26,7 +26,7 @@ def main(name: str, overrides: list[str]) -> None:
     let_threads_sleep()  # before any numerical library is loaded
     warm.hand_over(name, overrides)  # ends this process; returns where there is no warm process
     from lorcbench.jobs.process import run  # here: what has handed over imports nothing more
-    from lorcbench.pipeline.out_of_memory import explained
+    from lorcbench.pipeline.explained import explained
 
     stage = importlib.import_module(f"lorcbench.stages.{name}")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on, what was begun is tidied up
@@ -42,7 +42,7 @@ def _answer(name: str, overrides: list[str]) -> int:
         text, is_asked_for = stage_help.answer(name, overrides, description(name))
     except ConfigError as error:
         text, is_asked_for = f"{name}: {error}", False
-    print(text, file=sys.stdout if is_asked_for else sys.stderr)
+    print(text if is_asked_for else f"error: {text}", file=sys.stdout if is_asked_for else sys.stderr)
     return 0 if is_asked_for else 2
 
 
@@ -56,7 +56,7 @@ if __name__ == "__main__":
     if sys.argv[1:] in ([], ["-h"], ["--help"]):
         print(usage())
     elif sys.argv[1] not in names():
-        print(f"stage {sys.argv[1]!r} is unknown; stages are {', '.join(names())}", file=sys.stderr)
+        print(f"error: stage {sys.argv[1]!r} is unknown; stages are {', '.join(names())}", file=sys.stderr)
         sys.exit(2)
     else:
         main(sys.argv[1], sys.argv[2:])

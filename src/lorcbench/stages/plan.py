@@ -18,6 +18,7 @@ def main(job: Job) -> None:
     for given in (part for part in job.overrides if part.startswith("model_path=")):
         checks.fetch_config(compose.unquoted(given.removeprefix("model_path=")))
     study = study_from_arguments(job.overrides)
+    checks.check(study, job.runtime)
     choice = gpus.chosen(job.runtime, local=True)
     runtime = replace(job.runtime, device=choice.device)
     machine = plan.this_machine(runtime, slots.memory_for_jobs(choice.gpus or ()))

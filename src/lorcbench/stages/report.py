@@ -70,7 +70,7 @@ def main(job: Job) -> None:
     write_text(folder / "cells.csv", rows.as_csv(tables.COLUMNS, cells))
     write_text(folder / "tasks.csv", rows.as_csv(tables.HARNESS_COLUMNS, tasks))
     _write_findings(study.name, folder, findings)
-    write_text(folder / started.COMMAND, started.command(job.overrides) + "\n")
+    started.leave(folder, job.overrides)
     drawn = figures.draw(everything, changes, folder / "figures", findings.scorecard)
     imported = _imported(folder)
     page = render(study, everything, changes, findings, drawn, folder, results.stage_costs(measured), imported)

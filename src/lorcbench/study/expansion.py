@@ -16,7 +16,7 @@ from lorcbench.config.checks import MOST, ConfigError
 from lorcbench.config.protocols import TextConfig
 from lorcbench.config.schema import AXES, AXIS_DEFAULTS, GridConfig, StudyConfig
 from lorcbench.config.variants import Variant
-from lorcbench.study import given, groups, naming, rehearsal
+from lorcbench.study import given, groups, naming, rehearsal, started
 from lorcbench.study.cells import FIELDS, Cell, Study, activation_format, model_config, needs_calibration, weight_format
 from lorcbench.study.ranks import of_width
 
@@ -60,7 +60,8 @@ def load_study(
     """Compose a study and expand its cells.
 
     Args:
-        name: a file of conf/study, changes of its keys spelled behind it.
+        name: a file of conf/study, changes of its keys spelled behind it; or, alone, the name of a folder under results/, which
+            means the study with the words with which it was run.
         overrides: Hydra overrides; ``study.<axis>=[…]`` replaces that axis in every grid.
         model_path: a checkpoint folder, a GGUF file, or a name on the hub, to run the study on instead of its own models;
             ``model.name=…`` among the overrides names its model.
@@ -73,12 +74,27 @@ def load_study(
     Raises:
         ConfigError: anything that makes no sense, in one line.
     """
+    alone = not (overrides or model_path or own_name or text_path or foreign_paths)
+    if alone and name not in compose.names("study") and started.has_command(name):
+        return study_from_arguments(started.arguments(name))
+    return _study(name, list(overrides), model_path, own_name, text_path, foreign_paths)
+
+
+def _study(
+    name: str,
+    overrides: list[str],
+    model_path: str | None,
+    own_name: str | None,
+    text_path: str | None,
+    foreign_paths: str | None,
+) -> Study:
+    """`load_study` of a study of conf/study."""
     kinds = "a checkpoint folder with config.json and safetensors files, a GGUF file, or OWNER/NAME"
     given.check_path("model_path", model_path, kinds)
     given.check_path("text_path", text_path, "a file of plain text, JSON lines or Parquet")
     given.check_path(foreign.KEY, foreign_paths, "the folder of a checkpoint that was quantized elsewhere")
     if name.partition("+")[0] not in compose.names("study"):
-        raise ConfigError(compose.unknown("study", name.partition("+")[0]))
+        raise ConfigError(compose.unknown("study", name.partition("+")[0], started.folders()))
     composed = compose.compose([f"study={name}", *(part for part in overrides if not part.startswith(given.OVERRIDES))])
     request = _request(name, OmegaConf.to_object(composed.study), overrides, model_path, text_path, foreign_paths)
     protocol = compose.canonical("eval", request.config.eval)
@@ -118,7 +134,7 @@ def study_from_arguments(arguments: list[str]) -> Study:
     overrides = [argument for argument in arguments if not argument.startswith(own)]
     given_places = (compose.unquoted(values[key]) if key in values else None for key in ("model_path", "text_path", "foreign"))
     model, text, quantized = given_places
-    return load_study(study, overrides, model, values.get("name"), text, quantized)
+    return _study(study, overrides, model, values.get("name"), text, quantized)
 
 
 def _tasks(names: Iterable[str]) -> list[str]:
@@ -139,7 +155,7 @@ def _changes(request: _Request, changes: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in changes.items() if key in AXES or value != unchanged[key]}
     kept |= {axis: _values(request, axis, kept[axis]) for axis in AXES if axis in kept}
     for folder in request.folders:  # it stands for all models
-        kept = {key: value for key, value in kept.items() if key != "models"} | {naming.FOLDER: folder}
+        kept[naming.FOLDER] = folder
     for text in request.texts:
         kept[naming.TEXT] = text
     if request.foreign:
@@ -165,6 +181,7 @@ def _request(
     replaced = [axis for axis in AXES if any(override.startswith(f"study.{axis}=") for override in overrides)]
     own = given.models(overrides, model_path)
     if own:
+        given.check_models(config, naming.changed_keys(name, overrides), model_path)
         config.models = list(own)
         replaced.append("models")
     if config.exactly:
@@ -178,7 +195,7 @@ def _request(
         config = rehearsal.rehearse(config, replaced, not keeps_protocol)
     texts = given.texts(overrides, text_path)
     for text in texts:
-        config = given.on_text(config, text)
+        config = given.on_text(config, text, text_path)
     quantized = {foreign.method(folder): folder for folder in foreign.paths(foreign_paths)}
     return _Request(name, config, own, texts, tuple(replaced), published_ranks, quantized)
 

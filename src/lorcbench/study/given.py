@@ -75,22 +75,48 @@ def texts(overrides: list[str], text_path: str | None) -> dict[str, TextConfig]:
     return {places.text_name(text): text}
 
 
-def on_text(config: StudyConfig, text: str) -> StudyConfig:
-    """A study whose protocol and calibrations take a text instead of their own."""
+def check_models(config: StudyConfig, changed: set[str], model_path: str) -> None:
+    """Refuse what the command line says of models beside the place of one, which stands for all models of the study.
 
-    def spelled(name: str) -> str:
-        return f"{Variant.parse(name).without('text')}+text={text}"
+    Args:
+        changed: the keys of the study that the command line gives.
+
+    Raises:
+        ConfigError: the message has both, of which one is to be left out.
+    """
+    for key in ("models", "max_params", "grids", "exclude", "harness"):
+        value = getattr(config, key)
+        if key in changed and value and (key in ("models", "max_params") or any(grid.models for grid in value)):
+            said = f"models={value}" if key == "models" else f"{key}={value:g}" if key == "max_params" else f"{key} with models"
+            raise ConfigError(f"{said}: model_path={model_path} is the one model of the study; leave out one of both")
+
+
+def on_text(config: StudyConfig, text: str, path: str) -> StudyConfig:
+    """A study whose protocol and calibrations take a text instead of their own.
+
+    Args:
+        path: of the text, for the message.
+
+    Raises:
+        ConfigError: a protocol or a calibration names a text itself.
+    """
+
+    def spelled(name: str, key: str) -> str:
+        if named := Variant.parse(name).setting("text"):
+            expected = f"leave out text_path, or say {Variant.parse(name).without('text')} without text={named}"
+            raise ConfigError(f"text_path={path}: {key}={name} names a text, too; {expected}")
+        return f"{name}+text={text}"
 
     def calibrations(grid: StudyConfig | GridConfig) -> list[str] | None:
         if grid.calibrations is None:
             return None
-        return [name if name == "none" else spelled(name) for name in grid.calibrations]
+        return [name if name == "none" else spelled(name, "calibrations") for name in grid.calibrations]
 
     grids = {
         key: [replace(grid, calibrations=calibrations(grid)) for grid in getattr(config, key)]
         for key in ("grids", "exclude", "harness")
     }
-    return replace(config, eval=spelled(config.eval), calibrations=calibrations(config), **grids)
+    return replace(config, eval=spelled(config.eval, "eval"), calibrations=calibrations(config), **grids)
 
 
 def model_arguments(study: Study, name: str) -> list[str]:

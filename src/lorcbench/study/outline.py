@@ -10,17 +10,22 @@ from collections import Counter
 
 from lorcbench.common.spelling import counted
 from lorcbench.config.schema import AXES
+from lorcbench.config.variants import Variant
+from lorcbench.study import given
 from lorcbench.study.cells import FIELDS, Study
 
 _SHOWN = 3  # values of an axis that a line has room for
+_NAMED = 4  # models that a line has room for
 
 
 def outline(study: Study) -> list[str]:
     """The line, what the command line gave, and a warning where that replaced an axis of several grids."""
     quantized = [cell for cell in study.cells if not cell.is_full_precision]
     whole = len(study.cells) - len(quantized)
-    axes = []
+    axes = [f"models: {models_line(study)}"]
     for axis, attribute in FIELDS.items():
+        if axis == "models":
+            continue
         counts = Counter(str(getattr(cell, attribute)) for cell in quantized or study.cells)
         if axis == "methods" and len(counts) > 1:
             del counts["none"]  # cells whose activations alone are rounded
@@ -30,7 +35,12 @@ def outline(study: Study) -> list[str]:
     others = f", and {rounded} whose activations alone are rounded" if rounded else ""
     axes.append(f"full precision: {counted(whole, 'cell')}{others}")
     told = re.sub(r"\((\d+)\)", _with_unit, "; ".join(axes), count=1)
-    lines = [f"study {study.name}: {counted(len(study.cells), 'cell')}; {told}", *study.given_lines(), *left_out(study)]
+    lines = [
+        f"study {study.name}: {counted(len(study.cells), 'cell')}; {told}",
+        *study.given_lines(),
+        *own_lines(study),
+        *left_out(study),
+    ]
     grids = len(study.config.grids)
     everywhere = [axis for axis in study.replaced if axis != "models"]
     stated = {axis for grid in study.config.grids for axis in AXES if getattr(grid, axis) is not None}
@@ -41,6 +51,25 @@ def outline(study: Study) -> list[str]:
             "exactly=true takes only what you name"
         )
     return lines
+
+
+def models_line(study: Study) -> str:
+    """The models of a study, by name unless they are many, and whether the pipeline trains them itself."""
+    names = study.models
+    told = ", ".join(names) if len(names) <= _NAMED or "models" in study.replaced else counted(len(names), "model")
+    if any(study.model(name).source != "standin" for name in names):
+        return told
+    own = Variant.parse(study.eval).stem == given.OWN
+    hint = "; your own model: model_path=FOLDER" if own else ""
+    return f"{told} ({'a stand-in' if len(names) == 1 else 'stand-ins'}{hint})"
+
+
+def own_lines(study: Study) -> list[str]:
+    """A line for each model and text that is a file of the user's by a conf file of theirs, as for those that are typed."""
+    models = [name for name in study.models if name not in study.folders and study.model(name).path]
+    texts = [name for name in study.texts if name not in study.texts_given and study.entry("text", name).path]
+    lines = [f"model {name} is {study.model(name).path}" for name in models]
+    return [*lines, *(f"text {name} is {study.entry('text', name).path}" for name in texts)]
 
 
 def left_out(study: Study) -> list[str]:

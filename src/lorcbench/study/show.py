@@ -15,6 +15,7 @@ from lorcbench.study.cells import Cell, Study
 from lorcbench.study.expansion import study_from_arguments
 
 _CELL = "MODEL/METHOD/CALIBRATION/WEIGHT/ACTIVATION/RANK, such as opt-125m/gptq/c4-128x2048/w4-asym-g128/a16/r8-plain-int8"
+_PLACES = ("model_path=", "text_path=", "foreign=")
 _KEY = re.compile(r"([^/]+)/([^/]+)/([^/]+)/([^/@]+)(?:@([^/]+))?/([^/]+)/r(\d+)(?:-([^/]+))?")
 
 
@@ -54,7 +55,16 @@ def show(arguments: list[str]) -> str:
         settings = _settings(_of_study(study, keys[0]), study)
     elif keys:
         settings = [*_settings(_parsed(keys[0])), *settings]
+    elif any(setting.startswith(_PLACES) for setting in settings):
+        return f"# {shlex.join(settings)}\n{_of_places(study_from_arguments(settings))}"
     return f"# {shlex.join(settings)}\n{composed(settings)}"
+
+
+def _of_places(study: Study) -> str:
+    """A study on a model or a text that the command line gives, which no file of conf/ has: with both in their places."""
+    names = {"model": study.models, "text": study.texts, "calibration": study.calibrations, "eval": [study.eval]}
+    chosen = {group: {name: compose.plain(study.entry(group, name)) for name in names[group]} for group in names}
+    return OmegaConf.to_yaml({"name": study.name, "study": compose.plain(study.config), **chosen}).rstrip()
 
 
 def _of_study(study: Study, key: str) -> Cell:

@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import re
 import shlex
+from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 
 from lorcbench.common import paths
+from lorcbench.common.artifacts import write_text
 from lorcbench.config import compose
 from lorcbench.config.checks import ConfigError
+from lorcbench.config.schema import StudyConfig
 from lorcbench.study import given, naming
 
 COMMAND = "command.txt"  # beside report.html
 _PLACES = ("model_path", "text_path", "foreign")
+_KEYS = {field.name for field in fields(StudyConfig)}
+_PLAIN = re.compile(r"[A-Za-z0-9._+=/-]+")  # a value that needs no quotes in Hydra's grammar
 _RESULTS = str(Path(paths.STUDY.format(study="x")).parent)
 _FOLDER = re.compile(rf"{re.escape(_RESULTS)}/([^/]+)/?")
 
@@ -37,6 +43,11 @@ def short_command(arguments: list[str], verb: str) -> str:
     """The same as `command`, by the folder's name alone if the study was given one, since the report leaves `COMMAND` there."""
     names = [argument.removeprefix("name=") for argument in arguments if argument.startswith("name=")]
     return shlex.join(["lorcbench", verb, names[-1]]) if names else command(arguments, verb)
+
+
+def leave(folder: Path, arguments: list[str]) -> None:
+    """Write `command` into the folder of a study."""
+    write_text(folder / COMMAND, command(arguments) + "\n")
 
 
 def _word(argument: str) -> str:
@@ -85,8 +96,27 @@ def words(word: str) -> list[str]:
         return [f"study={name}"]
     if Path(paths.STUDY.format(study=name)).is_dir() and "/" not in name:
         expected = "expected the words with which the study was started"
-        raise ConfigError(f"{word}: {_RESULTS}/{name} has no {COMMAND}, which a run leaves at its end; {expected}")
+        raise ConfigError(f"{word}: {_RESULTS}/{name} has no {COMMAND}, which a run leaves at its start; {expected}")
     raise ConfigError(compose.unknown("study", name, folders()))
+
+
+def arguments(word: str) -> list[str]:
+    """What a stage that sees a whole study is told of the study whose folder a word names: the inverse of `command`.
+
+    Raises:
+        ConfigError: as `words`.
+    """
+    return [_argument(part) for part in words(word)]
+
+
+def _argument(word: str) -> str:
+    """A word of a command as a stage takes it: `_word` backwards, and also a key of a study that people typed alone."""
+    key, _, value = word.partition("=")
+    if key in _PLACES:
+        return f"{key}={compose.quoted(value)}"
+    if key in _KEYS:
+        return f"study.{key}={value if value[:1] in ('[', '{') or _PLAIN.fullmatch(value) else compose.quoted(value)}"
+    return f"eval.{word}" if key == naming.TASKS else word
 
 
 def typed(words: list[str]) -> str:
@@ -105,6 +135,16 @@ def _made(name: str) -> list[str]:
     if (program, verb) != ("lorcbench", "run"):
         raise ConfigError(f"{path}: expected one line such as lorcbench run demo; delete it and run the study again")
     return [f"study={study}", *others]
+
+
+def runs_of(study: str) -> list[str]:
+    """The names of the folders whose command runs a study of conf/study, under another name."""
+    found = []
+    for name in folders():
+        with suppress(ConfigError):  # a file that is no command
+            if _made(name)[0].removeprefix("study=").partition("+")[0] == study:
+                found.append(name)
+    return found
 
 
 def folders() -> list[str]:
