@@ -75,9 +75,9 @@ def test_an_unknown_stage_is_one_line(tmp_path):
 
 
 WRONG = [
-    ("cap=abc", "Value 'abc' of type 'str' could not be converted to Integer"),
+    ("cap=abc", "cap=abc: abc does not fit; expected whole numbers"),
     ("cap=-1", "cap=-1: expected 32, 128, 512, or 0 for all components"),
-    ("damp=much", "Value 'much' of type 'str' could not be converted to Float"),
+    ("damp=much", "damp=much: much does not fit; expected a number"),
     ("damp=0", "damp=0.0: expected a positive number"),
     ("order=random", "order=random: expected one of natural, act_order"),
     ("dead=kept", "dead=kept: expected one of published, excluded"),

@@ -13,7 +13,8 @@ from lorcbench.common.gpus import CHOICE
 from lorcbench.config import compose
 from lorcbench.config.machine import RuntimeConfig
 from lorcbench.config.shape import Shape
-from lorcbench.jobs import job as jobs
+from lorcbench.jobs.job import Job
+from lorcbench.jobs.process import run
 from lorcbench.pipeline import plan
 from lorcbench.pipeline.estimate import estimate, shape_of
 from lorcbench.pipeline.fitting import Sized, setting_that_fits
@@ -186,13 +187,13 @@ def test_a_job_that_runs_out_of_memory_says_what_was_asked_and_what_would_fit(tm
     monkeypatch.setenv(CHOICE, json.dumps({"device": "cuda", "gpus": None}))  # a cluster gives each job its GPU
     work = []
 
-    def run_out(job: jobs.Job) -> None:
+    def run_out(job: Job) -> None:
         job.at(QUANTIZE)
         work.append(job)
         raise OutOfMemoryError(MESSAGE)
 
     with pytest.raises(SystemExit) as end:
-        jobs.run("quantize", JOB, run_out, explained)
+        run("quantize", JOB, run_out, explained)
     assert end.value.code == 1
     assert len(work) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "failed" in line]
@@ -210,14 +211,14 @@ def test_a_job_that_runs_out_of_memory_says_what_was_asked_and_what_would_fit(tm
 
 def test_memory_that_other_processes_hold_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    job = jobs.Job("quantize", JOB)
+    job = Job("quantize", JOB)
     line = explained(job, OutOfMemoryError(MESSAGE.replace("process has 11.00", "process has 6.00")))
     assert "5.0 taken by other processes" in line
 
 
 def test_an_estimate_that_was_too_low_is_scaled_to_what_was_needed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    job = jobs.Job("quantize", JOB)
+    job = Job("quantize", JOB)
     line = explained(job, OutOfMemoryError(MESSAGE.replace("11.50", "40.00").replace("11.00", "39.50")))
     takes = (
         estimate("quantize", shape("opt-6.7b"), job.names, replace(job.runtime, **values)).gpu
@@ -230,7 +231,7 @@ def test_an_estimate_that_was_too_low_is_scaled_to_what_was_needed(tmp_path, mon
 
 def test_libraries_of_cuda_run_out_of_memory_too_and_other_errors_are_left_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    job = jobs.Job("quantize", JOB)
+    job = Job("quantize", JOB)
     failed = RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling\n`cusolverDnCreate(handle)`")
     assert "is out of GPU memory: cusolver error" in explained(job, failed)
     assert "runtime.batch_tokens" in explained(job, failed)
