@@ -78,4 +78,4 @@ def test_the_share_is_in_the_table_and_the_lines_in_the_plan():
     table = rows(demo, [CellResult(cell) for cell in demo.cells], {})
     assert {(row["rank"], row["rank_share"]) for row in table} == {(0, ""), (1, 1 / 128), (4, 4 / 128), (16, 16 / 128)}
     text, _ = plan.report(demo, RuntimeConfig(), plan.Machine(2, 8_000, 100_000, 50e9))
-    assert text.splitlines()[-3:] == rank_lines(demo)
+    assert "\n".join(rank_lines(demo)) in text

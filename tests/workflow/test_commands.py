@@ -71,13 +71,13 @@ def test_help_lists_every_stage_by_what_it_says_of_itself(tmp_path):
 def test_an_unknown_stage_is_one_line(tmp_path):
     refused = stage(tmp_path, "quantise", "model=opt-standin-xs")
     assert refused.returncode == 2
-    assert refused.stderr.splitlines() == [f"stage 'quantise' is unknown; stages are {', '.join(stages.names())}"]
+    assert refused.stderr.splitlines() == [f"error: stage 'quantise' is unknown; stages are {', '.join(stages.names())}"]
 
 
 WRONG = [
-    ("cap=abc", "Value 'abc' of type 'str' could not be converted to Integer"),
+    ("cap=abc", "cap=abc: abc does not fit; expected whole numbers"),
     ("cap=-1", "cap=-1: expected 32, 128, 512, or 0 for all components"),
-    ("damp=much", "Value 'much' of type 'str' could not be converted to Float"),
+    ("damp=much", "damp=much: much does not fit; expected a number"),
     ("damp=0", "damp=0.0: expected a positive number"),
     ("order=random", "order=random: expected one of natural, act_order"),
     ("dead=kept", "dead=kept: expected one of published, excluded"),
@@ -107,7 +107,7 @@ def test_a_configuration_that_makes_no_sense_is_one_line_and_exit_code_2(tmp_pat
     for line in (["-m", "lorcbench.stages", "plan"], ["-m", "lorcbench", "stage", "plan"]):
         refused = subprocess.run([sys.executable, *line, "cap=-1"], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert refused.returncode == 2
-        assert refused.stderr.splitlines() == ["plan: cap=-1: expected 32, 128, 512, or 0 for all components"]
+        assert refused.stderr.splitlines() == ["error: plan: cap=-1: expected 32, 128, 512, or 0 for all components"]
 
 
 def test_lists_have_every_name_and_what_it_stands_for():
