@@ -134,8 +134,8 @@ def test_a_model_and_a_text_of_a_conf_file_have_the_lines_of_those_that_are_type
     (tmp_path / "llama" / "config.json").write_text('{"hidden_size": 64}')
     files = {
         "model/mine": f"source: folder\npath: {tmp_path}/llama\n",
-        "text/book": f"source: file\npath: {tmp_path}/book.txt\n",
-        "eval/ours": "corpora: {book: {text: book}}\nwindow: 256\n",
+        "text/volume": f"source: file\npath: {tmp_path}/book.txt\n",
+        "eval/ours": "corpora: {book: {text: volume}}\nwindow: 256\n",
     }
     for name, text in files.items():
         file = tmp_path / "conf" / f"{name}.yaml"
@@ -151,7 +151,7 @@ def test_a_model_and_a_text_of_a_conf_file_have_the_lines_of_those_that_are_type
     ]
     study = load_study("smoke", [*overrides, EXACTLY])
     _, *lines = outline(study)
-    assert lines == [f"model mine is {tmp_path}/llama", f"text book is {tmp_path}/book.txt"]
+    assert lines == [f"model mine is {tmp_path}/llama", f"text volume is {tmp_path}/book.txt"]
     full = next(cell for cell in study.cells if cell.is_full_precision)
     about = {"window": 256, "windows": 60, "stream_tokens": 20000, "text": "book"}
     result = CellResult(full, status="ok", nll={"book": np.zeros(60)}, corpora={"book": about})

@@ -71,7 +71,7 @@ def test_help_lists_every_stage_by_what_it_says_of_itself(tmp_path):
 def test_an_unknown_stage_is_one_line(tmp_path):
     refused = stage(tmp_path, "quantise", "model=opt-standin-xs")
     assert refused.returncode == 2
-    assert refused.stderr.splitlines() == [f"stage 'quantise' is unknown; stages are {', '.join(stages.names())}"]
+    assert refused.stderr.splitlines() == [f"error: stage 'quantise' is unknown; stages are {', '.join(stages.names())}"]
 
 
 WRONG = [
@@ -107,7 +107,7 @@ def test_a_configuration_that_makes_no_sense_is_one_line_and_exit_code_2(tmp_pat
     for line in (["-m", "lorcbench.stages", "plan"], ["-m", "lorcbench", "stage", "plan"]):
         refused = subprocess.run([sys.executable, *line, "cap=-1"], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert refused.returncode == 2
-        assert refused.stderr.splitlines() == ["plan: cap=-1: expected 32, 128, 512, or 0 for all components"]
+        assert refused.stderr.splitlines() == ["error: plan: cap=-1: expected 32, 128, 512, or 0 for all components"]
 
 
 def test_lists_have_every_name_and_what_it_stands_for():

@@ -142,7 +142,7 @@ def test_a_stage_says_in_one_line_what_is_wrong_with_its_arguments(tmp_path):
     refused = stage(tmp_path, "quantize", "model=opt-standin-xs", "method=gptq+dump=1")
     assert refused.returncode != 0
     assert refused.stderr.splitlines() == [
-        "quantize: unknown key method.dump; known keys of method: "
+        "error: quantize: unknown key method.dump; known keys of method: "
         "act_order, block, calibration_activations, clip, damp, dead, group_params, hessian, kind, static_groups; "
         "did you mean damp?"
     ]

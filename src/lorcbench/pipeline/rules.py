@@ -85,10 +85,7 @@ class Pipeline:
         self.resources = Resources(self.study, self._runtime, self.choice)
         self.lifecycle = lifecycle.Lifecycle(self._runtime.threads, Path(self.complete), self._study_arguments())
         self._params: dict[tuple, str] = {}
-        checks.check_vocabularies(self.study)
-        checks.check_files(self.study)
-        checks.check_windows(self.study)
-        checks.check_data(self.study, self._runtime)
+        checks.check(self.study, self._runtime)
 
     def export(self, cells: list[Cell]) -> None:
         """Let the run export cells of its study, and make what they need.
