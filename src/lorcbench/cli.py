@@ -196,7 +196,7 @@ def show(settings: Settings) -> None:
 def recommend(
     study: Study,
     budget: Annotated[list[str], typer.Argument(metavar="BUDGET", show_default=False)] = (),
-    everything: Annotated[bool, typer.Option("--all", help="Print all cells within the budget, not the best alone.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Print all cells on the front within the budget.")] = False,
 ) -> None:
     """What to take of a finished study, within a budget: the best recipe for all models, and the best of each.
 

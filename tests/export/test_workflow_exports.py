@@ -59,7 +59,8 @@ def test_one_command_from_a_finished_study_to_a_model_that_answers(copy):
     answer = subprocess.run(line, capture_output=True, text=True, check=True)
     assert answer.stdout.startswith("The class")
     its_folder = str((result.parent / found["folder"]).relative_to(copy))
-    assert done.stdout.rstrip().splitlines()[-1].strip() == its_folder
+    last = done.stdout.rstrip().splitlines()[-1].strip()
+    assert last.startswith(its_folder) and " MB; " in last
     overrides = "overrides=study.models=[opt-standin-xs]"
     compared = snakemake(copy, "--config", "study=smoke", f"foreign={its_folder}", overrides)
     assert compared.returncode == 0, compared.stdout

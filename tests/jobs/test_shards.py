@@ -101,7 +101,7 @@ def test_a_shard_of_another_job_or_a_damaged_one_is_not_kept(tmp_path):
 def test_a_result_cannot_be_written_while_a_block_is_missing(tmp_path):
     shards = writer(tmp_path)
     fill(shards, blocks=2)
-    with pytest.raises(KeyError, match="2"):
+    with pytest.raises(ValueError, match="block 2 was not written"):
         shards.payload()
 
 
@@ -169,7 +169,7 @@ def test_a_block_that_a_shard_would_not_hold_as_it_is_is_refused_by_method_block
     with pytest.raises(ValueError, match=re.escape(expected)):
         blocks.write(1, QuantizedBlock(matrices | {"fc2": fc2}))
     for made in ({"fc1": matrices["fc1"]}, matrices | {"fc3": fc2}):
-        with pytest.raises(ValueError, match=rf"method hqq, block 1: linears {', '.join(made)}; expected fc1, fc2"):
+        with pytest.raises(ValueError, match=r"method hqq, block 1: (lacks|has) .*; expected fc1, fc2"):
             blocks.write(1, QuantizedBlock(made))
     assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == [shard_file(0)]
 

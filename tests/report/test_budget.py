@@ -239,7 +239,7 @@ def test_else_it_prints_the_best_of_each_model_and_how_many_others_there_are(fin
     for line, (first, *_) in zip(best, fitting, strict=True):
         assert line.startswith(f"best for {first.model}: {first.recipe}: {first.bits_per_weight:.2f} bits")
     others = sum(len(rest) for _, *rest in fitting)
-    assert told[-1].startswith(f"{others} more cells are within 8; --all")
+    assert told[-1].startswith(f"{others} more cells on the fronts within 8: --all")
     assert sum("lorcbench export " in line for line in told) == 2
 
 

@@ -1,6 +1,7 @@
 """Claims beside print, and counted: what is evidence, what chance alone supports, what the paper printed of a model."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from lorcbench.study import published
 from lorcbench.study.expansion import load_study
 
 pytestmark = pytest.mark.slow
+PAGE = Path("results/lorc/report.html")
 
 STUDIES = ("sensitivity", "methods", "groups", "groups-w4a8", "lorc", "rank", "factor-precision", "size-quality")
 
@@ -101,7 +103,7 @@ def test_what_no_table_makes_is_marked_as_our_extrapolation(below, above):
     found = [result(f"opt-125m {below}", 0.2, seed=1), result(f"opt-125m {above}", 0.3, seed=2)]
     verdicts = judge(found)
     assert verdicts and all(verdict.source == OURS and verdict.is_ours and not verdict.in_print for verdict in verdicts)
-    assert "our extrapolation" in evidence.claims(verdicts) and "(ours)" in tally.lines(verdicts)[-1]
+    assert "our extrapolation" in evidence.claims(verdicts)
     assert tally.counted(tally.claims(verdicts), ours=False) == (0, 0)
 
 
@@ -182,7 +184,7 @@ def test_claims_are_counted_and_not_their_tests():
     ours = tally.counted(found, ours=True)
     assert supported == count == len([claim for claim in found if not claim.is_ours]) and count < len(judge(results())) / 2
     assert ours[1] == len([claim for claim in found if claim.is_ours])
-    lines = tally.lines(judge(results()))
+    lines = tally.lines(judge(results()), PAGE)
     assert f"of the paper: {supported} of {count} supported" in lines[1] and "Holm" in lines[1]
 
 
@@ -198,7 +200,7 @@ def test_claims_are_counted_and_not_their_tests():
 def test_a_folder_of_ones_own_is_no_published_model(models, said):
     recipes = (("rtn", 0.3, 1), ("gptq", 0.2, 2))
     found = [result(f"{model} {name} w3-asym-row r0", loss, seed=seed) for model in models for name, loss, seed in recipes]
-    assert tally.lines(judge(found))[0].startswith(f"  claims, tested on {said}: ")
+    assert tally.lines(judge(found), PAGE)[0].startswith(f"  claims, tested on {said}: ")
 
 
 def test_of_models_of_ones_own_the_terminal_says_one_line_of_the_papers_claims():
@@ -207,7 +209,5 @@ def test_of_models_of_ones_own_the_terminal_says_one_line_of_the_papers_claims()
         for model in ("my-own-model", "opt-125m")
     )
     assert tally.is_about_others(judge(own)) and not tally.is_about_others(judge(own + known))
-    (line,) = tally.brief(judge(own))
-    supported, count = tally.counted(tally.claims(judge(own)), ours=False)
-    assert f"{supported} of {count} supported" in line
-    assert tally.brief([]) == []
+    assert tally.brief(judge(own), PAGE) == [f"  whether the paper's claims hold here, too: {PAGE}#claims"]
+    assert tally.brief([], PAGE) == tally.lines([], PAGE) == []

@@ -115,7 +115,7 @@ def test_the_caption_says_what_lorc_gives_back(tmp_path):
     half = np.log1p(np.expm1(0.4) / 2)
     found.append(result("opt-standin-s rtn w2-asym-row r8", half, 0.0))
     lorc = next(figure for figure in draw(found, tmp_path) if figure.stem == "lorc")
-    assert lorc.finding == "At 2 bits, rank 8 gives back on average 50 % of what rtn lost."
+    assert lorc.finding == "At 2 bits, rank 8 gives back on average 50 % of what RTN lost."
 
 
 def test_one_method_keeps_its_colour_when_others_join(tmp_path):

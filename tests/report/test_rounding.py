@@ -101,19 +101,23 @@ def test_holm_is_over_all_comparisons_of_the_study():
 
 def test_the_sentence_counts_what_the_table_has():
     found = rounding.find(results())
-    better = [one for one in found if one.change.mean.value < 0]
-    apart, after = sum(one.told_apart for one in better), sum(one.survives for one in better)
     said = rounding.sentence(found)
-    start = "Against rounding (RTN) in the same format: GPTQ is better in"
-    assert said.startswith(f"{start} {len(better)} of 26 ({apart} beyond the 95 % interval, {after} after Holm)")
+    assert said.startswith("Against rounding (RTN) in the same format, surely better (and after Holm): GPTQ in ")
+    counted = 0
+    for bits in {one.change.result.cell.weight_format.bits for one in found}:
+        compared = [one for one in found if one.change.result.cell.weight_format.bits == bits]
+        better = [one for one in compared if one.change.mean.value < 0]
+        apart, after = sum(one.told_apart for one in better), sum(one.survives for one in better)
+        assert f"{apart} ({after}) of {len(compared)} at {bits} bits" in said
+        counted += apart
     page = against_rounding(found)
     assert said in page and "Of 26 comparisons an interval may miss zero" in page
-    assert page.count('"✓ better"') == apart
+    assert page.count('"✓ better"') == counted
 
 
 def test_every_method_is_counted_by_itself():
     rounded, other = result(RTN, 0.1), result(GPTQ, 0.09, seed=1)
     clipped = changed(result(RTN, 0.2, seed=2), method="rtn+clip=mse")
     said = rounding.sentence(rounding.find([rounded, other, clipped]))
-    assert "GPTQ is better in 1 of 1 (" in said
-    assert "RTN (clip=mse) is better in 0 of 1 (0, 0), worse in 1 (1, 1)" in said
+    assert ": GPTQ in " in said and " of 1 at 3 bits; " in said
+    assert said.endswith("RTN (clip=mse) in 0 (0) of 1 at 3 bits and surely worse in 1 (1).")

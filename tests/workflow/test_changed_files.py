@@ -239,4 +239,4 @@ def test_weights_replaced_in_their_folder_give_new_numbers_in_every_row(copy):
 def test_the_first_line_says_which_study_it_is_when_a_second_config_replaces_the_first(tmp_path):
     planned = snakemake(tmp_path, "--dry-run", "--config", "study=smoke", "--config", "overrides=study.ranks=[0]")
     (line,) = [line for line in planned.stdout.splitlines() if line.startswith("study ")]
-    assert line.startswith("study demo") and " cells; models: 4; " in line
+    assert line.startswith("study demo") and " cells; models: opt-standin-s, opt-standin-m, " in line

@@ -66,7 +66,7 @@ def test_the_workflow_starts_at_the_place_where_its_catalog_looks(tmp_path):
         "--dry-run",
     )
     assert done.returncode == 0, done.stdout
-    assert "study smoke-example: 5 cells; models: opt-standin-xs; " in done.stdout
+    assert "study smoke-example: 5 cells; models: opt-standin-xs (a stand-in); " in done.stdout
     assert re.search(r"^quantize +2$", done.stdout, re.MULTILINE)
     assert re.search(r"^report +1$", done.stdout, re.MULTILINE)
 

@@ -83,6 +83,8 @@ def check(quantized: Quantized, fmt: WeightFormat, rows: int, width: int) -> Non
         ValueError: the format is another one; codes, scales or zero points have another shape or type, or a value that the
             format does not have.
     """
+    if not isinstance(quantized, Quantized):
+        raise ValueError(f"{type(quantized).__name__}, expected Quantized")
     if quantized.format != fmt:
         raise ValueError(f"format {quantized.format}, expected {fmt}")
     highest, groups = 2**fmt.bits - 1, width // (fmt.group or width)

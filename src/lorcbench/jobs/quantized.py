@@ -141,7 +141,9 @@ class QuantizedBlocks:
         """Refuse a block that lacks a linear, or has one that does not fit its format: it would be read as other weights."""
         where, formats, shapes = f"method {self._method}, block {index}", self.formats[index], self._shapes[index]
         if block.matrices.keys() != shapes.keys():
-            raise ValueError(f"{where}: linears {', '.join(block.matrices)}; expected {', '.join(shapes)}")
+            lacking, others = sorted(shapes.keys() - block.matrices.keys()), sorted(block.matrices.keys() - shapes.keys())
+            wrong = [f"lacks {', '.join(lacking)}"] * bool(lacking) + [f"has {', '.join(others)}"] * bool(others)
+            raise ValueError(f"{where}: {' and '.join(wrong)}; expected {', '.join(shapes)}")
         for name, matrix in block.matrices.items():
             try:
                 check(matrix, formats[name], *shapes[name])

@@ -97,8 +97,10 @@ class ShardWriter:
         """What the result says of its shards: file and digest of every block, in their order.
 
         Raises:
-            KeyError: a block was neither kept nor written.
+            ValueError: a block was neither kept nor written.
         """
+        if missing := sorted(set(range(self._depth)) - self._digests.keys()):
+            raise ValueError(f"block {missing[0]} was not written; expected all of 0 to {self._depth - 1}")
         return {"shards": [{"file": shard_file(index), "sha256": self._digests[index]} for index in range(self._depth)]}
 
 

@@ -113,13 +113,13 @@ def check(study: Study, runtime: RuntimeConfig) -> None:
     Raises:
         ConfigError: the first of it, in one line.
     """
-    check_vocabularies(study)
-    check_files(study)
-    check_windows(study)
-    check_data(study, runtime)
+    _check_vocabularies(study)
+    _check_files(study)
+    _check_windows(study)
+    _check_data(study, runtime)
 
 
-def check_windows(study: Study) -> None:
+def _check_windows(study: Study) -> None:
     """Refuse windows that are longer than the positions of a stand-in, a checkpoint folder or a GGUF file."""
     protocol = compose.load("eval", study.eval)
     lengths = {} if protocol.fit else {f"study.eval={study.eval}+window": protocol.window}
@@ -134,14 +134,14 @@ def check_windows(study: Study) -> None:
                 raise ConfigError(f"windows of {length} tokens, but {model} has {limit} positions; expected {hint}")
 
 
-def check_vocabularies(study: Study) -> None:
+def _check_vocabularies(study: Study) -> None:
     """Refuse stand-ins of another vocabulary than that of their tokenizer."""
     for model in study.models:
         if standin := study.model(model).standin:
             stdlib_text.check_vocabulary(standin)
 
 
-def check_files(study: Study) -> None:
+def _check_files(study: Study) -> None:
     """Refuse a model whose GGUF file cannot be read, or is missing on this machine, or the package that holds it."""
     for model in map(study.model, study.models):
         if model.source == "gguf":
@@ -194,7 +194,7 @@ def _check_halves(study: Study) -> None:
                 raise ConfigError(f"{name}: {corpus.text} has no halves, but parts of its own; expected {expected}")
 
 
-def check_data(study: Study, runtime: RuntimeConfig) -> None:
+def _check_data(study: Study, runtime: RuntimeConfig) -> None:
     """Refuse texts and tasks that are unknown, and files that are missing on this machine."""
     entries = [("text", name) for name in study.texts]
     entries += [("task", name) for name in study.tasks] if study.harness else []

@@ -46,7 +46,7 @@ def plan_lines(study: Study, choice: Choice) -> list[str]:
             devices[read_json(folder / "run.json", "run").get("device", CPU)] += 1
     done = ", ".join(f"{count} on {device}" for device, count in devices.items())
     lines = [line for line in (choice.note, choice.refusal) if line]
-    return [*lines, f"computes on {choice.line()}" + (f"; jobs that are done: {done}" if done else "")]
+    return [*lines, f"computes on {choice.line()}" + (f"; results that are here: {done}" if done else "")]
 
 
 def of_another(job: StageJob, device: str, study: Study) -> Path | None:

@@ -7,7 +7,7 @@ import platform
 import shutil
 import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -169,7 +169,8 @@ def report(study: Study, runtime: RuntimeConfig, machine: Machine) -> tuple[str,
     share = [_share(takes, runtime, machine) for takes in known]
     corrected = corrections(planned, runtime, machine)
     seconds = [_seconds(job, runtime, machine, corrected) for job in to_do if job.takes]
-    wall = max([sum(part * time_ for part, time_ in zip(share, seconds, strict=True)), *seconds, 0.0])
+    timed = zip([job for job in to_do if job.takes], seconds, strict=True)
+    wall = max(sum(part * time_ for part, time_ in zip(share, seconds, strict=True)), _longest_chain(timed))
     disk = sum(takes.disk for takes in known)
     here = counted(machine.cores, "core")
     here = f"{counted(len(machine.gpus), 'GPU')} and {here}" if machine.gpus and runtime.device == "cuda" else here
@@ -189,6 +190,15 @@ def report(study: Study, runtime: RuntimeConfig, machine: Machine) -> tuple[str,
         lines.append(f"left out by study.max_params={study.config.max_params:g}: {', '.join(study.too_large)}")
     lines += [*rank_lines(study), *_how(machine, corrected)]
     return "\n".join(lines), misfits(study, to_do, machine) + gpu_misfits(study, to_do, runtime, machine)
+
+
+def _longest_chain(timed: Iterable[tuple[PlannedJob, float]]) -> float:
+    """Seconds that the jobs of one model take if each stage waits for the one before, and all jobs of a stage run together."""
+    longest: dict[str, dict[str, float]] = {}
+    for job, seconds in timed:
+        of_model = longest.setdefault(job.model, {})
+        of_model[job.rule] = max(of_model.get(job.rule, 0.0), seconds)
+    return max((sum(of_model.values()) for of_model in longest.values()), default=0.0)
 
 
 def _how(machine: Machine, corrected: dict[str, float]) -> list[str]:

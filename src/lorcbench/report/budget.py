@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from lorcbench.common import paths
+from lorcbench.common.spelling import counted
 from lorcbench.config import foreign
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.variants import Variant
@@ -213,7 +214,7 @@ def lines(choices: list[Choice], budget: Budget, everything: bool = False) -> li
             told += _told(fitting[0], budget, f"best for {name}: ")
     told += [f"{model} in full precision: {size}" for model, size in full_precision(choices).items()]
     if others and not everything:
-        told.append(f"{others} more cells are within {budget.text}; --all prints them too")
+        told.append(f"{counted(others, 'more cell')} on the fronts within {budget.text}: --all prints them too")
     return told
 
 
@@ -246,7 +247,11 @@ def size(choice: Choice) -> str:
 
 def not_packed(choice: Choice) -> str:
     """Why the megabytes are those of a checkpoint whose codes are not packed; "" if they are packed."""
-    return f"{choice.format}: not packed" if choice.format == "merged" else ""
+    if choice.format == "merged":
+        return "merged: not packed"
+    # With rounded activations compressed-tensors keeps codes as `int-quantized`, but for symmetric ones of few bits.
+    is_byte = choice.format == "compressed-tensors" and choice.activation != "a16" and "-sym-" not in choice.weight
+    return "a byte per code: not packed" if is_byte else ""
 
 
 def full_precision(choices: Iterable[Choice]) -> dict[str, str]:

@@ -79,7 +79,7 @@ class Findings:
     rounding: list[Against] = field(default_factory=list)
 
     def lines(self, page: Path) -> list[str]:
-        """All of it in short, for the terminal: what to use first.
+        """All of it in short, for the terminal: what to use comes last, where people look first.
 
         Args:
             page: of the study.
@@ -91,8 +91,8 @@ class Findings:
         kinds = [f"  {sentence}" for sentence in [*self.corrections.sentences, *mixed.sentences(self.mixed)]]
         against = [f"  {sentence}"] if (sentence := rounding.sentence(self.rounding)) else []
         own = tally.is_about_others(self.verdicts)
-        claimed = tally.brief(self.verdicts, page) if own else tally.lines(self.verdicts)
-        return [*use, *against, *kinds, *claimed, *published, *candidates, *seeds.summary(self.spreads)]
+        claimed = tally.brief(self.verdicts, page) if own else tally.lines(self.verdicts, page)
+        return [*claimed, *published, *candidates, *seeds.summary(self.spreads), *kinds, *against, *use]
 
 
 def find(study: Study, results: list[CellResult], changes: dict[Cell, Change], arguments: list[str] | None = None) -> Findings:

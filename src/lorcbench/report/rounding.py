@@ -81,27 +81,33 @@ def _p(difference: Interval) -> float:
 
 
 def sentence(found: list[Against]) -> str:
-    """How often each method is better and worse than rounding; "" without comparisons."""
+    """How often each method is surely better than rounding at each number of bits, and worse; "" without comparisons."""
     methods: dict[str, list[Against]] = {}
     for one in found:
         methods.setdefault(one.change.result.cell.method, []).append(one)
-    parts = [_counts(method, compared, index == 0) for index, (method, compared) in enumerate(methods.items())]
-    return f"Against rounding (RTN) in the same format: {'; '.join(parts)}." if parts else ""
+    parts = [f"{method_words(method)} in {_by_bits(compared)}" for method, compared in methods.items()]
+    what = "Against rounding (RTN) in the same format, surely better (and after Holm)"
+    return f"{what}: {'; '.join(parts)}." if parts else ""
 
 
-def _counts(method: str, compared: list[Against], in_words: bool) -> str:
-    """What came out for one method.
+def _by_bits(compared: list[Against]) -> str:
+    """What came out for one method, the most bits first."""
+    widths: dict[str, list[Against]] = {}
+    for one in compared:
+        widths.setdefault(one.change.result.cell.weight.partition("-")[0].removeprefix("w"), []).append(one)
+    order = sorted(widths, key=lambda bits: -int(bits) if bits.isdecimal() else 0)
+    return ", ".join(_counts(bits, widths[bits]) for bits in order)
 
-    Args:
-        in_words: say what the numbers in brackets are.
-    """
-    kinds = {"better": [one for one in compared if one.change.mean.value < 0]}
-    kinds["worse"] = [one for one in compared if one.change.mean.value > 0]
-    parts = []
-    for name, of_kind in kinds.items():
-        apart, survive = sum(one.told_apart for one in of_kind), sum(one.survives for one in of_kind)
-        told = f"{apart} beyond the 95 % interval, {survive} after Holm" if in_words and not parts else f"{apart}, {survive}"
-        count = f"{len(of_kind)} of {len(compared)}" if not parts else f"{len(of_kind)}"
-        if of_kind or not parts:
-            parts.append(f"{name} in {count} ({told})")
-    return f"{method_words(method)} is {', '.join(parts)}"
+
+def _counts(bits: str, compared: list[Against]) -> str:
+    """How many are told apart, by themselves and, in brackets, after Holm."""
+    apart = [one for one in compared if one.told_apart]
+    better = [one for one in apart if one.change.mean.value < 0]
+    worse = [one for one in apart if one.change.mean.value > 0]
+    where = f"at {bits} bits" if bits.isdecimal() else f"of {bits} formats"
+    said = f"{_sure(better)} of {len(compared)} {where}"
+    return f"{said} and surely worse in {_sure(worse)}" if worse else said
+
+
+def _sure(apart: list[Against]) -> str:
+    return f"{len(apart)} ({sum(one.survives for one in apart)})"

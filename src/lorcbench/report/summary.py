@@ -33,7 +33,9 @@ def window_lines(study: Study, results: list[CellResult]) -> list[str]:
             ppl, window = perplexity(result.nll[corpus]), about["window"]
             stream = f"{about['windows']} windows of {window:,} tokens, out of {about['stream_tokens']:,} of {about['text']}"
             line = f"{result.cell.model}: perplexity {ppl:.2f} in full precision, in {stream}"
-            lines.append(line + (short if fitted and window < SHORT_WINDOW else ""))
+            # A window that the text could fill more often was bounded by the command line, or by the model's positions.
+            by_text = about["stream_tokens"] < 2 * window * about["windows"]
+            lines.append(line + (short if fitted and by_text and window < SHORT_WINDOW else ""))
     return lines
 
 

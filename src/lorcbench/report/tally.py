@@ -109,14 +109,13 @@ def is_about_others(verdicts: list[Verdict]) -> bool:
     return not any(known in kind for kind in kinds for known in ("stand-ins", "models of the paper"))
 
 
-def lines(verdicts: list[Verdict]) -> list[str]:
-    """For the terminal: claims counted, then the tests of each claim; none if no test counts."""
+def lines(verdicts: list[Verdict], page: Path) -> list[str]:
+    """For the terminal: claims counted, and where each of them is; none if no test counts."""
     found = claims(verdicts)
-    tested = [claim for claim in found if claim.status]
-    if not tested:
+    if not any(claim.status for claim in found):
         return []
     models = sorted({verdict.models for verdict in verdicts if verdict.counted})
-    told = [f"  claims, tested on {' and '.join(models)}: {control(verdicts)}"]
+    told = [f"  claims, tested on {' and '.join(models)}: {control(verdicts)}; each of them: {page}#claims"]
     for ours, name in ((False, "of the paper"), (True, "of ours, which no table makes")):
         holding, count = counted(found, ours)
         if count:
@@ -124,8 +123,4 @@ def lines(verdicts: list[Verdict]) -> list[str]:
     agree, comparable = as_printed(verdicts)
     if comparable:
         told.append(f"    as printed of the same model: {agree} of {comparable} tests")
-    for claim in tested:
-        whose = " (ours)" if claim.is_ours else ""
-        note = f" ({claim.note})" if claim.note else ""
-        told.append(f"    {claim.text}{note}{whose}: {'; '.join(claim.counts().values())}")
     return told

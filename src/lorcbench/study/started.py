@@ -97,7 +97,10 @@ def words(word: str) -> list[str]:
     if Path(paths.STUDY.format(study=name)).is_dir() and "/" not in name:
         expected = "expected the words with which the study was started"
         raise ConfigError(f"{word}: {_RESULTS}/{name} has no {COMMAND}, which a run leaves at its start; {expected}")
-    raise ConfigError(compose.unknown("study", name, folders()))
+    said = compose.unknown("study", name, folders())
+    raise ConfigError(
+        said if "did you mean" in said else f"{said}; a study of your own gets its name by lorcbench run … name={name}"
+    )
 
 
 def arguments(word: str) -> list[str]:

@@ -217,7 +217,8 @@ def _mlflow(imported: dict | None) -> str:
     server = imported["uri"].rstrip("/") if served else LOCAL
     names = {"table": "table", "charts": "charts", "compare": "comparison"}
     links = ", ".join(f'<a href="{escape(server + imported["pages"][name])}">{text}</a>' for name, text in names.items())
-    return f'<p class="soft">In MLflow: {links}{"" if served else ", once <code>make ui</code> runs"}.</p>'
+    how = "" if served else ", once <code>make ui</code> runs (on port 5000; with another one, change it in the address)"
+    return f'<p class="soft">In MLflow: {links}{how}.</p>'
 
 
 def _alerts(study: Study, results: list[CellResult]) -> str:

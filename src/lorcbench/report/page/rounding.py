@@ -25,7 +25,9 @@ def against_rounding(found: list[Against]) -> str:
         "correction: the difference of the mean PPL, the same in percent of RTN's, and their 95 % intervals. Below 0 the "
         "method is better. The two are told apart if the interval of the difference misses 0. Of "
         f"{counted(len(found), 'comparison')} an interval may miss zero by chance. The p-value after Holm corrects for that: "
-        "where it is at most 0.05, the difference is told apart even among all of them."
+        "where it is at most 0.05, the difference is told apart even among all of them. The claims below are corrected for all "
+        "their own tests, so a difference can survive here and not there: take the claims for what the paper says, and this "
+        "table for the choice of a method."
     )
     columns = [
         *(Column(name, names=True, spare=name in ("activation", "LoRC")) for name in _NAMES),
