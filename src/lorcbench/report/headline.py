@@ -81,7 +81,7 @@ def remark(one: Recommendation) -> str:
     """What the numbers do not show by themselves."""
     parts = [] if one.is_gain else ["not told apart from the line above"]
     if one.beaten:
-        parts.append(f"another cell is better for {', '.join(one.beaten)}")
+        parts.append(f"a cell of no more bits is better for {', '.join(one.beaten)}")
     if one.broken:
         parts.append(f"not usable for {', '.join(one.broken)}")
     return f" ({'; '.join(parts)})" if parts else ""
