@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 
 from lorcbench.report.tracking import ui
 
@@ -41,3 +42,15 @@ def test_the_server_of_make_ui_says_nothing_of_the_libraries_of_mlflow(tmp_path,
     monkeypatch.setattr(ui.os, "execv", become)
     ui.serve(5000)
     assert said == [b""]
+
+
+def test_what_is_printed_before_the_server_starts_reaches_a_file_too(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/mlflow.db").touch()
+    server = "ui.command = lambda port: [sys.executable, '-c', '']"
+    code = f"import sys; from lorcbench.report.tracking import ui; {server}; ui.serve(5000)"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert "Nothing was tracked yet" in done.stdout

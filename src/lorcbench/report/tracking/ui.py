@@ -29,7 +29,7 @@ def main(server: str) -> None:
         print(f"{paths.MLFLOW}: {error}", file=sys.stderr)
     files = sorted(results.glob("*/track/pages.txt"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
     tables = [table for file in files if (table := _table(file, server))]
-    print("\n".join(_lines(tables)))
+    print("\n".join(_lines(tables)), flush=True)  # `serve` becomes another program, which would forget it
 
 
 def _table(file: Path, server: str) -> tuple[str, str] | None:
