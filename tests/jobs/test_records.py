@@ -20,6 +20,7 @@ def checkout(tmp_path, monkeypatch):
         subprocess.run(["git", "-C", tmp_path, *arguments], check=True)
     monkeypatch.setattr(shipped, "root", lambda: tmp_path)
     monkeypatch.setattr(shipped, "is_wheel", lambda: False)
+    records.checkout.cache_clear()
     return tmp_path
 
 
@@ -30,6 +31,7 @@ def test_changes_of_code_and_settings_are_marked_and_no_others(checkout, file, c
     before = records.of_process(1.0)
     assert len(before["commit"]) == 40 and before["with_changes"] is False
     (checkout / file).write_text("not committed")
+    records.checkout.cache_clear()  # as in a process of its own
     after = records.of_process(1.0)
     assert (after["commit"], after["with_changes"]) == (before["commit"], changed)
     said = f"{before['commit'][:10]}{', with changes' if changed else ''}"
@@ -40,5 +42,6 @@ def test_a_wheel_and_a_folder_without_a_repository_have_no_commit(tmp_path, monk
     monkeypatch.setattr(shipped, "root", lambda: tmp_path)
     for is_wheel in (True, False):
         monkeypatch.setattr(shipped, "is_wheel", lambda is_wheel=is_wheel: is_wheel)
+        records.checkout.cache_clear()
         record = records.of_process(1.0)
         assert (record["commit"], record["with_changes"]) == (None, False) and commit_of(record) == ""

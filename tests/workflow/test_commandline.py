@@ -44,9 +44,7 @@ HANDED_ON = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(elsewhere):
-    """Nothing lies where these tests work."""
+pytestmark = pytest.mark.usefixtures("elsewhere")  # nothing lies where these tests work
 
 
 def invoke(*arguments: str):

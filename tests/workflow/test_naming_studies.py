@@ -20,9 +20,7 @@ CELL = "opt-standin-xs/rtn/none/w4-asym-row/a16/r0"
 MINE = ["study=smoke", "name=mine", "study.models=[opt-standin-xs]", "study.weights=[w4-asym-row]"]
 
 
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(elsewhere):
-    """Nothing lies where these tests work."""
+pytestmark = pytest.mark.usefixtures("elsewhere")  # nothing lies where these tests work
 
 
 def finish(name: str, arguments: list[str]) -> Path:

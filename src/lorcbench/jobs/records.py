@@ -7,6 +7,7 @@ import platform
 import resource
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 
 from lorcbench.common import shipped
 
@@ -33,14 +34,15 @@ def of_process(seconds: float) -> dict:
         "host": platform.node(),
         "python": platform.python_version(),
         "machine": platform.machine(),
-        **_checkout(),
+        **checkout(),
     }
 
 
-def _checkout() -> dict:
+@cache
+def checkout() -> dict:
     """The commit of the checkout that this package is part of, and whether its code or settings differ from that commit.
 
-    The commit is None for a wheel, which may lie in anybody's repository.
+    The commit is None for a wheel, which may lie in anybody's repository. Once per process; a fork of the warm one knows it.
     """
     if shipped.is_wheel():
         return {"commit": None, "with_changes": False}

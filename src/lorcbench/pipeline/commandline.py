@@ -31,7 +31,6 @@ _AXIS_OF = {"eval": "eval", "calibration": "calibrations", "method": "methods", 
 _SPOKEN = {"eval": "protocol", "lorc": "correction"}  # what people call these groups
 _STUDY = re.compile(r"[^=/-][^=/]*(\+.*)?")
 _NUMBER = re.compile(r"[.-]?\d[^/=]*")
-_PLACES = ("model_path", "text_path", "foreign")
 _SHORT = {"format": "export_format", "verify": "export_verify"}  # of the command `lorcbench export`
 _MACHINE = ("device=", "runtime.", "tracking.", *(f"{key}=" for key in exports.KEYS))  # settings that change no study
 
@@ -195,7 +194,7 @@ def stage_arguments(words: Words) -> list[str]:
     if study is None:
         raise ConfigError(_without_study())
     name = [f"name={values['name']}"] if "name" in values else []
-    places = [f"{key}={compose.quoted(values[key])}" for key in _PLACES if key in values]
+    places = [f"{key}={compose.quoted(values[key])}" for key in given.PLACES if key in values]
     return [f"study={study}", *name, *checks.overrides_of(values), *places, *words.rest]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
@@ -61,7 +62,8 @@ def _of_another_device(device: str, study: Study) -> list[Path]:
 
 def _without_record(threads: int, study: Study) -> list[Path]:
     """Results that Snakemake knows nothing of and that are of other code, other threads, or fewer ranks."""
-    recorded = {"".join(part.removeprefix("@") for part in path.parts[2:]) for path in _RECORDS.rglob("*") if path.is_file()}
+    records = (Path(folder, file) for folder, _, files in os.walk(_RECORDS) for file in files)
+    recorded = {"".join(part.removeprefix("@") for part in path.parts[2:]) for path in records}
     here = {path for path in Path(paths.CACHE).rglob("result.json") if _name(path) not in recorded}
     if not here:
         return []

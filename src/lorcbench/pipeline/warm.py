@@ -131,12 +131,14 @@ def preload(stages: frozenset[str] = STAGES) -> None:
     from lorcbench.common import versions
     from lorcbench.config.families import FAMILIES
     from lorcbench.data import corpora  # noqa: F401
+    from lorcbench.jobs import records
     from lorcbench.models import blocks, perplexity, standin  # noqa: F401
 
     for family in FAMILIES.values():
         getattr(transformers, family.model_class)  # transformers imports a model's module when it is first asked for
     for stage in stages:
         versions.code_version(stage)  # kept for the forks
+    records.checkout()
     torch.set_num_threads(1)  # no thread of a pool may exist when it forks
     if "quantize" in stages:
         from lorcbench.core import gptq

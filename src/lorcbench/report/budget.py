@@ -21,7 +21,8 @@ from lorcbench.config.checks import ConfigError
 from lorcbench.config.variants import Variant
 from lorcbench.report import rows, shared
 from lorcbench.report.spelling import number, percents
-from lorcbench.study import started
+from lorcbench.study import exports, started
+from lorcbench.study.cells import activation_format, weight_format
 
 TABLE = "recommended.csv"
 EXPECTED = "bits per weight such as 4.25, megabytes such as 80MB, or the loss that you accept, such as 0.5ppl or 2%"
@@ -249,9 +250,10 @@ def not_packed(choice: Choice) -> str:
     """Why the megabytes are those of a checkpoint whose codes are not packed; "" if they are packed."""
     if choice.format == "merged":
         return "merged: not packed"
-    # With rounded activations compressed-tensors keeps codes as `int-quantized`, but for symmetric ones of few bits.
-    is_byte = choice.format == "compressed-tensors" and choice.activation != "a16" and "-sym-" not in choice.weight
-    return "a byte per code: not packed" if is_byte else ""
+    if choice.format != "compressed-tensors" or (fmt := weight_format(choice.weight)).is_mixed:
+        return ""  # mixed formats that it holds are symmetric, and packed
+    packed = exports.is_packed([fmt], activation_format(choice.activation))
+    return "" if packed or fmt.symmetric else "a byte per code: not packed"  # symmetric ones that are not have 8 bits
 
 
 def full_precision(choices: Iterable[Choice]) -> dict[str, str]:

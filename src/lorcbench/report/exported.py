@@ -158,7 +158,7 @@ def _packed(linear: Linear, fmt: WeightFormat, cell: Cell, typed: int) -> int:
     """
     groups = linear.width // (fmt.group or linear.width)
     scales = linear.rows * groups * typed
-    if cell.activation_format.is_full_precision or (fmt.symmetric and fmt.bits < 8):
+    if exports.is_packed([fmt], cell.activation_format):
         zeros = 0 if fmt.symmetric else 4 * -(-linear.rows * fmt.bits // 32) * groups
         return linear.rows * 4 * -(-linear.width * fmt.bits // 32) + scales + zeros + _SHAPE
     return linear.rows * linear.width + scales + (0 if fmt.symmetric else linear.rows * groups)

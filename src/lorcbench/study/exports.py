@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from lorcbench.config import compose, foreign
 from lorcbench.config.checks import ConfigError
 from lorcbench.config.schema import EXPORT_CHECKS, EXPORTS
-from lorcbench.core.formats import WeightFormat
+from lorcbench.core.formats import ActivationFormat, WeightFormat
 from lorcbench.study.cells import Cell
 
 PUBLISHED = "model"  # the folder that is taken away, in that of the job
@@ -99,6 +100,11 @@ def _compressed_tensors(cell: Cell, model_type: str | None) -> list[str]:
     if one_scale := _ONE_SCALE.get(model_type or ""):
         reasons.append(one_scale)
     return reasons
+
+
+def is_packed(formats: Iterable[WeightFormat], activation: ActivationFormat) -> bool:
+    """Whether compressed-tensors packs the codes (``pack-quantized``); else each takes a byte (``int-quantized``)."""
+    return activation.is_full_precision or all(fmt.symmetric and fmt.bits < 8 for fmt in formats)
 
 
 def shape_refusal(export: str, fmt: WeightFormat, shapes: dict[str, tuple[int, int]], transposed: list[str]) -> str | None:

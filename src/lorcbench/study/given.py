@@ -15,6 +15,7 @@ from lorcbench.config.variants import Variant
 if TYPE_CHECKING:
     from lorcbench.study.cells import Study
 
+PLACES = ("model_path", "text_path", "foreign")  # the keys whose values are paths
 OWN = "own"  # the study of a model of one's own, if no other is named
 DEMO = "demo"  # the study of a run that is told nothing
 _NAMED = "model.name="  # what a model is called, instead of what its place says

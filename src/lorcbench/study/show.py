@@ -15,7 +15,6 @@ from lorcbench.study.cells import Cell, Study
 from lorcbench.study.expansion import study_from_arguments
 
 _CELL = "MODEL/METHOD/CALIBRATION/WEIGHT/ACTIVATION/RANK, such as opt-125m/gptq/c4-128x2048/w4-asym-g128/a16/r8-plain-int8"
-_PLACES = ("model_path=", "text_path=", "foreign=")
 _KEY = re.compile(r"([^/]+)/([^/]+)/([^/]+)/([^/@]+)(?:@([^/]+))?/([^/]+)/r(\d+)(?:-([^/]+))?")
 
 
@@ -55,7 +54,7 @@ def show(arguments: list[str]) -> str:
         settings = _settings(_of_study(study, keys[0]), study)
     elif keys:
         settings = [*_settings(_parsed(keys[0])), *settings]
-    elif any(setting.startswith(_PLACES) for setting in settings):
+    elif any(setting.partition("=")[0] in given.PLACES for setting in settings):
         return f"# {shlex.join(settings)}\n{_of_places(study_from_arguments(settings))}"
     return f"# {shlex.join(settings)}\n{composed(settings)}"
 

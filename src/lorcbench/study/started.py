@@ -19,7 +19,6 @@ from lorcbench.config.schema import StudyConfig
 from lorcbench.study import given, naming
 
 COMMAND = "command.txt"  # beside report.html
-_PLACES = ("model_path", "text_path", "foreign")
 _KEYS = {field.name for field in fields(StudyConfig)}
 _PLAIN = re.compile(r"[A-Za-z0-9._+=/-]+")  # a value that needs no quotes in Hydra's grammar
 _RESULTS = str(Path(paths.STUDY.format(study="x")).parent)
@@ -53,7 +52,7 @@ def leave(folder: Path, arguments: list[str]) -> None:
 def _word(argument: str) -> str:
     """An argument of a stage as people type it, without Hydra's quotes where it has some."""
     key, _, value = argument.partition("=")
-    if key in _PLACES:
+    if key in given.PLACES:
         return f"{key}={compose.unquoted(value)}"
     if key.startswith("study.") and value[:1] in ("'", '"'):  # as --configfile gives a title; typed, it has no quotes
         return f"{key.removeprefix('study.')}={compose.unquoted(value)}"
@@ -115,7 +114,7 @@ def arguments(word: str) -> list[str]:
 def _argument(word: str) -> str:
     """A word of a command as a stage takes it: `_word` backwards, and also a key of a study that people typed alone."""
     key, _, value = word.partition("=")
-    if key in _PLACES:
+    if key in given.PLACES:
         return f"{key}={compose.quoted(value)}"
     if key in _KEYS:
         return f"study.{key}={value if value[:1] in ('[', '{') or _PLAIN.fullmatch(value) else compose.quoted(value)}"

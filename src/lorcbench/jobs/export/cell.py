@@ -16,6 +16,7 @@ from lorcbench.jobs.inputs import CellWeights
 from lorcbench.jobs.quantized import stored_matrix
 from lorcbench.models.architecture import Architecture
 from lorcbench.models.checkpoint import Checkpoint
+from lorcbench.study import exports
 
 ADAPTER_PREFIX = "base_model.model."  # of every name in an adapter's file
 
@@ -97,8 +98,7 @@ class ExportedCell:
     @property
     def layout(self) -> str:
         """How compressed-tensors stores the codes."""
-        packed = self.activation.is_full_precision or all(fmt.symmetric and fmt.bits < 8 for fmt in self.formats)
-        return "pack-quantized" if packed else "int-quantized"
+        return "pack-quantized" if exports.is_packed(self.formats, self.activation) else "int-quantized"
 
     def parts(self) -> Iterator[Tensors]:
         """Yields all tensors: one outside the blocks after another, then block after block."""
